@@ -1,0 +1,122 @@
+"""The HTTP service: a Litestar application that answers from what stands in Redis."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from litestar import Litestar, Request, get
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.response.base import ASGIResponse
+
+from jobstatus.status import JobStatus, parse_uuid
+from jobstatus_service import openapi
+from jobstatus_service.answer import answer, matches
+from jobstatus_service.errors import Detail, HTTPValidationError, handlers, invalid_job_id
+from jobstatus_service.health import Readiness, livez, readyz
+from jobstatus_service.keys import ApiKey, ApiKeys
+from jobstatus_service.reader import Reader
+from jobstatus_service.settings import ServiceSettings
+
+_JSON = "application/json"
+
+JobId = Annotated[
+    str,
+    Parameter(
+        title="Job Id",
+        schema_extra={"format": "uuid"},
+    ),
+]
+
+
+def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Guard: find out whose API key the request has, before anything else is looked at.
+
+    Raises:
+        NotAuthorizedException: it has none, or a wrong one.
+    """
+    keys: ApiKeys = connection.app.state.api_keys
+    key = keys.find(connection.headers.get("authorization"))
+    if key is None:
+        raise NotAuthorizedException(
+            "a valid API key is needed in the Authorization header",
+            headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
+        )
+    connection.state.api_key = key
+
+
+def _says(kind: type | None, description: str) -> ResponseSpec:
+    return ResponseSpec(kind, description=description, generate_examples=False)
+
+
+@get(
+    "/api/jobs/{job_id:str}",
+    guards=[must_have_key],
+    operation_id="get_job_status_jobs__job_id__get",
+    summary="Get Job Status",
+    tags=["jobs"],
+    security=openapi.SECURITY,
+    responses={
+        200: _says(JobStatus, "Successful Response"),
+        304: _says(None, "Not changed since the validator"),
+        401: _says(Detail, "No API key, or a wrong one"),
+        422: _says(HTTPValidationError, "Validation Error"),
+        503: _says(Detail, "Redis can't be reached in time"),
+    },
+)
+async def get_job_status(job_id: JobId, request: Request[Any, Any, Any]) -> ASGIResponse:
+    """Where the job stands."""
+    uuid = parse_uuid(job_id)
+    if uuid is None:
+        raise invalid_job_id("path", "job_id")
+    state = request.app.state
+    key: ApiKey = request.state.api_key
+    settings: ServiceSettings = state.settings
+    found = await state.reader.read(f"{key.prefix}:{uuid}")
+    told = answer(uuid, found, settings.lease)
+    headers = {"etag": told.etag, "cache-control": told.cache_control}
+    if matches(request.headers.get("if-none-match", ""), told.etag):
+        return ASGIResponse(status_code=304, headers=headers)
+    return ASGIResponse(body=told.body, headers=headers, media_type=_JSON)
+
+
+def create_app(settings: ServiceSettings | None = None) -> Litestar:
+    """The application.
+
+    Args:
+        settings: None: as the environment says.
+
+    Raises:
+        SettingsError: a setting can't be used, or there is no API key.
+    """
+    settings = settings or ServiceSettings.from_env()
+    keys = ApiKeys(settings)
+
+    @contextlib.asynccontextmanager
+    async def connected(app: Litestar) -> AsyncGenerator[None, None]:
+        reader = Reader.from_settings(settings)
+        app.state.reader = reader
+        app.state.readiness = Readiness(reader)
+        watch = asyncio.create_task(keys.watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await reader.close()
+
+    app = Litestar(
+        [get_job_status, livez, readyz],
+        lifespan=[connected],
+        openapi_config=openapi.config(version("jobstatus")),
+        exception_handlers=handlers,
+        logging_config=None,
+    )
+    app.state.settings = settings
+    app.state.api_keys = keys
+    openapi.publish_contract(app.openapi_schema)
+    return app

@@ -1,0 +1,84 @@
+"""How the service says no: `{"detail": ...}`, and the contract's `HTTPValidationError`."""
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from jobstatus_service.reader import UnavailableError
+
+_log = logging.getLogger("jobstatus.service")
+
+RETRY_AFTER = 1
+"""Seconds after which a poller may ask again when Redis can't be reached."""
+
+
+class Detail(msgspec.Struct, frozen=True):
+    """Why not, in one sentence."""
+
+    detail: str
+
+
+class ValidationError(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a request: where, what, and its kind."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class HTTPValidationError(msgspec.Struct, frozen=True):
+    """Everything that is wrong with a request: the contract's 422."""
+
+    detail: list[ValidationError]
+
+
+class InvalidRequestError(Exception):
+    """The request can't be understood."""
+
+    def __init__(self, *errors: ValidationError) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+def invalid_job_id(*loc: str | int) -> InvalidRequestError:
+    """What is raised for a job id that is no UUID.
+
+    Args:
+        *loc: Where it stands, such as `"path", "job_id"`.
+    """
+    message = "a job id is a UUID, hyphenated or as 32 hex digits"
+    return InvalidRequestError(ValidationError(loc, message, "uuid_parsing"))
+
+
+def _invalid(_: Request[Any, Any, Any], error: InvalidRequestError) -> Response[Any]:
+    return Response(HTTPValidationError(list(error.errors)), status_code=422)
+
+
+def _unavailable(_: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
+    _log.warning("503: %s", error)
+    return Response(
+        Detail("the status store can't be reached; try again soon"),
+        status_code=503,
+        headers={"Retry-After": str(RETRY_AFTER), "Cache-Control": "no-store"},
+    )
+
+
+def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    return Response(Detail(error.detail), status_code=error.status_code, headers=error.headers)
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Response(Detail("something is wrong here; it is in the log"), status_code=500)
+
+
+handlers: ExceptionHandlersMap = {
+    InvalidRequestError: _invalid,
+    UnavailableError: _unavailable,
+    HTTPException: _http,
+    Exception: _unexpected,
+}

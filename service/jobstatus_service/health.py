@@ -1,0 +1,50 @@
+"""Whether the process serves, and whether it can answer: `/livez` and `/readyz`. No key needed."""
+
+import asyncio
+import time
+from typing import Any, Final
+
+from litestar import MediaType, Request, Response, get
+
+from jobstatus_service.reader import Reader, UnavailableError
+
+_FRESH: Final = 1.0
+"""Seconds for which one ping of Redis answers for all probes."""
+
+
+class Readiness:
+    """Whether Redis answers, asked at most once a second."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = asyncio.Lock()
+        self._asked = float("-inf")
+        self._fault: str | None = None
+
+    async def fault(self) -> str | None:
+        """Why the process can't answer now; None if it can."""
+        async with self._lock:
+            if time.monotonic() - self._asked >= _FRESH:
+                try:
+                    await self._reader.ping()
+                    self._fault = None
+                except UnavailableError as error:
+                    self._fault = str(error)
+                self._asked = time.monotonic()
+        return self._fault
+
+
+@get("/livez", media_type=MediaType.TEXT, include_in_schema=False)
+async def livez() -> str:
+    """Whether the process serves. Never asks Redis."""
+    return "ok\n"
+
+
+@get("/readyz", media_type=MediaType.TEXT, include_in_schema=False)
+async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
+    """Whether the process can answer from Redis now."""
+    readiness: Readiness = request.app.state.readiness
+    fault = await readiness.fault()
+    if fault is None:
+        return Response("ok\n", media_type=MediaType.TEXT)
+    return Response(f"not ready: {fault}\n", status_code=503, media_type=MediaType.TEXT)

@@ -1,0 +1,63 @@
+"""The publisher's own connection to the Redis that arq's pool speaks to."""
+
+from typing import Any, cast
+
+from arq.connections import ArqRedis
+from redis import Redis, Sentinel
+from redis.asyncio import SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.connection import parse_url
+
+from jobstatus.publisher import Publisher
+from jobstatus.settings import PublisherSettings
+from jobstatus.store import Store, client_options
+
+_LOGIN = ("username", "password", "db")
+
+
+def shares_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
+    """Whether the status is kept in the very database that the queue is in."""
+    if settings.redis_url is None:
+        return True
+    if isinstance(pool.connection_pool, SentinelConnectionPool):
+        return False
+    return _place(cast("Any", parse_url)(settings.redis_url)) == _place(
+        pool.connection_pool.connection_kwargs
+    )
+
+
+def _place(kwargs: Any) -> tuple[Any, ...]:
+    path = kwargs.get("path")
+    address = path or (kwargs.get("host") or "localhost", kwargs.get("port") or 6379)
+    return (address, kwargs.get("db") or 0, kwargs.get("username"))
+
+
+def publisher_for(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
+    """A publisher to where the settings say, else to the Redis of the pool."""
+    if settings.redis_url is not None:
+        return Publisher(Store.from_settings(settings), settings)
+    return Publisher(Store(_client_like(pool, settings)), settings)
+
+
+def _client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
+    """A sync client to the pool's Redis, with timeouts of its own."""
+    connections: Any = pool.connection_pool
+    kwargs = connections.connection_kwargs
+    options = client_options(settings) | {k: kwargs[k] for k in _LOGIN if k in kwargs}
+    secure = {k: v for k, v in kwargs.items() if k.startswith("ssl_")}
+    if isinstance(connections, SentinelConnectionPool):
+        manager = connections.sentinel_manager
+        addresses = [
+            (
+                s.connection_pool.connection_kwargs["host"],
+                s.connection_pool.connection_kwargs["port"],
+            )
+            for s in manager.sentinels
+        ]
+        sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=manager.sentinel_kwargs)
+        return sentinel.master_for(connections.service_name, **options, **secure)
+    if issubclass(connections.connection_class, UnixDomainSocketConnection):
+        return Redis(unix_socket_path=kwargs["path"], **options)
+    if issubclass(connections.connection_class, SSLConnection):
+        options |= {"ssl": True, **secure}
+    return Redis(host=kwargs.get("host", "localhost"), port=kwargs.get("port", 6379), **options)

@@ -1,0 +1,179 @@
+"""arq's pool, whose `enqueue_job` shows the job as `pending`."""
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+from typing import Any, Self
+from uuid import uuid4
+
+from arq import connections
+from arq.connections import ArqRedis, RedisSettings
+from arq.constants import default_queue_name, expires_extra_ms, job_key_prefix, result_key_prefix
+from arq.jobs import Deserializer, Job, Serializer, serialize_job
+from arq.utils import timestamp_ms, to_ms, to_unix_ms
+from redis.exceptions import ResponseError, WatchError
+
+from jobstatus.arq.connection import publisher_for, shares_redis
+from jobstatus.attempt import pending_write
+from jobstatus.publisher import Publisher
+from jobstatus.settings import PublisherSettings
+from jobstatus.store import Write
+
+_log = logging.getLogger("jobstatus")
+
+Duration = int | float | timedelta | None
+
+
+class StatusRedis(ArqRedis):
+    """`ArqRedis` whose `enqueue_job` shows the job as `pending`.
+
+    Where queue and status share a Redis, the record is written in the transaction that enqueues
+    the job; where they don't, a publisher writes it right after. Status that can't be written
+    never fails an enqueue.
+    """
+
+    _status: PublisherSettings
+    _publisher: Publisher | None = None
+    _owns_publisher = False
+
+    @classmethod
+    def over(
+        cls, pool: ArqRedis, status: PublisherSettings, publisher: Publisher | None = None
+    ) -> Self:
+        """The same connections, queue and serializers, with status. Closing it closes `pool`.
+
+        Args:
+            pool: arq's.
+            status: Where and for how long status is kept.
+            publisher: Writes the status that is kept elsewhere than the queue; None: one that
+                lives as long as this pool.
+        """
+        self = cls(
+            pool.connection_pool,
+            job_serializer=pool.job_serializer,
+            job_deserializer=pool.job_deserializer,
+            default_queue_name=pool.default_queue_name,
+            expires_extra_ms=pool.expires_extra_ms,
+        )
+        self._status = status
+        self.auto_close_connection_pool = pool.auto_close_connection_pool
+        pool.auto_close_connection_pool = False
+        if not shares_redis(pool, status):
+            self._publisher = publisher or publisher_for(pool, status)
+            self._owns_publisher = publisher is None
+        return self
+
+    async def enqueue_job(
+        self,
+        function: str,
+        *args: Any,
+        _job_id: str | None = None,
+        _queue_name: str | None = None,
+        _defer_until: datetime | None = None,
+        _defer_by: Duration = None,
+        _expires: Duration = None,
+        _job_try: int | None = None,
+        **kwargs: Any,
+    ) -> Job | None:
+        """Enqueue a job, as `ArqRedis.enqueue_job` of arq 0.28 does, and show it as pending."""
+        if _defer_until and _defer_by:
+            raise RuntimeError("use either 'defer_until' or 'defer_by' or neither, not both")
+        queue = self.default_queue_name if _queue_name is None else _queue_name
+        job_id = _job_id or uuid4().hex
+        job_key = job_key_prefix + job_id
+        defer_by = to_ms(_defer_by)
+        expires = to_ms(_expires)
+
+        pipe: Any
+        async with self.pipeline(transaction=True) as pipe:
+            await pipe.watch(job_key)
+            if await pipe.exists(job_key, result_key_prefix + job_id):
+                await pipe.reset()
+                return None
+            now = timestamp_ms()
+            score = now + (defer_by or 0) if _defer_until is None else to_unix_ms(_defer_until)
+            expires = expires or score - now + self.expires_extra_ms
+            job = serialize_job(
+                function, args, kwargs, _job_try, now, serializer=self.job_serializer
+            )
+            write = pending_write(self._status, job_id, function, now, expires)
+            pipe.multi()
+            pipe.psetex(job_key, expires, job)
+            pipe.zadd(queue, {job_id: score})
+            try:
+                await self._execute(pipe, write)
+            except WatchError:
+                return None
+            except ResponseError as error:
+                # The transaction was refused whole. If it was because of the status, the job
+                # can be enqueued all the same; if not, arq's own attempt says why.
+                _log.error("%s can't be shown as pending: %s", write.key, error)
+                return await super().enqueue_job(
+                    function,
+                    *args,
+                    _job_id=job_id,
+                    _queue_name=_queue_name,
+                    _defer_until=_defer_until,
+                    _defer_by=_defer_by,
+                    _expires=_expires,
+                    _job_try=_job_try,
+                    **kwargs,
+                )
+        if self._publisher is not None:
+            self._publisher.publish(write)
+        return Job(job_id, redis=self, _queue_name=queue, _deserializer=self.job_deserializer)
+
+    async def _execute(self, pipe: Any, write: Write) -> None:
+        """Execute the transaction, with the write in it where the Redis is the same."""
+        if self._publisher is not None:
+            await pipe.execute()
+            return
+        pipe.execute_command(*write.eval_command())
+        *results, written = await pipe.execute(raise_on_error=False)
+        if isinstance(written, ResponseError):
+            _log.error("%s can't be shown as pending: %s", write.key, written)
+        for result in results:
+            if isinstance(result, ResponseError):
+                raise result
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections, the publisher's too."""
+        if self._publisher is not None and self._owns_publisher:
+            await asyncio.to_thread(self._publisher.close)
+        await super().aclose(close_connection_pool)
+
+
+async def create_pool(
+    settings_: RedisSettings | None = None,
+    *,
+    retry: int = 0,
+    job_serializer: Serializer | None = None,
+    job_deserializer: Deserializer | None = None,
+    default_queue_name: str = default_queue_name,
+    expires_extra_ms: int = expires_extra_ms,
+    status: PublisherSettings | None = None,
+) -> StatusRedis:
+    """`arq.create_pool`, whose `enqueue_job` shows the job as `pending`.
+
+    Args:
+        settings_: As arq's; so are the others but the last.
+        retry: As arq's.
+        job_serializer: As arq's.
+        job_deserializer: As arq's.
+        default_queue_name: As arq's.
+        expires_extra_ms: As arq's.
+        status: Where and for how long status is kept; None: as the environment says.
+
+    Raises:
+        SettingsError: a `JOBSTATUS_` variable can't be used.
+    """
+    known = status or PublisherSettings.from_env()
+    pool = await connections.create_pool(
+        settings_,
+        retry=retry,
+        job_serializer=job_serializer,
+        job_deserializer=job_deserializer,
+        default_queue_name=default_queue_name,
+        expires_extra_ms=expires_extra_ms,
+    )
+    return StatusRedis.over(pool, known)

@@ -1,0 +1,249 @@
+"""One attempt at a job, from its start until its end is written."""
+
+import asyncio
+import time
+from contextvars import Token
+from datetime import datetime
+from typing import Protocol
+
+from jobstatus.report import JobReport, Outcome, _current
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import (
+    NAME_LIMIT,
+    REASON_LIMIT,
+    UNFINISHED,
+    JobState,
+    Record,
+    job_uuid,
+    one_line,
+)
+from jobstatus.store import Run, Write
+
+_MS = 1000
+
+
+def now_ms() -> int:
+    """The time in ms since the epoch, by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def key_of(settings: PublisherSettings, job_id: str) -> str:
+    """The key under which a job's record stands."""
+    return f"{settings.key_prefix}:{job_uuid(job_id)}"
+
+
+def pending_write(
+    settings: PublisherSettings, job_id: str, name: str, created: int, expires: int
+) -> Write:
+    """The record of a job that waits.
+
+    Args:
+        settings: Says where and for how long.
+        job_id: The job's id.
+        name: What it is.
+        created: When it was enqueued, ms since the epoch.
+        expires: ms from now until which it may wait; the record outlives that.
+    """
+    record = Record(
+        name=one_line(name, NAME_LIMIT), state=JobState.PENDING, created=created, attempt=0
+    )
+    ttl = max(0, expires) + round(settings.retention * _MS)
+    return Write(key_of(settings, job_id), record, ttl)
+
+
+class Pending:
+    """A `pending` record on its way to Redis."""
+
+    is_over = True
+
+    def __init__(self, write: Write) -> None:
+        self.key = write.key
+        self.created = write.record.created
+        self._write = write
+
+    def write(self, now: float, *, sample: bool) -> Write | None:  # noqa: ARG002
+        """The record: it is always due."""
+        return self._write
+
+
+class Attempt:
+    """What the publisher knows of one attempt, and what it last wrote of it."""
+
+    def __init__(
+        self,
+        settings: PublisherSettings,
+        job_id: str,
+        *,
+        name: str,
+        created: int | None,
+        number: int,
+        timeout: float | None,
+    ) -> None:
+        self.key = key_of(settings, job_id)
+        self.job_id = job_id
+        self.number = number
+        self.created = created
+        self.report = JobReport()
+        self.outcome: Outcome | None = None
+        self._settings = settings
+        self._name = one_line(name, NAME_LIMIT)
+        self._begun_ms = now_ms()
+        self._begun = time.monotonic()
+        self._deadline = None if timeout is None else self._begun + timeout
+        self._last: tuple[float | None, str] = (None, "")
+        self._renew_at = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its end is known. Its end may still have to be written."""
+        return self.outcome is not None
+
+    @property
+    def is_past_its_limit(self) -> bool:
+        """Whether it has run longer than it may: it is not renewed then."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has run."""
+        return time.monotonic() - self._begun
+
+    def join(self, run: Run | None) -> None:
+        """Find out which run this is, from what stands in Redis.
+
+        A record that waits for an attempt like this one names the run; where there is none this
+        attempt begins a run of its own.
+        """
+        follows = run is not None and run.attempt < self.number and run.state in UNFINISHED
+        self.created = run.created if run is not None and follows else self._begun_ms
+        if run is not None and not self._name:
+            self._name = run.name
+
+    def write(self, now: float, *, sample: bool) -> Write | None:
+        """The write that is due, or None.
+
+        Args:
+            now: `time.monotonic()`.
+            sample: Whether to look at the job's report; otherwise only what has changed its
+                state is due.
+        """
+        if self.outcome is not None:
+            return self.last_write(self.outcome)
+        if self.is_past_its_limit or not (sample or self._renew_at == 0):
+            return None
+        seen = self.report.read()
+        if seen == self._last and now < self._renew_at:
+            return None
+        self._last = seen
+        self._renew_at = now + self._settings.lease / 3
+        return self._write(JobState.IN_PROGRESS, seen[0], seen[1], self._settings.lease)
+
+    def last_write(self, outcome: Outcome) -> Write:
+        """The write that ends the attempt."""
+        # Whatever is sampled may be gone by now, such as a file that is closed.
+        seen = (self._last[0], self.report.read(sample=False)[0])
+        percent = max((p for p in seen if p is not None), default=None)
+        if outcome.state is JobState.SUCCEEDED and percent is not None:
+            percent = 100.0
+        return self._write(
+            outcome.state, percent, one_line(outcome.reason, REASON_LIMIT), 0, outcome.delay
+        )
+
+    def must_be_written_again(self) -> None:
+        """What was last written may not have arrived, or may be gone."""
+        self._renew_at = 0.0
+
+    def _write(
+        self,
+        state: JobState,
+        percent: float | None,
+        reason: str,
+        lease: float,
+        delay: float | None = None,
+    ) -> Write:
+        record = Record(
+            name=self._name,
+            state=state,
+            created=self._begun_ms if self.created is None else self.created,
+            attempt=self.number,
+            reason=reason,
+            progress=percent,
+        )
+        return Write(self.key, record, self._ttl(state, delay), round(lease * _MS))
+
+    def _ttl(self, state: JobState, delay: float | None) -> int:
+        """In ms. What isn't over outlives lease, attempt and the wait for the next one."""
+        seconds = self._settings.retention
+        if not state.is_over:
+            limit = 0.0 if self._deadline is None else self._deadline - self._begun
+            seconds += self._settings.lease + (delay or 0.0) + limit
+        return round(seconds * _MS)
+
+
+class Publishes(Protocol):
+    """What an attempt's context needs of the publisher."""
+
+    def begin(self, attempt: Attempt) -> None:
+        """Show the attempt as `in_progress`."""
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Show how it ended."""
+
+
+class RunningJob:
+    """`with publisher.job(...) as report:` or `async with`; ends as the block ends."""
+
+    def __init__(self, publisher: Publishes, attempt: Attempt) -> None:
+        self._publisher = publisher
+        self._attempt = attempt
+        self._token: Token[JobReport] | None = None
+
+    def __enter__(self) -> JobReport:
+        self._token = _current.set(self._attempt.report)
+        self._attempt.report._on_end = self._end  # noqa: SLF001
+        self._publisher.begin(self._attempt)
+        return self._attempt.report
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+        if self._attempt.outcome is None:
+            self._end(outcome_of(error))
+
+    async def __aenter__(self) -> JobReport:
+        return self.__enter__()
+
+    async def __aexit__(self, *args: object) -> None:
+        self.__exit__(*args)  # type: ignore[arg-type]
+
+    def _end(self, outcome: Outcome) -> None:
+        self._publisher.end(self._attempt, outcome)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """How a job has ended that ended with `error`, or without one."""
+    match error:
+        case None:
+            return Outcome(JobState.SUCCEEDED)
+        case SystemExit(code=None | 0):
+            return Outcome(JobState.SUCCEEDED)
+        case asyncio.CancelledError():
+            return Outcome(JobState.ABORTED, "cancelled")
+        case KeyboardInterrupt():
+            return Outcome(JobState.ABORTED, "interrupted")
+        case _:
+            return Outcome(JobState.FAILED, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line: its type, and its message where it has one."""
+    try:
+        message = str(error)
+    except Exception:  # a broken __str__ must not break the job's end
+        message = ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def ms_until(moment: datetime | None) -> int:
+    """How many ms until `moment`; 0 for None and the past. Naive times are local."""
+    return 0 if moment is None else max(0, round(moment.timestamp() * _MS) - now_ms())

@@ -1,0 +1,236 @@
+"""What job code holds: the report of one running attempt."""
+
+import logging
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+
+from jobstatus import progress
+from jobstatus.progress import CountTrack, Sampler, Track
+from jobstatus.status import REASON_LIMIT, JobState, one_line
+
+T = TypeVar("T")
+
+_log = logging.getLogger("jobstatus")
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended.
+
+    Attributes:
+        state: `succeeded`, `failed`, `aborted` or `retrying`.
+        reason: The cause, for people.
+        delay: Seconds until the next attempt, where that is known.
+    """
+
+    state: JobState
+    reason: str = ""
+    delay: float | None = None
+
+
+class JobReport:
+    """The report of one attempt at a job.
+
+    Nothing here waits, talks to Redis or raises: a report is an assignment, which the publisher
+    reads ten times a second. Where several sources speak of progress the furthest counts, and
+    progress never falls within an attempt.
+    """
+
+    def __init__(self) -> None:
+        self._percent: float | None = None
+        self._reason = ""
+        self._tracks: list[Track] = []
+        self._sampler: Sampler | None = None
+        self._outcome: Outcome | None = None
+        self._on_end: Callable[[Outcome], None] | None = None
+        self._shown: tuple[str, str] = ("", "")
+
+    def progress(self, percent: float, reason: str | None = None) -> None:
+        """Say how far the job has come.
+
+        Args:
+            percent: 0..100; what lies outside counts as the nearer end.
+            reason: What the job is at, one line of at most 500 characters; None keeps the last.
+        """
+        self._percent = percent
+        if reason is not None:
+            self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        """What the job is at, for people: one line, at most 500 characters are shown."""
+        return self._reason
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        self._reason = reason
+
+    @overload
+    def track(
+        self, iterable: Iterable[T], total: int | None = None, reason: str | None = None
+    ) -> Iterator[T]: ...
+    @overload
+    def track(
+        self, iterable: AsyncIterable[T], total: int | None = None, reason: str | None = None
+    ) -> AsyncIterator[T]: ...
+
+    def track(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        total: int | None = None,
+        reason: str | None = None,
+    ) -> Iterator[T] | AsyncIterator[T]:
+        """Iterate, with progress.
+
+        A loop over a list, tuple, range, dict or set costs nothing per step; over anything else
+        some nanoseconds. A track that begins while another one runs counts for one step of it.
+
+        Args:
+            iterable: What to iterate over; an async iterable gives an async iterator.
+            total: How many steps there will be, where `len()` can't say; without either there
+                is no progress, only a reason.
+            reason: What the job is at; `{done}` and `{total}` in it become the steps complete
+                and in all.
+        """
+        loop: Iterator[T] | AsyncIterator[T]
+        if isinstance(iterable, AsyncIterable):
+            position: Track = (count := CountTrack(total, reason))
+            loop = count.over_async(iterable)
+        else:
+            loop, position = progress.track(iterable, total, reason)
+        self._tracks = [*(t for t in self._tracks if not t.is_over), position]
+        return loop
+
+    def sample(self, fraction: Sampler) -> None:
+        """Let the publisher ask how far the job is, ten times a second.
+
+        Args:
+            fraction: Returns what is done, 0..1, such as `lambda: file.tell() / size`. It is
+                called in another thread until the attempt ends; when it raises, the last
+                progress stands.
+        """
+        self._sampler = fraction
+
+    def succeed(self) -> None:
+        """End the attempt as `succeeded`, as returning from the job does."""
+        self._end(Outcome(JobState.SUCCEEDED))
+
+    def fail(self, reason: str) -> None:
+        """End the attempt as `failed`, without raising."""
+        self._end(Outcome(JobState.FAILED, reason))
+
+    def abort(self, reason: str) -> None:
+        """End the attempt as `aborted`: somebody wanted it to stop."""
+        self._end(Outcome(JobState.ABORTED, reason))
+
+    def retry(self, reason: str, delay: float | None = None) -> None:
+        """End the attempt as `retrying`: another one will follow.
+
+        Args:
+            reason: Why this attempt was not enough.
+            delay: Seconds until the next attempt, where that is known.
+        """
+        self._end(Outcome(JobState.RETRYING, reason, delay))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the job said that the attempt ended, if it did."""
+        return self._outcome
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            if self._on_end is not None:
+                self._on_end(outcome)
+
+    def read(self, *, sample: bool = True) -> tuple[float | None, str]:
+        """Progress (0..100, or None) and reason as they are now. For the publisher.
+
+        Args:
+            sample: Whether to call what was given to `sample`.
+        """
+        fractions = [self._explicit(), self._tracked(), self._sampled() if sample else None]
+        known = [f for f in fractions if f is not None and not math.isnan(f)]
+        percent = min(100.0, max(0.0, 100 * max(known))) if known else None
+        reason = self._reason_now()
+        if reason != self._shown[0]:
+            self._shown = (reason, one_line(reason, REASON_LIMIT))
+        return percent, self._shown[1]
+
+    def _explicit(self) -> float | None:
+        try:
+            return None if self._percent is None else float(self._percent) / 100
+        except (TypeError, ValueError) as error:
+            self._percent = None
+            _complain("progress can't be read", error)
+            return None
+
+    def _tracked(self) -> float | None:
+        fraction, share = None, 1.0
+        for track in self._tracks:
+            if not track.total:
+                break
+            fraction = (fraction or 0.0) + share * min(1.0, track.done() / track.total)
+            share /= track.total
+        return fraction
+
+    def _sampled(self) -> float | None:
+        try:
+            return None if self._sampler is None else float(self._sampler())
+        except Exception as error:
+            self._sampler = None
+            _complain("sampling has ended", error)
+            return None
+
+    def _reason_now(self) -> str:
+        for track in reversed(self._tracks):
+            if track.reason and not track.is_over:
+                total = "?" if track.total is None else track.total
+                return track.reason.replace("{done}", str(track.done())).replace(
+                    "{total}", str(total)
+                )
+        return self._reason
+
+
+def _complain(what: str, error: Exception) -> None:
+    _log.warning("%s: %s: %s", what, type(error).__name__, error)
+
+
+class _NoReport(JobReport):
+    """Outside a job: takes every report and keeps none."""
+
+    def progress(self, percent: float, reason: str | None = None) -> None:
+        pass
+
+    @property
+    def reason(self) -> str:
+        return ""
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        pass
+
+    def track(self, iterable: Any, total: int | None = None, reason: str | None = None) -> Any:  # noqa: ARG002
+        return aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
+
+    def sample(self, fraction: Sampler) -> None:
+        pass
+
+    def _end(self, outcome: Outcome) -> None:
+        pass
+
+
+_NOWHERE: Final = _NoReport()
+_current: ContextVar[JobReport] = ContextVar("jobstatus.current_job", default=_NOWHERE)
+
+
+def current_job() -> JobReport:
+    """The report of the attempt that this code runs in; outside a job, one that does nothing.
+
+    It follows the context (`contextvars`): any depth of calls, tasks that the job starts,
+    `asyncio.to_thread`; under `jobstatus-worker` every `loop.run_in_executor` with threads too.
+    """
+    return _current.get()

@@ -1,0 +1,135 @@
+"""Settings from the environment: `JOBSTATUS_*`, read once, checked before anything starts."""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from jobstatus.errors import SettingsError
+
+Parse = Callable[[str], Any]
+
+
+def seconds(least: float, most: float) -> Parse:
+    """A parser of a number of seconds in `least`..`most`."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not (math.isfinite(value) and least <= value <= most):
+            raise ValueError(f"must be {least:g} to {most:g} seconds")
+        return value
+
+    return parse
+
+
+def prefix(text: str) -> str:
+    """A key prefix: it may not hold spaces, braces (Cluster hash tags) or glob characters."""
+    if not text or any(c.isspace() or not c.isprintable() or c in "{}*?[]\\" for c in text):
+        raise ValueError("must be one word without { } * ? [ ] \\")
+    return text
+
+
+def redis_url(text: str) -> str:
+    """A URL that redis-py understands."""
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return text
+
+
+def env(name: str, parse: Parse, default: Any = None, *, secret: bool = False) -> Any:
+    """A settings field that is read from `JOBSTATUS_<name>`.
+
+    Args:
+        name: The variable's name without its prefix.
+        parse: Makes the value of the text; raises ValueError with what is wrong.
+        default: The value when the variable is unset or empty.
+        secret: Whether the text may also stand in the file that `JOBSTATUS_<name>_FILE` names;
+            its text then appears in no error.
+    """
+    return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError("must be at least 1")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSettings:
+    """A settings object whose fields, made by `env`, can be read from the environment."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
+        """Read the settings; what is unset keeps its default, `overrides` win.
+
+        Raises:
+            SettingsError: a variable can't be used; the message names it.
+        """
+        values = dict(overrides)
+        for f in fields(cls):
+            if f.name in values or "env" not in f.metadata:
+                continue
+            variable = "JOBSTATUS_" + f.metadata["env"]
+            secret = f.metadata["secret"]
+            text = _text(environ, variable, secret=secret)
+            if text:
+                values[f.name] = _parsed(variable, text, f.metadata["parse"], secret=secret)
+        return cls(**values)
+
+
+def _text(environ: Mapping[str, str], variable: str, *, secret: bool) -> str:
+    text = environ.get(variable, "")
+    path = environ.get(f"{variable}_FILE", "") if secret else ""
+    if not path:
+        return text
+    if text:
+        raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}_FILE: can't read {path}: {error}") from None
+
+
+def _parsed(variable: str, text: str, parse: Parse, *, secret: bool) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        shown = "its value" if secret else repr(text)
+        raise SettingsError(f"{variable}: {shown} can't be used: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusSettings(EnvSettings):
+    """What both sides must agree on.
+
+    Attributes:
+        redis_url: Where the status is kept; None for each side's own default.
+        key_prefix: The first part of every key; one tenant's jobs share one prefix.
+        lease: Seconds for which an attempt is believed after its worker was last heard.
+        connect_timeout: Seconds that connecting to Redis may take.
+        timeout: Seconds that one round trip to Redis may take.
+    """
+
+    redis_url: str | None = env("REDIS_URL", redis_url, secret=True)
+    key_prefix: str = env("KEY_PREFIX", prefix, "job")
+    lease: float = env("LEASE", seconds(1, 86_400), 30.0)
+    connect_timeout: float = env("REDIS_CONNECT_TIMEOUT", seconds(0.01, 60), 0.5)
+    timeout: float = env("REDIS_TIMEOUT", seconds(0.01, 60), 0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublisherSettings(StatusSettings):
+    """How a process publishes its jobs' status.
+
+    Attributes:
+        retention: Seconds for which a record is kept after its job is over.
+        interval: Seconds between two samples of a job's progress.
+    """
+
+    retention: float = env("RETENTION", seconds(1, 315_360_000), 86_400.0)
+    interval: float = env("INTERVAL", seconds(0.01, 60), 0.1)
