@@ -121,10 +121,11 @@ async def _enqueue(redis_url: str, root: Path, manifest: Path) -> str:
 def _show(status: JobStatus, last: str | None) -> str:
     """Show the progress: one line that is drawn anew in a terminal, else a line per change."""
     done = round(_BAR * status.progress / 100)
+    bar = f"[{'#' * done:{_BAR}}] {status.state}"
     text = f"[{'#' * done:{_BAR}}] {status.progress:6.2f} %  {status.state}"
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         print(f"\r\x1b[K{f'{text}  {status.reason}'[: width - 1]}", end="", flush=True)
-    elif text != last:
+    elif bar != last:
         print(f"{text}  {status.reason}".rstrip(), flush=True)
-    return text
+    return bar
