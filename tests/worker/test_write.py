@@ -1,0 +1,186 @@
+"""The atomic write: the Lua script and the Python table agree on every transition."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import (
+    FOLLOWS,
+    UNFINISHED,
+    JobState,
+    Record,
+    Written,
+    format_progress,
+)
+from jobstatus.store import Store, Write
+
+KEY = "job:1"
+WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
+
+records = st.builds(
+    Record,
+    name=st.sampled_from(["a", "b"]),
+    state=st.sampled_from(WRITTEN),
+    created=st.sampled_from([1_700_000_000_000, 1_700_000_000_001]),
+    attempt=st.integers(0, 2),
+    reason=st.sampled_from(["", "x", "y"]),
+    progress=st.sampled_from([None, 0.0, 5.0, 40.0, 40.5, 100.0]),
+)
+
+
+def expected(stored: Record | None, new: Record) -> tuple[Written, Record]:
+    """What the rules of the design say, in Python: the outcome, and the record afterwards."""
+    if stored is None:
+        return Written.CHANGED, new
+    if (new.created, new.attempt) < (stored.created, stored.attempt):
+        return Written.FENCED, stored
+    if new.created > stored.created:
+        return Written.CHANGED, new
+    if new.attempt > stored.attempt:
+        return (Written.CHANGED, new) if stored.state in UNFINISHED else (Written.LATE, stored)
+    if stored.state not in FOLLOWS[new.state]:
+        return Written.LATE, stored
+    known = [p for p in (stored.progress, new.progress) if p is not None]
+    merged = Record(
+        name=new.name,
+        state=new.state,
+        created=new.created,
+        attempt=new.attempt,
+        reason=new.reason,
+        progress=max(known, default=None),
+    )
+    return (Written.RENEWED if merged == stored else Written.CHANGED), merged
+
+
+def write(store: Store, record: Record, *, ttl: int = 60_000) -> Written:
+    lease = 5_000 if record.state is JobState.IN_PROGRESS else 0
+    (result,) = store.write([Write(KEY, record, ttl, lease)])
+    assert isinstance(result, Written)
+    return result
+
+
+def stored(redis: Any) -> Record:
+    return Record.from_fields(redis.hgetall(KEY))
+
+
+def visible(record: Record) -> tuple[Any, ...]:
+    progress = format_progress(record.progress)
+    return (record.name, record.state, record.created, record.attempt, record.reason, progress)
+
+
+@pytest.fixture
+def store(settings: PublisherSettings) -> Any:
+    store = Store.from_settings(settings)
+    yield store
+    store.close()
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(records, min_size=1, max_size=8))
+def test_script_and_table_agree(redis: Any, store: Store, writes: list[Record]) -> None:
+    """After any sequence of writes the script has done just what the rules say."""
+    redis.delete(KEY)
+    before: Record | None = None
+    for new in writes:
+        outcome, after = expected(before, new)
+        updated = int(redis.hget(KEY, "updated") or 0)
+        assert write(store, new) is outcome
+        found = stored(redis)
+        assert visible(found) == visible(after)
+        assert (found.lease > 0) == (found.state is JobState.IN_PROGRESS)
+        assert found.updated >= updated
+        assert redis.pttl(KEY) > 0
+        before = after
+
+
+@pytest.mark.parametrize("state", WRITTEN)
+@pytest.mark.parametrize("new", WRITTEN)
+@pytest.mark.parametrize("later", ["run", "attempt", "same"])
+def test_every_pair(redis: Any, store: Store, state: JobState, new: JobState, later: str) -> None:
+    """Every (stored state, incoming state) pair does what the rules say."""
+    first = Record(name="a", state=state, created=1, attempt=1, progress=50.0)
+    second = Record(
+        name="a",
+        state=new,
+        created=2 if later == "run" else 1,
+        attempt=2 if later == "attempt" else 1,
+        progress=10.0,
+    )
+    write(store, first)
+    outcome, after = expected(first, second)
+    assert write(store, second) is outcome
+    assert visible(stored(redis)) == visible(after)
+
+
+def test_heartbeat_moves_lease_and_ttl_only(redis: Any, store: Store) -> None:
+    """A heartbeat renews lease and TTL, and leaves `updated` alone."""
+    record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1, progress=5.0)
+    write(store, record, ttl=10_000)
+    before = stored(redis)
+    time.sleep(0.01)
+    assert write(store, record, ttl=90_000) is Written.RENEWED
+    after = stored(redis)
+    assert after.updated == before.updated
+    assert after.lease > before.lease
+    assert redis.pttl(KEY) > 80_000
+
+
+def test_refused_write_touches_nothing(redis: Any, store: Store) -> None:
+    """A write that is refused leaves TTL and record as they were."""
+    write(store, Record(name="a", state=JobState.SUCCEEDED, created=5, attempt=2), ttl=10_000)
+    before = redis.hgetall(KEY)
+    late = Record(name="a", state=JobState.IN_PROGRESS, created=5, attempt=2, progress=1.0)
+    fenced = Record(name="a", state=JobState.FAILED, created=5, attempt=1)
+    assert write(store, late, ttl=90_000) is Written.LATE
+    assert write(store, fenced, ttl=90_000) is Written.FENCED
+    assert redis.hgetall(KEY) == before
+    assert redis.pttl(KEY) <= 10_000
+
+
+def test_updated_never_goes_back(redis: Any, store: Store) -> None:
+    """A server clock that was set back doesn't take `updated` back."""
+    write(store, Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1))
+    future = 4_000_000_000_000
+    redis.hset(KEY, "updated", future)
+    write(store, Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1))
+    assert stored(redis).updated == future
+
+
+def test_unreadable_record_is_replaced(redis: Any, store: Store) -> None:
+    """A record whose run can't be read is replaced by the next write."""
+    redis.hset(
+        KEY, mapping={"created": "soon", "attempt": "x", "state": "succeeded", "reason": "r"}
+    )
+    record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1)
+    assert write(store, record) is Written.CHANGED
+    assert visible(stored(redis)) == visible(record)
+
+
+def test_script_survives_a_flush(redis: Any, store: Store) -> None:
+    """A server that has forgotten its scripts gets them again, and no write is lost."""
+    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
+    write(store, record)
+    redis.script_flush()
+    redis.delete(KEY)
+    assert write(store, record) is Written.CHANGED
+
+
+def test_record_stays_small(redis: Any, store: Store) -> None:
+    """A record with ordinary texts stays in the compact encoding, under 350 bytes."""
+    record = Record(
+        name="render_video",
+        state=JobState.IN_PROGRESS,
+        created=1_700_000_000_000,
+        attempt=1,
+        reason="frame 812 of 2000",
+        progress=40.6,
+    )
+    write(store, record)
+    assert redis.object("encoding", KEY) == "listpack"
+    assert redis.memory_usage(KEY) <= 350
