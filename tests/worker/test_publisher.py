@@ -70,6 +70,8 @@ async def test_async_with(publisher: Publisher, redis: Any) -> None:
 
 
 class OddError(Exception):
+    """Can't even say what is wrong."""
+
     def __str__(self) -> str:
         raise RuntimeError
 
@@ -308,7 +310,7 @@ def test_one_thread_and_one_pipeline_for_all_jobs(publisher: Publisher, redis: A
     assert [t.name for t in threading.enumerate()].count("jobstatus") == 1
     clients = [c for c in redis.client_list() if c["name"] == "jobstatus-publisher"]
     assert len(clients) == 1
-    for job in jobs:
+    for job in reversed(jobs):
         job.__exit__(None, None, None)
     assert publisher.flush()
     assert redis.dbsize() == 50

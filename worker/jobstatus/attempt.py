@@ -1,6 +1,7 @@
 """One attempt at a job, from its start until its end is written."""
 
 import asyncio
+import contextlib
 import time
 from contextvars import Token
 from datetime import datetime
@@ -206,7 +207,8 @@ class RunningJob:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._token is not None:
-            _current.reset(self._token)
+            with contextlib.suppress(ValueError):  # left in another context than entered
+                _current.reset(self._token)
         if self._attempt.outcome is None:
             self._end(outcome_of(error))
 

@@ -117,7 +117,7 @@ def track(
 ) -> tuple[Iterator[T], Track]:
     """An iterator over `iterable`, and what reads its position."""
     iterator = iter(iterable)
-    if type(iterator) in _TELLING:
+    if type(iterator) in _TELLING and iterator is not iterable:
         return iterator, IteratorTrack(iterator, total, reason)
     count = CountTrack(_length(iterable) if total is None else total, reason)
     return count.over(iterator), count
