@@ -142,6 +142,10 @@ class StatusRedis(ArqRedis):
             await asyncio.to_thread(self._publisher.close)
         await super().aclose(close_connection_pool)
 
+    async def close(self, close_connection_pool: bool | None = None) -> None:
+        """Do as `aclose` does: arq calls it by its old name, of which redis-py warns."""
+        await self.aclose(close_connection_pool)
+
 
 async def create_pool(
     settings_: RedisSettings | None = None,

@@ -1,0 +1,210 @@
+"""An arq application as somebody would write it who knows arq, for tests to run."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from arq import Retry, cron, func
+from arq.connections import RedisSettings
+from arq.worker import RetryJob
+
+from jobstatus import current_job
+
+Ctx = dict[Any, Any]
+
+
+async def add(_: Ctx, a: int, b: int) -> int:
+    """Succeed."""
+    return a + b
+
+
+async def steps(_: Ctx, n: int, pause: float) -> int:
+    """Succeed, with progress."""
+    for _step in current_job().track(range(n), reason="step {done} of {total}"):
+        await asyncio.sleep(pause)
+    return n
+
+
+async def fail(_: Ctx) -> None:
+    """Raise."""
+    raise ValueError("no such customer")
+
+
+async def again(ctx: Ctx, defer: float | None = None, cause: str = "") -> str:
+    """Ask to be run again, until the third attempt."""
+    if ctx["job_try"] < 3:
+        if not cause:
+            raise Retry(defer)
+        try:
+            raise TimeoutError(cause)
+        except TimeoutError as error:
+            raise Retry(defer) from error
+    return "at last"
+
+
+async def always_again(_: Ctx) -> None:
+    """Ask to be run again, for ever."""
+    raise Retry
+
+
+async def retry_job(ctx: Ctx) -> None:
+    """Raise arq's other request to be run again, once."""
+    if ctx["job_try"] == 1:
+        raise RetryJob("not yet")
+
+
+async def explain(ctx: Ctx) -> None:
+    """Say why it is to be run again, once."""
+    if ctx["job_try"] == 1:
+        current_job().retry("rate limited")
+        raise Retry(0.1)
+
+
+async def sleep(_: Ctx, seconds: float) -> str:
+    """Take some time."""
+    current_job().progress(10, "asleep")
+    await asyncio.sleep(seconds)
+    return "awake"
+
+
+async def stubborn(_: Ctx, seconds: float) -> str:
+    """Swallow a cancellation."""
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        return "cancelled? me?"
+    return "undisturbed"
+
+
+async def block(_: Ctx, seconds: float) -> None:
+    """Block the event loop."""
+    time.sleep(seconds)  # noqa: ASYNC251
+
+
+async def unpicklable(_: Ctx) -> Any:
+    """Return what can't be pickled."""
+    return lambda: None
+
+
+async def explicit(_: Ctx, how: str) -> None:
+    """Say how it ends, and return."""
+    if how == "fail":
+        current_job().fail("nothing to do")
+    elif how == "abort":
+        current_job().abort("not wanted")
+    else:
+        current_job().retry("some other day")
+
+
+async def in_thread(_: Ctx) -> list[bool]:
+    """Report from threads, started in each of the usual ways."""
+    report = current_job()
+    loop = asyncio.get_running_loop()
+    return [
+        await asyncio.to_thread(current_job) is report,
+        await loop.run_in_executor(None, current_job) is report,
+    ]
+
+
+async def exit_now(_: Ctx) -> None:
+    """End the process, as no job should."""
+    raise SystemExit(3)
+
+
+async def mark(ctx: Ctx, folder: str) -> None:
+    """Leave a file for every attempt."""
+    Path(folder, f"{ctx['job_id']}-{ctx['job_try']}").touch()
+    await asyncio.sleep(0)
+
+
+async def tick(_: Ctx) -> None:
+    """Run as a cron job."""
+
+
+class Base:
+    """Settings that others inherit."""
+
+    redis_settings = RedisSettings.from_dsn(os.environ.get("TEST_REDIS_URL", "redis://"))
+    poll_delay = 0.05
+    allow_abort_jobs = True
+    functions: ClassVar = [
+        add,
+        steps,
+        fail,
+        again,
+        always_again,
+        retry_job,
+        explain,
+        sleep,
+        stubborn,
+        block,
+        unpicklable,
+        explicit,
+        in_thread,
+        exit_now,
+        mark,
+        func(sleep, name="short", timeout=0.3),
+        func(stubborn, name="stubborn_short", timeout=0.2),
+        func(add, name="add_unkept", keep_result=0),
+        func(fail, name="fail_unkept", keep_result=0),
+        func(sleep, name="sleep_unkept", keep_result=0),
+        func(sleep, name="short_unkept", keep_result=0, timeout=0.3),
+        func(add, name="add_forever", keep_result_forever=True),
+    ]
+
+
+class WorkerSettings(Base):
+    """Inherits everything."""
+
+
+class Cron(Base):
+    """With a cron job that runs at once."""
+
+    cron_jobs: ClassVar = [cron(tick, run_at_startup=True, unique=True)]
+
+
+class Patient(Base):
+    """Finishes its jobs before it stops."""
+
+    job_completion_wait = 5
+
+
+class Forever(Base):
+    """Keeps every result for ever."""
+
+    keep_result_forever = True
+
+
+async def _refuse(_: Ctx) -> None:
+    raise RuntimeError("hook")
+
+
+async def _slow(_: Ctx) -> None:
+    Path(os.environ["TEST_MARK"]).touch()
+    await asyncio.sleep(30)
+
+
+class BadStart(Base):
+    """A start hook that raises."""
+
+    on_job_start = staticmethod(_refuse)
+
+
+class BadEnd(Base):
+    """An end hook that raises."""
+
+    on_job_end = staticmethod(_refuse)
+
+
+class BadAfter(Base):
+    """A hook after the end that raises."""
+
+    after_job_end = staticmethod(_refuse)
+
+
+class SlowStart(Base):
+    """A start hook that takes long."""
+
+    on_job_start = staticmethod(_slow)
