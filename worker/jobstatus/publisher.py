@@ -16,8 +16,6 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from redis.exceptions import ResponseError
-
 from jobstatus.attempt import (
     Attempt,
     Pending,
@@ -29,7 +27,7 @@ from jobstatus.attempt import (
 from jobstatus.report import Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import Written
-from jobstatus.store import OUTAGE, Store, Write
+from jobstatus.store import OUTAGE, Refused, Store, Write
 
 _PAUSE: Final = 0.01
 """Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
@@ -271,15 +269,19 @@ class Publisher:
         if not due:
             return
         results = self._store.write([write for _, _, write in due])
+        refused = None
         for (item, was_over, _), result in zip(due, results, strict=True):
-            self._settle(item, result, was_over=was_over)
+            if isinstance(result, Refused) and not result.is_foreign:
+                refused = result  # out of memory, read-only, loading: to be tried again
+            else:
+                self._settle(item, result, was_over=was_over)
+        if refused is not None:
+            raise ConnectionError(refused.why)
 
-    def _settle(self, item: Item, result: Written | ResponseError, *, was_over: bool) -> None:
-        """Draw the consequence of what Redis answered to one write."""
-        if isinstance(result, ResponseError):
-            if "WRONGTYPE" not in str(result):
-                raise result  # out of memory, read-only, loading: to be tried again
-            _log.error("%s can't be written, something else stands there: %s", item.key, result)
+    def _settle(self, item: Item, result: Written | Refused, *, was_over: bool) -> None:
+        """Forget what needs no further writes."""
+        if isinstance(result, Refused):
+            _log.error("%s can't be written, something else stands there: %s", item.key, result.why)
         elif result is Written.FENCED:
             _log.info("%s was taken over by a later attempt or run", item.key)
         elif not was_over:

@@ -62,6 +62,19 @@ class Write(msgspec.Struct, frozen=True):
         return ("EVAL", SCRIPT, 1, *self.args())
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """Redis wouldn't do one write.
+
+    Attributes:
+        why: In Redis's words.
+        is_foreign: Whether something else than a record stands at the key, so that trying again
+            is no use.
+    """
+
+    why: str
+    is_foreign: bool
+
+
 class Run(msgspec.Struct, frozen=True):
     """What a record says about who wrote it: which run and attempt, and how it stands."""
 
@@ -110,8 +123,8 @@ class Store:
         url = settings.redis_url or DEFAULT_URL
         return cls(Redis.from_url(url, **client_options(settings)))
 
-    def write(self, writes: Sequence[Write]) -> list[Written | ResponseError]:
-        """Write all records in one round trip; a record that is refused has its own error."""
+    def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
+        """Write all records in one round trip; each has its own result."""
         if self._sha is None:
             self._sha = self._load()
         results = self._evalsha(self._sha, writes)
@@ -119,7 +132,7 @@ class Store:
             # Redis was restarted, or its scripts were flushed. Writing twice changes nothing.
             self._sha = self._load()
             results = self._evalsha(self._sha, writes)
-        return [r if isinstance(r, ResponseError) else Written(r) for r in results]
+        return [_result(result) for result in results]
 
     def _load(self) -> str:
         return str(self._redis.script_load(SCRIPT))
@@ -141,3 +154,9 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self._redis.close()
+
+
+def _result(reply: Any) -> Written | Refused:
+    if isinstance(reply, ResponseError):
+        return Refused(str(reply), "WRONGTYPE" in str(reply))
+    return Written(reply)
