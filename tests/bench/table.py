@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 
-def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
     """Each contender's figures, taken in turn, so that all meet the same noise."""
     figures: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
