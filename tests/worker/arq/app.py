@@ -168,13 +168,21 @@ class WorkerSettings(Base):
 class Cron(Base):
     """With a cron job that runs at once."""
 
-    cron_jobs: ClassVar = [cron(tick, run_at_startup=True, unique=True)]
+    cron_jobs: ClassVar = [cron(tick, month=2, day=29, hour=3, run_at_startup=True)]
 
 
 class Patient(Base):
     """Finishes its jobs before it stops."""
 
     job_completion_wait = 5
+
+
+class Quick(Base):
+    """Whose in-progress keys live for 11 s, the shortest that arq has."""
+
+    job_timeout = 1
+    functions: ClassVar = [func(sleep, timeout=1)]
+    allow_abort_jobs = False
 
 
 class Forever(Base):

@@ -13,7 +13,7 @@ from arq.logs import default_log_config
 from arq.utils import import_string
 from arq.worker import check_health
 
-from jobstatus.arq.worker import create_worker, run_worker, settings_of
+from jobstatus.arq.run import create_worker, run_worker, settings_of
 from jobstatus.errors import JobStatusError
 
 _EPILOG = """\b
@@ -81,7 +81,7 @@ def log_config(*, verbose: bool) -> dict[str, Any]:
 
 async def _reload_on_change(path: str, settings: dict[str, Any]) -> None:
     try:
-        from watchfiles import awatch  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415 - an extra of arq's
+        from watchfiles import awatch  # noqa: PLC0415 - an extra of arq's
     except ImportError:
         sys.exit("jobstatus-worker --watch needs watchfiles: pip install watchfiles")
     loop = asyncio.get_running_loop()

@@ -96,6 +96,19 @@ def retrying(ended: Ended, delay: float | None) -> Outcome:
     return Outcome(JobState.RETRYING, f"{which} {_cause(ended)}; {when}", delay)
 
 
+def cut_short(attempt: int, error: BaseException | None, within: float) -> Outcome:
+    """The outcome of an attempt whose worker stopped, and couldn't tell arq how it ended.
+
+    Args:
+        attempt: arq's `job_try`.
+        error: What stopped the worker, if it was an error.
+        within: Seconds until arq takes the attempt for lost, at most.
+    """
+    cause = f"{describe(error)} stopped its worker" if error else "its worker stopped"
+    reason = f"attempt {attempt} was cut short: {cause}; next within {within:g} s"
+    return Outcome(JobState.RETRYING, reason, within)
+
+
 def _cause(ended: Ended) -> str:
     if isinstance(ended.error, asyncio.CancelledError):
         return "was cut short: its worker is shutting down"

@@ -1,43 +1,72 @@
-"""arq's worker, every job of which is visible.
+"""arq's worker, every job of which is visible, and which outlives an outage of Redis.
 
-The worker wraps the coroutines, to know which attempt runs and how it ended, and overrides the
-two places where arq commits an end. What becomes of an attempt is decided in `ending`.
+It wraps the coroutines, to know which attempt runs and how it ended, and commits each end itself
+(`commit`), its status in the same transaction. What an end means is decided in `ending`.
 """
 
 import asyncio
 import logging
 import pickle
+import signal
+import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextvars import copy_context
-from dataclasses import replace
-from inspect import signature
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from arq.constants import (
-    abort_jobs_ss,
-    in_progress_key_prefix,
-    job_key_prefix,
-    result_key_prefix,
-    retry_key_prefix,
-)
+from arq.constants import result_key_prefix
 from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
-from redis.exceptions import ResponseError
 
+from jobstatus.arq.commit import (
+    OUTAGE,
+    Commands,
+    Committed,
+    attempt_commands,
+    commit,
+    given_up_commands,
+)
 from jobstatus.arq.connection import publisher_for, shares_redis
-from jobstatus.arq.ending import Ended, Result, finished, never_run, retrying
+from jobstatus.arq.context import carry_context_into_threads
+from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.attempt import Attempt
 from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome, _current
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import OVER
-from jobstatus.store import Run, Write
+from jobstatus.store import Run
 
-T = TypeVar("T")
+_PATIENCE: Final = 10.0
+"""Seconds that one look into the queue, or one commit, may take before it is tried anew."""
+
+_PAUSE: Final = 0.3
+"""Seconds between two tries while Redis is away."""
+
+_LAST_TRIES: Final = 5.0
+"""Seconds for which ends are still tried to be committed when the worker stops."""
 
 _log = logging.getLogger("jobstatus")
+
+
+@dataclass
+class Job:
+    """What the worker knows of a job while `run_job` has it.
+
+    Attributes:
+        score: The job's score in the queue, ms since the epoch.
+        since: When it was taken, by `time.monotonic()`.
+        begun: Whether more was done with it than reading it: a hook or the job has run.
+        attempt: Its attempt, once its coroutine has begun.
+        ended: How its coroutine ended.
+        result: What arq is about to keep.
+    """
+
+    score: int
+    since: float = field(default_factory=time.monotonic)
+    begun: bool = False
+    attempt: Attempt | None = None
+    ended: Ended | None = None
+    result: Result | None = None
 
 
 class StatusWorker(Worker):
@@ -54,18 +83,32 @@ class StatusWorker(Worker):
         self._status = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
         self._shares_redis = True
-        self._attempts: dict[str, Attempt] = {}
-        self._ended: dict[str, Ended] = {}
-        self._results: dict[str, Result] = {}
+        self._jobs: dict[str, Job] = {}
+        self._crash: BaseException | None = None
+        self._is_redis_away = False
+        self._stops_at: float | None = None
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
+        if self.on_job_start is not None:
+            hook: Any = self._marking(self.on_job_start)
+            self.on_job_start = hook
         self.functions = {
             name: replace(function, coroutine=self._visible(function))
             for name, function in self.functions.items()
         }
 
+    def run(self) -> None:
+        """Run the worker until it is stopped, then close everything."""
+        try:
+            super().run()
+        finally:
+            if self._publisher is not None:  # something ended the event loop before `close`
+                self._hand_back()
+                self._publisher.close()
+
     async def main(self) -> None:
         """Connect, then work as arq does."""
+        self._stops_at = None
         if self._pool is None:
             self._pool = await create_pool(
                 self.redis_settings,
@@ -79,17 +122,117 @@ class StatusWorker(Worker):
         self._shares_redis = shares_redis(self._pool, self._status)
         if not isinstance(self._pool, StatusRedis):
             self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
-        _carry_context_into_threads(self.loop)
+        carry_context_into_threads(self.loop)
         await super().main()
 
     async def close(self) -> None:
-        """Close as arq does; then write what is unwritten, for some seconds at most."""
+        """Stop as arq does, but in bounded time and whole, whatever fails on the way.
+
+        Raises:
+            Exception: the first that a job's hooks, or `on_shutdown`, raised.
+        """
+        self._stops_at = time.monotonic()
+        if not self._handle_signals:
+            self.handle_sig(signal.SIGUSR1)
+        if self._pool is None:
+            return
+        ends = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         try:
-            await super().close()
+            await self._forget_health()
+            if self.on_shutdown:
+                await self.on_shutdown(self.ctx)
         finally:
+            self._hand_back()
             if self._publisher is not None:
-                publisher, self._publisher = self._publisher, None
-                await asyncio.to_thread(publisher.close)
+                await asyncio.to_thread(self._publisher.close)
+                self._publisher = None
+            await self._pool.aclose(close_connection_pool=True)
+            self._pool = None
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, OUTAGE):
+                raise end
+
+    async def _forget_health(self) -> None:
+        try:
+            async with asyncio.timeout(1):
+                await self.pool.delete(self.health_check_key)
+        except OUTAGE as error:
+            _log.warning("the health check's key was left to expire: %s", error)
+
+    def _hand_back(self) -> None:
+        """Show the attempts whose end arq will never hear of: it runs them again, in its time."""
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
+            if job.attempt is not None and self._publisher is not None:
+                outcome = cut_short(job.attempt.number, self._crash, self.in_progress_timeout_s)
+                self._publisher.end(job.attempt, outcome)
+
+    # ── taking jobs ──────────────────────────────────────────────────────────────────────────
+
+    async def _poll_iteration(self) -> None:
+        """Look into the queue; while Redis is away, wait."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await super()._poll_iteration()
+        except OUTAGE as error:
+            if error is self._crash:
+                raise
+            await self._wait_for_redis(error)
+        else:
+            if self._is_redis_away:
+                self._is_redis_away = False
+                _log.warning("Redis is back")
+
+    async def _wait_for_redis(self, error: BaseException) -> None:
+        if not self._is_redis_away:
+            self._is_redis_away = True
+            _log.warning("Redis is away, the worker waits: %s: %s", type(error).__name__, error)
+        await asyncio.sleep(_PAUSE)
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Start what may be started; a job that can't be taken gives its place back."""
+        for job_id in job_ids:
+            if self.job_counter >= self.max_jobs:
+                return
+            before = self.tasks.get(job_id.decode())
+            counted = self.job_counter
+            try:
+                await super().start_jobs([job_id])
+            except BaseException:
+                if self.tasks.get(job_id.decode()) is before and self.job_counter > counted:
+                    self._release_sem_dec_counter_on_complete()
+                raise
+
+    async def run_job(self, job_id: str, score: int) -> None:
+        """Run a job as arq does; if Redis goes away before it has begun, once Redis is back."""
+        while True:
+            job = self._jobs[job_id] = Job(score)
+            try:
+                await super().run_job(job_id, score)
+            except OUTAGE as error:
+                if job.begun or self._stops_at is not None:
+                    self._crash = error if job.begun and self._stops_at is None else None
+                    raise
+                await self._wait_for_redis(error)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                self._crash = error
+                raise
+            else:
+                return
+
+    # ── running them ─────────────────────────────────────────────────────────────────────────
+
+    def _marking(self, hook: Any) -> Callable[[dict[Any, Any]], Coroutine[Any, Any, None]]:
+        """The hook, which marks its job as begun: from there on it is not simply taken again."""
+
+        async def run(ctx: dict[Any, Any]) -> None:
+            if (job := self._jobs.get(ctx["job_id"])) is not None:
+                job.begun = True
+            await hook(ctx)
+
+        return run
 
     def _visible(self, function: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
         """The function's coroutine, inside the report of its attempt."""
@@ -98,20 +241,21 @@ class StatusWorker(Worker):
         max_tries = self.max_tries if function.max_tries is None else function.max_tries
 
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
-            attempt = self._begin(ctx, function.name, timeout)
-            if attempt is None:
+            job = self._jobs.get(ctx["job_id"])
+            if job is None or self._publisher is None:
                 return await coroutine(ctx, *args, **kwargs)
-            job_id, error = attempt.job_id, None
+            attempt = self._begin(job, self._publisher, ctx, function.name, timeout)
             _current.set(attempt.report)
+            error: BaseException | None = None
             try:
                 return await coroutine(ctx, *args, **kwargs)
             except BaseException as raised:
                 error = raised
                 raise
             finally:
-                self._ended[job_id] = Ended(
+                job.ended = Ended(
                     error=error,
-                    aborting=job_id in self.aborting_tasks,
+                    aborting=attempt.job_id in self.aborting_tasks,
                     attempt=attempt.number,
                     max_tries=max_tries,
                     timeout=timeout,
@@ -121,24 +265,30 @@ class StatusWorker(Worker):
 
         return run
 
-    def _begin(self, ctx: dict[Any, Any], name: str, timeout: float | None) -> Attempt | None:
-        if self._publisher is None:
-            return None
+    def _begin(
+        self,
+        job: Job,
+        publisher: Publisher,
+        ctx: dict[Any, Any],
+        name: str,
+        timeout: float | None,
+    ) -> Attempt:
         created = to_unix_ms(ctx["enqueue_time"])
-        attempt = self._publisher.attempt(ctx["job_id"], name, created, ctx["job_try"], timeout)
-        self._publisher.begin(attempt)
-        self._attempts[attempt.job_id] = attempt
+        attempt = publisher.attempt(ctx["job_id"], name, created, ctx["job_try"], timeout)
+        publisher.begin(attempt)
+        job.begun, job.attempt = True, attempt
         return attempt
 
     def _serialize(self, data: dict[str, Any]) -> bytes:
         """Serialize a result as arq would, and remember what it says."""
-        if "s" in data:
-            self._results[data["id"]] = Result(
-                data["f"], data["t"], data["et"], data["s"], data["r"]
-            )
+        job = self._jobs.get(data.get("id", ""))
+        if job is not None and "s" in data:
+            job.result = Result(data["f"], data["t"], data["et"], data["s"], data["r"])
         return (self._plain_serializer or pickle.dumps)(data)
 
-    async def finish_job(
+    # ── ending them ──────────────────────────────────────────────────────────────────────────
+
+    def finish_job(
         self,
         job_id: str,
         finish: bool,
@@ -147,165 +297,116 @@ class StatusWorker(Worker):
         keep_result_forever: bool,
         incr_score: int | None,
         keep_in_progress: float | None,
-    ) -> None:
-        """Commit the end of an attempt, its status in the same transaction."""
-        attempt = self._attempts.pop(job_id, None)
-        ended = self._ended.pop(job_id, None)
-        result = self._results.pop(job_id, None)
-
-        def commands(pipe: Any) -> None:
-            # What arq 0.28's finish_job sends, in its order.
-            gone = []
-            if keep_in_progress is None:
-                gone.append(in_progress_key_prefix + job_id)
-            else:
-                pipe.pexpire(in_progress_key_prefix + job_id, to_ms(keep_in_progress))
-            if finish:
-                if result_data:
-                    px = None if keep_result_forever else to_ms(result_timeout_s)
-                    pipe.set(result_key_prefix + job_id, result_data, px=px)
-                gone += [retry_key_prefix + job_id, job_key_prefix + job_id]
-                pipe.zrem(abort_jobs_ss, job_id)
-                pipe.zrem(self.queue_name, job_id)
-            elif incr_score:
-                pipe.zincrby(self.queue_name, incr_score, job_id)
-            if gone:
-                pipe.delete(*gone)
-
+    ) -> Coroutine[Any, Any, None]:
+        """Commit the end of an attempt, its status with it."""
+        job = self._jobs.pop(job_id, Job(0))
+        commands = attempt_commands(
+            job_id,
+            self.queue_name,
+            finish=finish,
+            result=result_data,
+            keep_result_ms=None if keep_result_forever else to_ms(result_timeout_s),
+            next_score=job.score + incr_score if incr_score else None,
+            keep_in_progress_ms=to_ms(keep_in_progress),
+        )
         outcome = None
-        if attempt is not None and ended is not None:
-            outcome = finished(ended, result) if finish else retrying(ended, _delay(ended))
-        await self._commit(commands, attempt, outcome)
+        if job.ended is not None:
+            delay = _delay(job.ended)
+            outcome = finished(job.ended, job.result) if finish else retrying(job.ended, delay)
+        return self._end(job_id, job, commands, outcome)
 
-    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
-        """Commit the end of a job that arq gives up without running it, with its status."""
-        result = self._results.pop(job_id, None)
+    def finish_failed_job(
+        self, job_id: str, result_data: bytes | None
+    ) -> Coroutine[Any, Any, None]:
+        """Commit the end of a job that arq gives up without running it, its status with it."""
+        return self._give_up(job_id, self._jobs.pop(job_id, Job(0)), result_data)
 
-        def commands(pipe: Any) -> None:
-            # What arq 0.28's finish_failed_job sends, but for results kept for ever: it gives
-            # them an expiry of 0 ms, which Redis refuses, and the worker stops.
-            pipe.delete(
-                retry_key_prefix + job_id,
-                in_progress_key_prefix + job_id,
-                job_key_prefix + job_id,
-            )
-            pipe.zrem(abort_jobs_ss, job_id)
-            pipe.zrem(self.queue_name, job_id)
-            if result_data is not None and (self.keep_result_forever or self.keep_result_s):
-                px = None if self.keep_result_forever else to_ms(self.keep_result_s)
-                pipe.set(result_key_prefix + job_id, result_data, px=px)
+    async def _give_up(self, job_id: str, job: Job, result_data: bytes | None) -> None:
+        if not (self.keep_result_forever or self.keep_result_s):
+            result_data = None
+        outcome = None
+        if job.result is not None and self._publisher is not None:
+            created = job.result.enqueued or None
+            name = job.result.function if created else ""
+            job.attempt = self._publisher.attempt(job_id, name, created, job.result.attempt, None)
+            outcome = never_run(job.result)
+            if created is None and await self._was_finished_elsewhere(job_id, job.attempt):
+                job.attempt, result_data = None, None
+        commands = given_up_commands(
+            job_id,
+            self.queue_name,
+            result=result_data,
+            keep_result_ms=None if self.keep_result_forever else to_ms(self.keep_result_s),
+        )
+        await self._end(job_id, job, commands, outcome)
 
-        attempt = None if result is None else await self._given_up(job_id, result)
-        outcome = None if result is None else never_run(result)
-        await self._commit(commands, attempt, outcome)
+    async def _was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
+        """Whether a job that arq calls expired is none: another worker has just finished it.
 
-    async def _given_up(self, job_id: str, result: Result) -> Attempt | None:
-        """The attempt that a given-up job would have had; None where nothing is to be said."""
-        if self._publisher is None:
-            return None
-        created = result.enqueued or None
-        name = result.function if created else ""
-        attempt = self._publisher.attempt(job_id, name, created, result.attempt, None)
-        if created is None and self._shares_redis:
-            run = Run.from_fields(await self._read(attempt.key))
-            if run is not None and run.state in OVER:
-                return None  # another worker has finished it meanwhile
-            attempt.join(run)
-        return attempt
+        Otherwise finds out which run the job was.
+        """
+        if not self._shares_redis:
+            return bool(await self.pool.exists(result_key_prefix + job_id))
+        pool: Any = self.pool
+        run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
+        attempt.join(run)
+        return run is not None and run.state in OVER
 
-    async def _read(self, key: str) -> Any:
-        pool: Any = self.pool  # redis-py's types disagree with its async client
-        return await pool.hmget(key, Run.FIELDS)
-
-    async def _commit(
-        self, commands: Callable[[Any], None], attempt: Attempt | None, outcome: Outcome | None
+    async def _end(
+        self, job_id: str, job: Job, commands: Commands, outcome: Outcome | None
     ) -> None:
-        """Commit arq's commands; the status with them where it is in the same Redis.
+        """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
 
-        Where it isn't, or was refused there, arq's commands go first and the publisher writes
-        the status for as long as it takes.
+        While Redis is away this waits; that it is sent twice then does no harm.
         """
-        publisher = self._publisher
+        publisher, attempt = self._publisher, job.attempt
+        write = None
+        if publisher is not None and attempt is not None and outcome is not None:
+            write = attempt.last_write(outcome)
+        done = await self._commit(job_id, job, commands, write if self._shares_redis else None)
         if publisher is None or attempt is None or outcome is None:
-            await self._transact(commands, None)
-        elif not self._shares_redis:
-            await self._transact(commands, None)
+            return
+        if done is Committed.WITHOUT_STATUS:
             publisher.end(attempt, outcome)
-        elif await self._transact(commands, attempt.last_write(outcome)):
-            publisher.forget(attempt)
         else:
-            publisher.end(attempt, outcome)
+            publisher.forget(attempt)
 
-    async def _transact(self, commands: Callable[[Any], None], write: Write | None) -> bool:
-        """Run one transaction.
-
-        Returns:
-            Whether the write, if there is one, is in it.
-        """
-        async with self.pool.pipeline(transaction=True) as pipe:
-            commands(pipe)
-            if write is None:
-                await pipe.execute()
-                return False
-            pipe.execute_command(*write.eval_command())
+    async def _commit(self, job_id: str, job: Job, commands: Commands, write: Any) -> Committed:
+        begun = time.monotonic()
+        while True:
             try:
-                *results, written = await pipe.execute(raise_on_error=False)
-            except ResponseError as error:
-                _log.error("%s was refused in arq's transaction: %s", write.key, error)
-                return await self._transact(commands, None)
-        for result in results:
-            if isinstance(result, ResponseError):
-                raise result
-        return not isinstance(written, ResponseError)
+                async with asyncio.timeout(_PATIENCE):
+                    done = await commit(
+                        self.pool,
+                        commands,
+                        write,
+                        job_id=job_id,
+                        only_attempt=self._attempt_if_overdue(job),
+                    )
+            except OUTAGE as error:
+                if self._stops_at is not None:
+                    last = max(begun, self._stops_at) + _LAST_TRIES
+                    if time.monotonic() > last:
+                        _log.error("job %s: its end was lost, it will be run again", job_id)
+                        raise
+                await self._wait_for_redis(error)
+            else:
+                if done is Committed.SUPERSEDED:
+                    _log.warning("job %s was run again elsewhere: this end is void", job_id)
+                return done
+
+    def _attempt_if_overdue(self, job: Job) -> int | None:
+        """The number of an attempt that has run for so long that arq lets others run the job.
+
+        arq itself lets such an attempt end the job under the feet of the next one.
+        """
+        if job.attempt is None or job.ended is None:
+            return None
+        is_overdue = time.monotonic() - job.since > self.in_progress_timeout_s - 1
+        return job.attempt.number if is_overdue else None
 
 
 def _delay(ended: Ended) -> float | None:
     """Seconds until arq runs the job again, as its `Retry` says."""
     score = ended.error.defer_score if isinstance(ended.error, Retry) else None
     return score / 1000 if score else None
-
-
-def _carry_context_into_threads(loop: asyncio.AbstractEventLoop) -> None:
-    """Make `loop.run_in_executor` carry the context, as `asyncio.to_thread` does.
-
-    So `current_job()` works in threads that a job starts this way. Process pools are left alone:
-    a context can't be pickled.
-    """
-    plain = loop.run_in_executor
-    if getattr(plain, "carries_context", False):
-        return
-
-    def run_in_executor(
-        executor: Executor | None, func: Callable[..., T], *args: Any
-    ) -> asyncio.Future[T]:
-        if executor is None or isinstance(executor, ThreadPoolExecutor):
-            return plain(executor, copy_context().run, func, *args)
-        return plain(executor, func, *args)
-
-    run_in_executor.carries_context = True  # type: ignore[attr-defined]
-    loop.run_in_executor = run_in_executor  # type: ignore[assignment]
-
-
-def settings_of(settings: Any) -> dict[str, Any]:
-    """What `StatusWorker` takes of a settings class, dict or object; inherited settings too.
-
-    arq's own reading ignores what a settings class inherits.
-    """
-    if isinstance(settings, dict):
-        return {k: v for k, v in settings.items() if k in _PARAMETERS}
-    return {k: getattr(settings, k) for k in _PARAMETERS if hasattr(settings, k)}
-
-
-_PARAMETERS = {*signature(Worker).parameters, "status"}
-
-
-def create_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """A `StatusWorker` of a `WorkerSettings`; `kwargs` win over it."""
-    return StatusWorker(**{**settings_of(settings), **kwargs})
-
-
-def run_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """Run a `StatusWorker` until it is stopped, or in burst mode until the queue is empty."""
-    worker = create_worker(settings, **kwargs)
-    worker.run()
-    return worker

@@ -1,0 +1,178 @@
+"""The transactions by which arq 0.28 ends an attempt, with the status in them.
+
+arq builds these inside `Worker.finish_job` and `Worker.finish_failed_job`, where nothing can be
+added, so they are built here again. What differs from arq's is said where it does.
+"""
+
+import logging
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.constants import (
+    abort_jobs_ss,
+    in_progress_key_prefix,
+    job_key_prefix,
+    result_key_prefix,
+    retry_key_prefix,
+)
+from redis.exceptions import (
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    WatchError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from jobstatus.store import Write
+
+OUTAGE = (
+    BusyLoadingError,
+    OSError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisConnectionError,
+    RedisTimeoutError,
+)
+"""What passes when Redis is well again: it is away, slow, loading, full, or a replica now."""
+
+Commands = Callable[[Any], None]
+"""Adds commands to a pipeline."""
+
+_log = logging.getLogger("jobstatus")
+
+
+class Committed(Enum):
+    """What became of a transaction."""
+
+    WITH_STATUS = auto()
+    WITHOUT_STATUS = auto()
+    SUPERSEDED = auto()
+    """Nothing was done: a later attempt at the job is under way, or is done already."""
+
+
+def attempt_commands(
+    job_id: str,
+    queue: str,
+    *,
+    finish: bool,
+    result: bytes | None,
+    keep_result_ms: int | None,
+    next_score: int | None,
+    keep_in_progress_ms: int | None,
+) -> Commands:
+    """What arq sends after an attempt.
+
+    Args:
+        job_id: The job.
+        queue: The queue's key.
+        finish: Whether the job is over; otherwise it is run again.
+        result: What to keep, if anything.
+        keep_result_ms: For how long; None for ever.
+        next_score: The score in the queue of the next attempt; None leaves it. arq adds to the
+            score instead, which would defer twice when the transaction is sent twice.
+        keep_in_progress_ms: For how long nobody may run the id; None: nothing forbids it.
+    """
+
+    def add(pipe: Any) -> None:
+        gone = []
+        if keep_in_progress_ms is None:
+            gone.append(in_progress_key_prefix + job_id)
+        else:
+            pipe.pexpire(in_progress_key_prefix + job_id, keep_in_progress_ms)
+        if finish:
+            if result:
+                pipe.set(result_key_prefix + job_id, result, px=keep_result_ms)
+            gone += [retry_key_prefix + job_id, job_key_prefix + job_id]
+            pipe.zrem(abort_jobs_ss, job_id)
+            pipe.zrem(queue, job_id)
+        elif next_score is not None:
+            pipe.zadd(queue, {job_id: next_score}, xx=True)
+        if gone:
+            pipe.delete(*gone)
+
+    return add
+
+
+def given_up_commands(
+    job_id: str, queue: str, *, result: bytes | None, keep_result_ms: int | None
+) -> Commands:
+    """What arq sends for a job that it gives up without running it.
+
+    Args:
+        job_id: The job.
+        queue: The queue's key.
+        result: What to keep, if anything.
+        keep_result_ms: For how long; None for ever. (arq says 0 ms then, which Redis refuses, and
+            its worker stops.)
+    """
+
+    def add(pipe: Any) -> None:
+        pipe.delete(
+            retry_key_prefix + job_id, in_progress_key_prefix + job_id, job_key_prefix + job_id
+        )
+        pipe.zrem(abort_jobs_ss, job_id)
+        pipe.zrem(queue, job_id)
+        if result is not None:
+            pipe.set(result_key_prefix + job_id, result, px=keep_result_ms)
+
+    return add
+
+
+async def commit(
+    pool: ArqRedis,
+    commands: Commands,
+    write: Write | None,
+    *,
+    job_id: str,
+    only_attempt: int | None = None,
+) -> Committed:
+    """Run one transaction. Running it again does no harm.
+
+    Args:
+        pool: arq's.
+        commands: arq's part.
+        write: The status, where it is kept in the same Redis.
+        job_id: The job.
+        only_attempt: Commit only if no later attempt than this has begun or ended; None where
+            that can't be.
+
+    Raises:
+        RedisError, OSError: whatever arq's own part raises.
+    """
+    async with pool.pipeline(transaction=True) as pipe:
+        if only_attempt is not None:
+            await pipe.watch(retry_key_prefix + job_id)
+            if int(await pipe.get(retry_key_prefix + job_id) or 0) != only_attempt:
+                return Committed.SUPERSEDED
+            _multi(pipe)
+        commands(pipe)
+        if write is not None:
+            pipe.execute_command(*write.eval_command())
+        try:
+            results = await pipe.execute(raise_on_error=False)
+        except WatchError:
+            return Committed.SUPERSEDED
+        except ResponseError as error:
+            if write is None or isinstance(error, OUTAGE):
+                raise
+            _log.error("%s was refused in arq's transaction: %s", write.key, error)
+            return await commit(pool, commands, None, job_id=job_id, only_attempt=only_attempt)
+    written = results.pop() if write is not None else None
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    if write is None or isinstance(written, Exception):
+        return Committed.WITHOUT_STATUS
+    return Committed.WITH_STATUS
+
+
+def _multi(pipe: Any) -> None:
+    pipe.multi()  # untyped in redis-py
