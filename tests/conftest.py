@@ -61,3 +61,17 @@ def settings(redis_url: str) -> PublisherSettings:
 def service_settings(redis_url: str) -> ServiceSettings:
     """Settings of a service on the empty server, with the key `secret`."""
     return ServiceSettings(redis_url=redis_url, api_keys=("secret",))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Longer forms of what the suite does in short."""
+    parser.addoption("--outage", type=float, default=3.0, help="seconds that outages last (3)")
+    parser.addoption("--chaos", type=int, default=60, help="jobs of the chaos test (60)")
+    parser.addoption("--seed", type=int, default=None, help="seed of the chaos test")
+
+
+@pytest.fixture
+def outage(request: pytest.FixtureRequest) -> float:
+    """For how many seconds Redis is away."""
+    seconds: float = request.config.getoption("--outage")
+    return seconds

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from contextvars import Token
 from datetime import datetime
@@ -66,6 +67,9 @@ class Pending:
         """The record: it is always due."""
         return self._write
 
+    def must_be_written_again(self) -> None:
+        """Nothing to do: it is always due."""
+
 
 class Attempt:
     """What the publisher knows of one attempt, and what it last wrote of it."""
@@ -85,6 +89,7 @@ class Attempt:
         self.number = number
         self.created = created
         self.report = JobReport()
+        self.pid = os.getpid()
         self.outcome: Outcome | None = None
         self._settings = settings
         self._name = one_line(name, NAME_LIMIT)
@@ -219,6 +224,8 @@ class RunningJob:
         self.__exit__(*args)  # type: ignore[arg-type]
 
     def _end(self, outcome: Outcome) -> None:
+        if self._attempt.pid != os.getpid():
+            return  # a forked child leaves its parent's block: the job goes on in the parent
         self._publisher.end(self._attempt, outcome)
 
 

@@ -159,6 +159,14 @@ class Publisher:
         with self._lock:
             self._items.pop(attempt, None)
 
+    def refresh(self) -> None:
+        """Write every attempt's whole record again: what stands in Redis may be gone."""
+        with self._lock:
+            for item in self._items:
+                item.must_be_written_again()
+            self._sample_at = 0.0
+        self._wake.set()
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until all that was reported so far is in Redis.
 
@@ -293,11 +301,7 @@ class Publisher:
         """Keep everything for the next try: any of it may not have arrived, or be gone."""
         if not self._failures:
             _log.warning("Redis can't take status, reports are held: %s", error)
-        with self._lock:
-            items = list(self._items)
-        for item in items:
-            if isinstance(item, Attempt):
-                item.must_be_written_again()
+        self.refresh()
         self._back_off()
 
     def _back_off(self) -> None:

@@ -1,10 +1,11 @@
 """What job code holds: the report of one running attempt."""
 
+import contextlib
 import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from contextvars import ContextVar
-from typing import Any, Final, TypeVar, overload
+from contextvars import ContextVar, Token
+from typing import Any, Final, Self, TypeVar, overload
 
 import msgspec
 
@@ -44,6 +45,7 @@ class JobReport:
         self._reason = ""
         self._tracks: list[Track] = []
         self._sampler: Sampler | None = None
+        self._steps: list[Step] = []
         self._outcome: Outcome | None = None
         self._on_end: Callable[[Outcome], None] | None = None
         self._shown: tuple[str, str] = ("", "")
@@ -101,7 +103,7 @@ class JobReport:
             loop = count.over_async(iterable)
         else:
             loop, position = progress.track(iterable, total, reason)
-        self._tracks = [*(t for t in self._tracks if not t.is_over), position]
+        self.follow(position)
         return loop
 
     def sample(self, fraction: Sampler) -> None:
@@ -146,19 +148,51 @@ class JobReport:
             if self._on_end is not None:
                 self._on_end(outcome)
 
+    def step(self, name: str, weight: float = 1.0) -> "Step":
+        """A part of this job, whose own 0..100 counts for its weight.
+
+        Make all steps of a job before the first one begins, so that their weights are known;
+        progress never falls, so a step that is made later shows only once it has caught up.
+
+        Args:
+            name: What the step is; it stands before the step's own reason.
+            weight: Its share, beside the weights of its siblings; above 0.
+
+        Raises:
+            ValueError: the weight is not above 0.
+        """
+        if not weight > 0:
+            raise ValueError(f"weight is {weight}: it must be above 0")
+        step = Step(self, name, weight)
+        self._steps.append(step)
+        return step
+
+    def follow(self, track: Track) -> None:
+        """Count a loop whose position `track` tells, such as that of a progress bar."""
+        self._tracks = [*(t for t in self._tracks if not t.is_over), track]
+
     def read(self, *, sample: bool = True) -> tuple[float | None, str]:
         """Progress (0..100, or None) and reason as they are now. For the publisher.
 
         Args:
             sample: Whether to call what was given to `sample`.
         """
-        fractions = [self._explicit(), self._tracked(), self._sampled() if sample else None]
-        known = [f for f in fractions if f is not None and not math.isnan(f)]
-        percent = min(100.0, max(0.0, 100 * max(known))) if known else None
-        reason = self._reason_now()
+        fraction = self.fraction(sample=sample)
+        reason = self.reason_now()
         if reason != self._shown[0]:
             self._shown = (reason, one_line(reason, REASON_LIMIT))
-        return percent, self._shown[1]
+        return (None if fraction is None else 100 * fraction), self._shown[1]
+
+    def fraction(self, *, sample: bool = True) -> float | None:
+        """How much is done, 0..1; None where nothing was said of it."""
+        sources = [
+            self._explicit(),
+            self._tracked(),
+            self._sampled() if sample else None,
+            self._stepped(sample=sample),
+        ]
+        known = [f for f in sources if f is not None and not math.isnan(f)]
+        return min(1.0, max(0.0, *known)) if known else None
 
     def _explicit(self) -> float | None:
         try:
@@ -185,14 +219,63 @@ class JobReport:
             _complain("sampling has ended", error)
             return None
 
-    def _reason_now(self) -> str:
+    def _stepped(self, *, sample: bool) -> float | None:
+        steps = self._steps
+        if not steps:
+            return None
+        done = sum(step.weight * (step.fraction(sample=sample) or 0.0) for step in steps)
+        return done / sum(step.weight for step in steps)
+
+    def reason_now(self) -> str:
+        """What the job is at: of a step or a loop that runs, or else its own."""
+        for step in reversed(self._steps):
+            if step.is_running:
+                inner = step.reason_now()
+                return f"{step.name}: {inner}" if inner else step.name
         for track in reversed(self._tracks):
             if track.reason and not track.is_over:
-                total = "?" if track.total is None else track.total
-                return track.reason.replace("{done}", str(track.done())).replace(
-                    "{total}", str(total)
-                )
+                total = "?" if track.total is None else str(track.total)
+                reason = track.reason.replace("{done}", str(track.done()))
+                return reason.replace("{total}", total)
         return self._reason
+
+
+class Step(JobReport):
+    """A part of a job: a report of its own, whose 0..100 counts for its weight.
+
+    `with step:` makes it the `current_job()` of the block, and complete when the block ends
+    without an error.
+    """
+
+    def __init__(self, parent: JobReport, name: str, weight: float) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = weight
+        self.is_running = False
+        self._parent = parent
+        self._token: Token[JobReport] | None = None
+
+    def __enter__(self) -> Self:
+        self.is_running = True
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.is_running = False
+        if error is None:
+            self.progress(100)
+        if self._token is not None:
+            with contextlib.suppress(ValueError):  # left in another context than entered
+                _current.reset(self._token)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._parent._end(outcome)  # noqa: SLF001 - a report's own kin
 
 
 def _complain(what: str, error: Exception) -> None:
@@ -218,6 +301,12 @@ class _NoReport(JobReport):
 
     def sample(self, fraction: Sampler) -> None:
         pass
+
+    def follow(self, track: Track) -> None:
+        pass
+
+    def step(self, name: str, weight: float = 1.0) -> Step:
+        return Step(self, name, weight)
 
     def _end(self, outcome: Outcome) -> None:
         pass

@@ -185,6 +185,12 @@ class Quick(Base):
     allow_abort_jobs = False
 
 
+class Wide(Base):
+    """Many jobs at once."""
+
+    max_jobs = 40
+
+
 class Forever(Base):
     """Keeps every result for ever."""
 

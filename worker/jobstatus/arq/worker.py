@@ -182,6 +182,8 @@ class StatusWorker(Worker):
             if self._is_redis_away:
                 self._is_redis_away = False
                 _log.warning("Redis is back")
+                if self._publisher is not None:
+                    self._publisher.refresh()
 
     async def _wait_for_redis(self, error: BaseException) -> None:
         if not self._is_redis_away:
@@ -363,7 +365,13 @@ class StatusWorker(Worker):
         write = None
         if publisher is not None and attempt is not None and outcome is not None:
             write = attempt.last_write(outcome)
-        done = await self._commit(job_id, job, commands, write if self._shares_redis else None)
+        try:
+            done = await self._commit(job_id, job, commands, write if self._shares_redis else None)
+        except OUTAGE as error:
+            if publisher is not None and attempt is not None:
+                again = cut_short(attempt.number, error, self.in_progress_timeout_s)
+                publisher.end(attempt, again)
+            raise
         if publisher is None or attempt is None or outcome is None:
             return
         if done is Committed.WITHOUT_STATUS:

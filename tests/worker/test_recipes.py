@@ -1,0 +1,51 @@
+"""Every recipe of worker/README.md does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.processes import ROOT, environment
+
+from jobstatus import job_uuid
+
+TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
+RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
+RECIPES = RECIPE.findall(TEXT)
+NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
+
+
+def test_every_recipe_is_run() -> None:
+    """No block of code in the page goes untested."""
+    assert len(RECIPES) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
+
+
+@pytest.mark.parametrize(
+    ("shows", "language", "code"), RECIPES, ids=[r[0].split()[2] for r in RECIPES]
+)
+def test_recipe(
+    redis: Any, redis_url: str, tmp_path: Path, shows: str, language: str, code: str
+) -> None:
+    """A recipe, copied as it stands, shows what it says."""
+    script = tmp_path / f"recipe.{language}"
+    script.write_text(code, encoding="utf-8")
+    binaries = Path(sys.executable).parent
+    interpreter = [sys.executable] if language == "python" else ["sh", "-eu"]
+    result = subprocess.run(
+        [*interpreter, str(script)],
+        env=environment(
+            JOBSTATUS_REDIS_URL=redis_url, PATH=f"{binaries}{os.pathsep}{os.environ['PATH']}"
+        ),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    for job_id, state, progress in re.findall(r"shows: (\S+) (\S+) (\S+)", shows):
+        key = f"job:{job_uuid(job_id)}"
+        expected = [state, None if progress == "-" else progress]
+        assert redis.hmget(key, "state", "progress") == expected

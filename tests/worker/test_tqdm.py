@@ -1,0 +1,58 @@
+"""tqdm's bar as a report."""
+
+import io
+from typing import Any
+
+import pytest
+from tqdm.std import tqdm as plain
+
+from jobstatus.report import JobReport, _current
+from jobstatus.tqdm import tqdm, trange
+
+
+@pytest.fixture
+def report() -> Any:
+    report = JobReport()
+    token = _current.set(report)
+    yield report
+    _current.reset(token)
+
+
+def test_bar_is_the_progress(report: JobReport) -> None:
+    """A bar's position is the job's progress, its description the reason."""
+    out = io.StringIO()
+    bar = tqdm(range(4), desc="epochs", file=out, mininterval=0, miniters=1)
+    assert isinstance(bar, plain)
+    seen = [report.read() for _ in bar]
+    assert seen == [(n * 25.0, "epochs") for n in range(4)]
+    assert report.read()[0] == 100
+    assert "epochs: 100%" in out.getvalue()
+
+
+def test_bar_by_hand(report: JobReport) -> None:
+    """A bar that is updated by hand reports too."""
+    with tqdm(total=10, file=io.StringIO()) as bar:
+        bar.update(3)
+        assert report.read()[0] == 30
+
+
+def test_disabled_bar_reports_all_the_same(report: JobReport) -> None:
+    """A bar that is disabled draws nothing; its loop is tracked."""
+    seen = [report.read()[0] for _ in tqdm([1, 2], disable=True)]
+    assert seen == [0, 50]
+
+
+def test_bars_nest(report: JobReport) -> None:
+    """A bar inside another one's loop counts for one step of it."""
+    out = io.StringIO()
+    options: dict[str, Any] = {"file": out, "mininterval": 0, "miniters": 1}
+    seen = [
+        report.read()[0] for _ in trange(2, **options) for _ in trange(2, leave=False, **options)
+    ]
+    assert seen == [0, 25, 50, 75]
+
+
+def test_outside_a_job() -> None:
+    """Outside a job it is tqdm and nothing else."""
+    assert list(tqdm([1, 2], file=io.StringIO())) == [1, 2]
+    assert list(tqdm([1, 2], disable=True)) == [1, 2]

@@ -1,0 +1,218 @@
+"""The console script `jobstatus-report`: status from a shell script."""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from jobstatus.attempt import key_of, now_ms
+from jobstatus.errors import JobStatusError
+from jobstatus.publisher import Publisher
+from jobstatus.report import JobReport, Outcome
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import (
+    NAME_LIMIT,
+    OVER,
+    REASON_LIMIT,
+    UNFINISHED,
+    JobState,
+    Record,
+    one_line,
+)
+from jobstatus.store import OUTAGE, Refused, Store, Write
+
+_TO_WRAPPER: Final = "JOBSTATUS_REPORT_FILE"
+"""Set for the command that is run: where reports for its own job go."""
+
+_HELP: Final = """\
+One report:
+  jobstatus-report nightly --name backup --progress 40 --reason "copying"
+  jobstatus-report nightly --state succeeded
+A job that was not heard of for --lease seconds is shown as unknown.
+
+A command as a job: shown in progress while it runs, then by its exit status as succeeded or
+failed, or aborted if it was told to stop. Its output and exit status are its own.
+  jobstatus-report nightly --name backup -- rsync -a src/ dst/
+Within the command, `jobstatus-report "$JOBSTATUS_JOB_ID" --progress 40` reports for the job.
+
+ID is a UUID, or any other text, which becomes one; the first line of --show-id says which.
+Redis is at JOBSTATUS_REDIS_URL (default: redis://127.0.0.1:6379/0). A report that can't be
+delivered is one line on stderr and exit status 1; a command runs and ends all the same.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="jobstatus-report",
+        description="Report the status of a job from a shell script.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("-V", "--version", action="version", version=version("jobstatus"))
+    top.add_argument("job_id", metavar="ID", help="the job's id")
+    top.add_argument("--name", help="what the job is")
+    top.add_argument("--progress", type=_percent, help="0..100")
+    top.add_argument("--reason", default="", help="what the job is at, or why it ended")
+    top.add_argument(
+        "--state",
+        choices=[state.value for state in JobState if state is not JobState.UNKNOWN],
+        default=JobState.IN_PROGRESS.value,
+        help="(%(default)s)",
+    )
+    top.add_argument(
+        "--lease",
+        type=float,
+        default=300.0,
+        help="seconds until which one report is believed (%(default)g)",
+    )
+    top.add_argument("--show-id", action="store_true", help="print the job's UUID first")
+    return top
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:  # noqa: PLR2004 - percent
+        raise argparse.ArgumentTypeError("must be 0 to 100")
+    return value
+
+
+def main() -> None:
+    """Run `jobstatus-report`."""
+    words = sys.argv[1:]
+    command: list[str] | None = None
+    if "--" in words:
+        at = words.index("--")
+        words, command = words[:at], words[at + 1 :]
+    top = parser()
+    arguments = top.parse_args(words)
+    if command is not None and not command:
+        top.error("there is no command after --")
+    try:
+        settings = PublisherSettings.from_env()
+        if arguments.show_id:
+            print(key_of(settings, arguments.job_id).rpartition(":")[2], flush=True)
+        if command is not None:
+            _run(settings, arguments, command)
+        _report(settings, arguments)
+    except (JobStatusError, *OUTAGE) as error:
+        sys.exit(f"jobstatus-report: {error}")
+
+
+def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
+    """Deliver one report: to the command's wrapper if we run in one, else to Redis."""
+    wrapper = os.environ.get(_TO_WRAPPER)
+    if wrapper and os.environ.get("JOBSTATUS_JOB_ID") == arguments.job_id:
+        text = json.dumps({"progress": arguments.progress, "reason": arguments.reason})
+        part = Path(f"{wrapper}.{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(wrapper)
+        return
+    store = Store.from_settings(settings)
+    try:
+        (result,) = store.write([_write(store, settings, arguments)])
+    finally:
+        store.close()
+    if isinstance(result, Refused):
+        sys.exit(f"jobstatus-report: {result.why}")
+    if result <= 0:
+        sys.exit("jobstatus-report: the job is over, or was taken over: nothing was changed")
+
+
+def _write(store: Store, settings: PublisherSettings, arguments: argparse.Namespace) -> Write:
+    """The write of one report: it goes on with the run that stands there, or begins one."""
+    key = key_of(settings, arguments.job_id)
+    (run,) = store.runs([key])
+    state = JobState(arguments.state)
+    goes_on = run is not None and run.state in UNFINISHED and state is not JobState.PENDING
+    attempt = 0 if state is JobState.PENDING else 1
+    if run is not None and goes_on:
+        attempt = max(1, run.attempt) + (run.state == "retrying" and state not in OVER)
+    record = Record(
+        name=one_line(arguments.name or (run.name if run and goes_on else ""), NAME_LIMIT),
+        state=state,
+        created=run.created if run and goes_on else now_ms(),
+        attempt=attempt,
+        reason=one_line(arguments.reason, REASON_LIMIT),
+        progress=100.0
+        if state is JobState.SUCCEEDED and arguments.progress is not None
+        else arguments.progress,
+    )
+    lease = arguments.lease if state is JobState.IN_PROGRESS else 0
+    return Write(key, record, round((settings.retention + lease) * 1000), round(lease * 1000))
+
+
+def _run(
+    settings: PublisherSettings, arguments: argparse.Namespace, command: list[str]
+) -> NoReturn:
+    """Run the command as the job, and end as it ends."""
+    with tempfile.TemporaryDirectory(prefix="jobstatus-report-") as folder:
+        reports = Path(folder) / "report"
+        environ = {_TO_WRAPPER: str(reports), "JOBSTATUS_JOB_ID": arguments.job_id}
+        publisher = Publisher(Store.from_settings(settings), settings)
+        with publisher.job(arguments.job_id, name=arguments.name or command[0]) as report:
+            if arguments.progress is not None:
+                report.progress(arguments.progress)
+            report.reason = arguments.reason
+            report.sample(lambda: _delivered(reports, report))
+            code = _execute(command, environ, report)
+            if not math.isnan(last := _delivered(reports, report)):
+                report.progress(100 * last)  # it may have ended before it was sampled
+        publisher.close()
+    if code < 0:  # end by the same signal, so that our parent sees what it would have seen
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+        time.sleep(1)
+    sys.exit(code)
+
+
+def _delivered(reports: Path, report: JobReport) -> float:
+    """Read what was reported from within the command."""
+    try:
+        told: dict[str, Any] = json.loads(reports.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return float("nan")
+    report.reason = told["reason"]
+    return float("nan") if told["progress"] is None else told["progress"] / 100
+
+
+def _execute(command: list[str], environ: dict[str, str], report: JobReport) -> int:
+    """Run the command to its end; its exit status, negative for a signal."""
+    told: list[int] = []
+    try:
+        process = subprocess.Popen(command, env={**os.environ, **environ})  # noqa: S603 - the point
+    except OSError as error:
+        report.fail(f"{command[0]}: {error.strerror}")
+        print(f"jobstatus-report: {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126
+
+    def forward(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+    code = process.wait()
+    if code:
+        outcome = _outcome(code, told)
+        (report.abort if outcome.state is JobState.ABORTED else report.fail)(outcome.reason)
+    return code
+
+
+def _outcome(code: int, told: list[int]) -> Outcome:
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    if told:
+        return Outcome(JobState.ABORTED, f"{signal.Signals(told[0]).name} was received; {how}")
+    return Outcome(JobState.FAILED, how)
