@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -194,6 +195,133 @@ def test_zombie_changes_nothing(redis: Any, settings: PublisherSettings) -> None
         assert redis.hmget(key("a"), "attempt", "state") == ["2", "succeeded"]
 
 
+def test_end_during_a_look_is_not_lost(publisher: Publisher, redis: Any) -> None:
+    """A job that ends while its report is being read ends in Redis too."""
+    for n in range(50):
+        job = publisher.job(str(n), name="x")
+        report = job.__enter__()
+
+        def read(report: Any = report, job: Any = job) -> Any:
+            job.__exit__(None, None, None)
+            return type(report).read(report)
+
+        report.read = read  # type: ignore[method-assign]
+    for _ in range(3):
+        assert publisher.flush()
+    assert {redis.hget(key(str(n)), "state") for n in range(50)} == {"succeeded"}
+
+
+def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
+    """Whatever one job reports, the others' reports go on."""
+    odd: Any = Odd()
+    with publisher.job("good", name="x", timeout=float("inf")) as good:
+        with publisher.job("bad", name=odd) as bad:
+            bad.progress(10**400)
+            bad.reason = odd
+            bad.sample(odd)
+            list(bad.track([1], total=odd, reason=odd))
+            good.progress(40)
+            assert publisher.flush()
+            assert redis.hmget(key("good"), "state", "progress") == ["in_progress", "40"]
+            assert redis.hget(key("bad"), "state") == "in_progress"
+            bad.retry(odd, float("inf"))
+        assert publisher.flush()
+        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<Odd>"]
+        assert redis.pttl(key("bad")) > 0
+
+
+class Odd:
+    """Raises whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def test_blocked_sample_holds_up_nobody(publisher: Publisher, redis: Any) -> None:
+    """A sample that blocks holds up neither starts nor ends nor leases of other jobs."""
+    gate = threading.Event()
+
+    def block() -> float:
+        gate.wait(10)
+        return 0.5
+
+    with publisher.job("blocked", name="x") as blocked:
+        blocked.sample(block)
+        time.sleep(0.1)
+        with publisher.job("good", name="x"):
+            assert publisher.flush(1)
+            assert redis.hget(key("good"), "state") == "in_progress"
+        assert publisher.flush(1)
+        assert redis.hget(key("good"), "state") == "succeeded"
+        gate.set()
+        eventually(lambda: redis.hget(key("blocked"), "progress") == "50")
+
+
+def test_first_end_counts(publisher: Publisher, redis: Any) -> None:
+    """A report that somebody keeps can't end its job a second time."""
+    with publisher.job("a", name="x") as report:
+        pass
+    report.fail("after the end")
+    assert publisher.flush()
+    assert redis.hget(key("a"), "state") == "succeeded"
+
+
+def test_pending_said_too_late(publisher: Publisher, redis: Any) -> None:
+    """A job that is said to be pending after it has begun stays in progress."""
+    with publisher.job("a", name="x"):
+        assert publisher.flush()
+        publisher.pending("a", name="x")
+        assert publisher.flush()
+        assert redis.hget(key("a"), "state") == "in_progress"
+    assert publisher.flush()
+    assert redis.hget(key("a"), "state") == "succeeded"
+
+
+def test_runs_in_one_moment_keep_their_order(publisher: Publisher, redis: Any) -> None:
+    """Of runs of one id within the same millisecond the last one is shown."""
+    for _ in range(20):
+        for state in ("failed", "aborted", "failed", "succeeded"):
+            with publisher.job("a", name="x") as report:
+                if state != "succeeded":
+                    getattr(report, {"failed": "fail", "aborted": "abort"}[state])("x")
+        assert publisher.flush()
+        assert redis.hget(key("a"), "state") == "succeeded"
+
+
+def test_refused_write_is_not_tried_for_ever(
+    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that Redis will never take is dropped with one line in the log."""
+    redis.function_flush()
+    with publisher.job("a", name="x"):
+        pass
+    (item,) = publisher._delivery.items()
+    item._settings = PublisherSettings(retention=-5)  # type: ignore[union-attr]
+    assert publisher.flush()
+    assert "can't be written: the TTL is not positive" in caplog.text
+    assert not redis.exists(key("a"))
+
+
+def test_child_of_multiprocessing_tells_its_end(redis: Any, settings: PublisherSettings) -> None:
+    """A child process, which ends without atexit, tells how its job ended all the same."""
+    child = multiprocessing.get_context("fork").Process(target=run_one_job, args=(settings,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert redis.hget(key("a"), "state") == "succeeded"
+
+
+def run_one_job(settings: PublisherSettings) -> None:
+    publisher = Publisher(Store.from_settings(settings), settings)
+    with publisher.job("a", name="x"):
+        pass
+
+
 def test_foreign_key_is_left_alone(
     publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,7 +332,7 @@ def test_foreign_key_is_left_alone(
     assert publisher.flush()
     assert redis.get(key("a")) == "mine"
     assert redis.hget(key("b"), "state") == "succeeded"
-    assert "something else stands there" in caplog.text
+    assert "can't be written: WRONGTYPE" in caplog.text
 
 
 def outage_settings(server: ValkeyServer) -> PublisherSettings:
@@ -291,6 +419,7 @@ def test_child_process_has_a_publisher_of_its_own(publisher: Publisher, redis: A
             try:
                 with publisher.job("child", name="x"):
                     pass
+                report.fail("not the child's to say")
                 os._exit(0 if publisher.flush() else 1)
             except BaseException:
                 os._exit(2)

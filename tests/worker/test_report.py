@@ -3,9 +3,11 @@
 import asyncio
 import contextvars
 import logging
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -99,6 +101,45 @@ def test_broken_off_loop_keeps_its_place() -> None:
     assert report._tracks[0].is_over
 
 
+@pytest.mark.parametrize("first", [[0, 1, 2, 3], iter([0, 1, 2, 3])], ids=["list", "iterator"])
+def test_loop_after_a_broken_off_one(first: Any) -> None:
+    """A loop that was broken off leaves neither its reason nor its place to the next one."""
+    report = JobReport()
+    for _ in report.track(first, total=4, reason="searching"):
+        break
+    report.reason = "found"
+    assert report.read() == (0, "found")
+    assert [report.read()[0] for _ in report.track([1, 2])] == [0, 50]
+    assert len(report._tracks) == 1
+
+
+async def test_async_loop_that_breaks_off() -> None:
+    """An async loop that is broken off and closed is over too."""
+
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    report = JobReport()
+    loop: Any = report.track(rows(), total=2)
+    async for _ in loop:
+        break
+    await loop.aclose()
+    assert report._tracks[0].is_over
+
+
+def test_list_that_grows() -> None:
+    """A list may grow while it is looped over."""
+    report = JobReport()
+    items = [1, 2]
+    seen = []
+    for item in report.track(items):
+        if item == 1:
+            items += [3, 4]
+        seen.append(report.read()[0])
+    assert seen == [0, 25, 50, 75]
+
+
 def test_generator_is_closed_when_its_loop_breaks_off() -> None:
     """Tracking a generator keeps it no longer than the loop does."""
     closed = []
@@ -136,6 +177,7 @@ def test_furthest_source_counts() -> None:
     report = JobReport()
     report.progress(30, "copying")
     report.sample(lambda: 0.6)
+    report.take_samples()
     assert report.read() == (60, "copying")
     report.progress(80)
     assert report.read() == (80, "copying")
@@ -149,7 +191,49 @@ def test_progress_is_kept_in_bounds(told: float, shown: float) -> None:
     assert report.read()[0] == shown
 
 
-@pytest.mark.parametrize("told", ["half", None, object(), float("nan")])
+class Odd:
+    """Raises whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    __repr__ = __str__
+    __int__ = __float__
+
+
+def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever job code hands in, reading the report raises nothing."""
+    odd: Any = Odd()
+    report = JobReport()
+    report.progress(odd, odd)
+    report.reason = odd
+    assert report.read() == (None, "<Odd>")
+    report.sample(odd)
+    report.take_samples()
+    anything: list[Any] = [5, odd, b"x", [], {}]
+    for strange in anything:
+        assert list(report.track([1], total=strange, reason=strange)) == [1]
+        report.read()
+
+    def leave() -> float:
+        sys.exit(1)
+
+    report.sample(leave)
+    report.take_samples()
+    anything = [odd, "soon", float("nan"), float("inf"), -5, 1e300, timedelta(seconds=3)]
+    for delay in anything:
+        ending = JobReport()
+        ending.retry(odd, delay)
+        assert ending.outcome is not None
+        assert ending.outcome.delay is None or 0 <= ending.outcome.delay <= 315_360_000
+        assert ending.outcome.reason == "<Odd>"
+    assert "sampling has ended: SystemExit: 1" in caplog.text
+
+
+@pytest.mark.parametrize("told", ["half", None, 10**400, object(), float("nan")])
 def test_odd_progress_is_no_progress(told: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Progress that is no number is said once in the log, and never raises."""
     report = JobReport()
@@ -164,7 +248,8 @@ def test_sample_that_raises_ends_sampling(caplog: pytest.LogCaptureFixture) -> N
     report = JobReport()
     report.sample(lambda: 1 / 0)
     with caplog.at_level(logging.WARNING):
-        assert report.read()[0] is None
+        report.take_samples()
+        report.take_samples()
         assert report.read()[0] is None
     assert [r.getMessage() for r in caplog.records] == [
         "sampling has ended: ZeroDivisionError: division by zero"

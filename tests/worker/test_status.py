@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -77,6 +78,15 @@ def test_other_ids_get_a_lasting_uuid(text: str) -> None:
     assert parse_uuid(text) is None
     assert job_uuid(text) == uuid5(UUID("5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27"), text)
     assert str(ID_NAMESPACE) == "5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27"
+
+
+def test_ids_of_any_kind() -> None:
+    """A UUID object stands for itself, lone surrogates get a UUID, anything else is refused."""
+    assert job_uuid(UUID(int=7)) == UUID(int=7)
+    assert job_uuid("\ud800") == job_uuid("\ud800")
+    odd: Any = 5
+    with pytest.raises(TypeError, match="a str or a UUID, not int"):
+        job_uuid(odd)
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,18 @@ def test_children_report_one_progress(method: str, tmp_path: Path) -> None:
             pool.submit(work, handle, percent, str(gate))
             for handle, percent in zip(handles, (25, 75), strict=True)
         ]
+
+        def shown() -> float | None:
+            report.take_samples()
+            return report.read()[0]
+
         try:
-            eventually(lambda: report.read()[0] == 62.5, 20)
+            eventually(lambda: shown() == 62.5, 20)
             assert report.read()[1] == "two: in a child"
         finally:
             gate.touch()
         assert os.getpid() not in {future.result() for future in futures}
+    report.take_samples()
     assert report.read()[0] == 100
 
 

@@ -16,7 +16,7 @@ from jobstatus.status import (
     Written,
     format_progress,
 )
-from jobstatus.store import Store, Write
+from jobstatus.store import Refused, Store, Write
 
 KEY = "job:1"
 WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -160,6 +160,15 @@ def test_unreadable_record_is_replaced(redis: Any, store: Store) -> None:
     record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1)
     assert write(store, record) is Written.CHANGED
     assert visible(stored(redis)) == visible(record)
+
+
+def test_ttl_is_checked_before_anything_is_written(redis: Any, store: Store) -> None:
+    """A write without a positive TTL is refused whole."""
+    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
+    (result,) = store.write([Write(KEY, record, ttl=0)])
+    assert isinstance(result, Refused)
+    assert not result.will_pass
+    assert not redis.exists(KEY)
 
 
 def test_script_survives_a_flush(redis: Any, store: Store) -> None:

@@ -7,8 +7,11 @@ import time
 from contextvars import Token
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
-from jobstatus.report import JobReport, Outcome, _current
+from msgspec.structs import replace
+
+from jobstatus.report import LONGEST, JobReport, Outcome, _current
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
     NAME_LIMIT,
@@ -29,13 +32,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def key_of(settings: PublisherSettings, job_id: str) -> str:
+def key_of(settings: PublisherSettings, job_id: str | UUID) -> str:
     """The key under which a job's record stands."""
     return f"{settings.key_prefix}:{job_uuid(job_id)}"
 
 
 def pending_write(
-    settings: PublisherSettings, job_id: str, name: str, created: int, expires: int
+    settings: PublisherSettings, job_id: str | UUID, name: str, created: int, expires: int
 ) -> Write:
     """The record of a job that waits.
 
@@ -49,19 +52,34 @@ def pending_write(
     record = Record(
         name=one_line(name, NAME_LIMIT), state=JobState.PENDING, created=created, attempt=0
     )
-    ttl = max(0, expires) + round(settings.retention * _MS)
+    ttl = min(max(0, expires), round(LONGEST * _MS)) + round(settings.retention * _MS)
     return Write(key_of(settings, job_id), record, ttl)
 
 
 class Pending:
     """A `pending` record on its way to Redis."""
 
-    is_over = True
-
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: Write, *, is_run_known: bool) -> None:
         self.key = write.key
-        self.created = write.record.created
-        self._write = write
+        self.is_run_known = is_run_known
+        self._write: Write | None = write
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come of it."""
+        return True
+
+    def join(self, run: Run | None) -> Run | None:
+        """Begin a run of its own, unless one is under way; the run that stands afterwards."""
+        self.is_run_known = True
+        if run is not None and run.state in UNFINISHED:
+            self._write = None  # said too late: its job has begun already
+            return run
+        if self._write is not None and run is not None:
+            record = self._write.record
+            created = max(record.created, run.created + 1)
+            self._write = replace(self._write, record=replace(record, created=created))
+        return None if self._write is None else Run.of(self._write.record)
 
     def write(self, now: float, *, sample: bool) -> Write | None:  # noqa: ARG002
         """The record: it is always due."""
@@ -72,12 +90,22 @@ class Pending:
 
 
 class Attempt:
-    """What the publisher knows of one attempt, and what it last wrote of it."""
+    """What the publisher knows of one attempt, and what it last wrote of it.
+
+    Attributes:
+        key: Where its record stands.
+        job_id: The job.
+        number: 1, 2, ... within the run.
+        created: When the run was enqueued, ms since the epoch; None until `join` finds out.
+        report: What the job's code says.
+        pid: The process that runs it.
+        outcome: How it ended; None while it runs.
+    """
 
     def __init__(
         self,
         settings: PublisherSettings,
-        job_id: str,
+        job_id: str | UUID,
         *,
         name: str,
         created: int | None,
@@ -85,7 +113,7 @@ class Attempt:
         timeout: float | None,
     ) -> None:
         self.key = key_of(settings, job_id)
-        self.job_id = job_id
+        self.job_id = str(job_id)
         self.number = number
         self.created = created
         self.report = JobReport()
@@ -95,6 +123,7 @@ class Attempt:
         self._name = one_line(name, NAME_LIMIT)
         self._begun_ms = now_ms()
         self._begun = time.monotonic()
+        self._limit = min(timeout or 0.0, LONGEST)
         self._deadline = None if timeout is None else self._begun + timeout
         self._last: tuple[float | None, str] = (None, "")
         self._renew_at = 0.0
@@ -103,6 +132,11 @@ class Attempt:
     def is_over(self) -> bool:
         """Whether its end is known. Its end may still have to be written."""
         return self.outcome is not None
+
+    @property
+    def is_run_known(self) -> bool:
+        """Whether it is known which run it belongs to."""
+        return self.created is not None
 
     @property
     def is_past_its_limit(self) -> bool:
@@ -114,16 +148,20 @@ class Attempt:
         """For how long it has run."""
         return time.monotonic() - self._begun
 
-    def join(self, run: Run | None) -> None:
-        """Find out which run this is, from what stands in Redis.
+    def join(self, run: Run | None) -> Run:
+        """Find out which run this is, from what stands in Redis; the run that it belongs to.
 
-        A record that waits for an attempt like this one names the run; where there is none this
-        attempt begins a run of its own.
+        A record that waits for an attempt like this one names the run. Where there is none this
+        attempt begins a run of its own, later than the one that stands there.
         """
-        follows = run is not None and run.attempt < self.number and run.state in UNFINISHED
-        self.created = run.created if run is not None and follows else self._begun_ms
+        if run is not None and run.attempt < self.number and run.state in UNFINISHED:
+            self.created = run.created
+        else:
+            self.created = max(self._begun_ms, run.created + 1 if run is not None else 0)
         if run is not None and not self._name:
             self._name = run.name
+        state = JobState.IN_PROGRESS if self.outcome is None else self.outcome.state
+        return Run(self.created, self.number, state, self._name)
 
     def write(self, now: float, *, sample: bool) -> Write | None:
         """The write that is due, or None.
@@ -146,10 +184,9 @@ class Attempt:
 
     def last_write(self, outcome: Outcome) -> Write:
         """The write that ends the attempt."""
-        # Whatever is sampled may be gone by now, such as a file that is closed.
-        seen = (self._last[0], self.report.read(sample=False)[0])
+        seen = (self._last[0], self.report.read()[0])
         percent = max((p for p in seen if p is not None), default=None)
-        if outcome.state is JobState.SUCCEEDED and percent is not None:
+        if outcome.state is JobState.SUCCEEDED and self.report.has_progress:
             percent = 100.0
         return self._write(
             outcome.state, percent, one_line(outcome.reason, REASON_LIMIT), 0, outcome.delay
@@ -181,8 +218,8 @@ class Attempt:
         """In ms. What isn't over outlives lease, attempt and the wait for the next one."""
         seconds = self._settings.retention
         if not state.is_over:
-            limit = 0.0 if self._deadline is None else self._deadline - self._begun
-            seconds += self._settings.lease + (delay or 0.0) + limit
+            wait = min(max(delay or 0.0, 0.0), LONGEST)
+            seconds += self._settings.lease + wait + self._limit
         return round(seconds * _MS)
 
 
@@ -246,11 +283,9 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 def describe(error: BaseException) -> str:
     """An exception as one line: its type, and its message where it has one."""
-    try:
-        message = str(error)
-    except Exception:  # a broken __str__ must not break the job's end
-        message = ""
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    kind = type(error).__name__
+    message = one_line(error, REASON_LIMIT)
+    return f"{kind}: {message}" if message not in {"", f"<{kind}>"} else kind
 
 
 def ms_until(moment: datetime | None) -> int:

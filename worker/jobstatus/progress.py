@@ -7,7 +7,7 @@ second.
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
 from itertools import chain, compress, repeat
 from operator import length_hint
 from typing import Any, Never, Protocol, TypeVar
@@ -44,12 +44,20 @@ class IteratorTrack:
     runs over the bare iterator and pays nothing.
     """
 
-    def __init__(self, iterator: Iterator[object], total: int | None, reason: str | None) -> None:
+    def __init__(
+        self, iterator: Iterator[object], items: Sized, total: int | None, reason: str | None
+    ) -> None:
         self._iterator: Iterator[object] | None = iterator
-        self._length = length_hint(iterator)
+        self._items: Sized | None = items
+        self._length = len(items)
+        self._total = total
         self._done = 0
-        self.total = self._length if total is None else total
         self.reason = reason
+
+    @property
+    def total(self) -> int:
+        """How many steps there will be; a list may grow while it is looped over."""
+        return self._length if self._total is None else self._total
 
     @property
     def is_over(self) -> bool:
@@ -59,16 +67,21 @@ class IteratorTrack:
 
     def done(self) -> int:
         """Steps complete: the one that is being worked on doesn't count."""
-        iterator = self._iterator
-        if iterator is not None:
-            # Without the loop's, three references are left: both of ours and the argument's.
-            loop_is_over = sys.getrefcount(iterator) <= 3  # noqa: PLR2004
+        loop_is_over = self.references() <= _UNHELD
+        iterator, items = self._iterator, self._items
+        if iterator is not None and items is not None:
+            self._length = len(items)
             taken = self._length - length_hint(iterator)
             all_done = loop_is_over and taken == self._length
             self._done = taken if all_done else max(0, taken - 1)
             if loop_is_over:
-                self._iterator = None
+                self._iterator = self._items = None
         return self._done
+
+    def references(self) -> int:
+        """How many references to the iterator there are, those of this look included."""
+        iterator = self._iterator
+        return sys.getrefcount(iterator)
 
 
 class CountTrack:
@@ -82,6 +95,7 @@ class CountTrack:
         self.total = total
         self.reason = reason
         self.is_over = False
+        self._all_done = False
         self._ticks = repeat(True, sys.maxsize)
 
     def over(self, iterable: Iterable[T]) -> Iterator[T]:
@@ -90,26 +104,41 @@ class CountTrack:
 
     async def over_async(self, iterable: AsyncIterable[T]) -> AsyncIterator[T]:
         """The async iterable, counted."""
-        async for item in iterable:
-            next(self._ticks)
-            yield item
-        self.is_over = True
+        try:
+            async for item in iterable:
+                next(self._ticks)
+                yield item
+            self._all_done = True
+        finally:
+            self.is_over = True
 
     def done(self) -> int:
         """Steps complete: the one that is being worked on doesn't count."""
         taken = sys.maxsize - length_hint(self._ticks)
-        return taken if self.is_over else max(0, taken - 1)
+        return taken if self._all_done else max(0, taken - 1)
+
+    def end(self, *, all_done: bool) -> None:
+        """The loop has ended, or was broken off."""
+        self._all_done = self._all_done or all_done
+        self.is_over = True
 
 
 class _End:
-    """Nothing to iterate over; being asked to means that what came before has ended."""
+    """Nothing to iterate over.
+
+    To be asked for it means that what came before has ended; to be dropped without having been
+    asked, that the loop was broken off.
+    """
 
     def __init__(self, track: CountTrack) -> None:
         self._track = track
 
     def __iter__(self) -> Iterator[Never]:
-        self._track.is_over = True
+        self._track.end(all_done=True)
         return iter(())
+
+    def __del__(self) -> None:
+        self._track.end(all_done=False)
 
 
 def track(
@@ -117,8 +146,8 @@ def track(
 ) -> tuple[Iterator[T], Track]:
     """An iterator over `iterable`, and what reads its position."""
     iterator = iter(iterable)
-    if type(iterator) in _TELLING and iterator is not iterable:
-        return iterator, IteratorTrack(iterator, total, reason)
+    if type(iterable) in _TELLING and isinstance(iterable, Sized):
+        return iterator, IteratorTrack(iterator, iterable, total, reason)
     count = CountTrack(_length(iterable) if total is None else total, reason)
     return count.over(iterator), count
 
@@ -130,9 +159,10 @@ def _length(iterable: object) -> int | None:
         return None
 
 
-_EMPTY: tuple[Any, ...] = (
-    *([], (), range(0), "", "\u0100", b"", bytearray(), set(), deque()),
-    *({}, {}.values(), {}.items(), reversed([]), reversed({}), reversed(deque())),
-)
-_TELLING = {type(iter(empty)) for empty in _EMPTY}
-"""Iterators that say truly, at any time and from any thread, how much they have left."""
+_EMPTY: tuple[Any, ...] = ({}.keys(), {}.values(), {}.items())
+_TELLING: set[type] = {list, tuple, range, str, bytes, bytearray, set, frozenset, dict, deque}
+_TELLING |= {type(view) for view in _EMPTY}
+"""Whose iterators say truly, at any time and from any thread, how much they have left."""
+
+_UNHELD = IteratorTrack(iter([]), [], None, None).references()
+"""How many references there are to an iterator that only its track holds."""

@@ -2,55 +2,54 @@
 
 Job code never waits for it. A report is an assignment; the thread looks at all reports every
 `interval`, writes what has changed in one pipeline, renews leases, and keeps what Redis couldn't
-take until it can. A change of state wakes it at once.
+take until it can (`delivery`). A change of state wakes it at once. A second thread, started when
+first needed, calls what was given to `sample`, so that one that blocks holds up no lease.
 """
 
 import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from datetime import datetime
+from math import isfinite
 from types import TracebackType
 from typing import Any, Final, Self
+from uuid import UUID
 
-from jobstatus.attempt import (
-    Attempt,
-    Pending,
-    RunningJob,
-    ms_until,
-    now_ms,
-    pending_write,
-)
+from jobstatus.attempt import Attempt, Pending, RunningJob, ms_until, now_ms, pending_write
+from jobstatus.delivery import Delivery, Item
 from jobstatus.report import Outcome
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import Written
-from jobstatus.store import OUTAGE, Refused, Store, Write
+from jobstatus.store import OUTAGE, Store, Write
 
 _PAUSE: Final = 0.01
 """Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
 
-_RETRY: Final = (0.05, 0.5)
-"""Seconds until the next try when Redis can't answer: at first, and at most."""
-
 _STOP: Final = 0.5
 """Seconds that the thread gets to come to its end. It is a daemon: it holds nobody up."""
+
+_AT_EXIT: Final = 2.0
+"""Seconds for which the process's end waits for a publisher that nobody has closed."""
 
 _QUEUED_FOR: Final = 86_400_000
 """ms that a job is expected to wait in a queue at most; arq's own default."""
 
-_log = logging.getLogger("jobstatus")
+_LAST_CREATED: Final = 253_402_300_799_999
+"""The latest `created` that a time can say, ms since the epoch."""
 
-Item = Attempt | Pending
+_log = logging.getLogger("jobstatus")
 
 
 class Publisher:
     """Publishes the status of this process's jobs.
 
     Thread-safe; its thread starts with the first report. Nothing that job code calls raises or
-    waits because of Redis; `flush` and `close` wait, as long as they are told to.
+    waits because of Redis; `flush` and `close` wait, as long as they are told to. In a forked
+    child it is as if nothing had been reported: the jobs of the parent stay the parent's.
     """
 
     def __init__(self, store: Store, settings: PublisherSettings | None = None) -> None:
@@ -78,36 +77,45 @@ class Publisher:
 
     def _reset(self) -> None:
         """As if nothing had been reported; also what a forked child begins with."""
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._flushed = threading.Condition(self._lock)
-        self._items: dict[Item, None] = {}
-        self._changed: list[Item] = []
+        self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
+        self._sampler: threading.Thread | None = None
+        self._sample = threading.Event()
         self._closed = False
-        self._asked = 0
-        self._served = 0
-        self._sample_at = 0.0
-        self._failures = 0
 
-    def pending(self, job_id: str, *, name: str, defer_until: datetime | None = None) -> None:
-        """Show a job as accepted and waiting.
+    def pending(
+        self,
+        job_id: str | UUID,
+        *,
+        name: str,
+        defer_until: datetime | None = None,
+        created: int | None = None,
+    ) -> None:
+        """Show a job as accepted and waiting. Say it before the job is handed over.
 
         Args:
             job_id: The job's id; no UUID becomes one by `job_uuid`.
             name: What the job is, at most 120 characters are kept.
             defer_until: When it may start at the earliest; the record outlives it.
+            created: When it was enqueued, ms since the epoch; None: now, and if the job has
+                begun already this changes nothing.
+
+        Raises:
+            ValueError: `created` is out of range.
+            TypeError: `job_id` is no str and no UUID.
         """
         expires = ms_until(defer_until) + _QUEUED_FOR
-        self.publish(pending_write(self.settings, job_id, name, now_ms(), expires))
+        at = now_ms() if created is None else _checked(created)
+        write = pending_write(self.settings, job_id, name, at, expires)
+        self._add(Pending(write, is_run_known=created is not None))
 
     def publish(self, write: Write) -> None:
-        """Send one `pending` record on its way."""
-        self._add(Pending(write))
+        """Send one `pending` record, whose run is known, on its way."""
+        self._add(Pending(write, is_run_known=True))
 
     def job(
         self,
-        job_id: str,
+        job_id: str | UUID,
         *,
         name: str,
         created: int | None = None,
@@ -126,23 +134,34 @@ class Publisher:
                 waits for this attempt, or else a new run that begins now.
             attempt: 1, 2, ... within the run.
             timeout: Seconds that the attempt may take. One that takes longer is no longer
-                believed to be alive.
+                believed to be alive. None, or infinity: no limit.
 
         Raises:
-            ValueError: `attempt` or `created` is out of range.
+            ValueError: `attempt`, `created` or `timeout` is out of range.
+            TypeError: `job_id` is no str and no UUID.
         """
         return RunningJob(self, self.attempt(job_id, name, created, attempt, timeout))
 
     def attempt(
-        self, job_id: str, name: str, created: int | None, number: int, timeout: float | None
+        self,
+        job_id: str | UUID,
+        name: str,
+        created: int | None,
+        number: int,
+        timeout: float | None,
     ) -> Attempt:
         """An attempt that `begin` and `end` take; `job` says what the arguments are."""
         if number < 1:
             raise ValueError(f"attempt is {number}: the first attempt is 1")
-        if created is not None and created < 0:
-            raise ValueError(f"created is {created}: it is in ms since the epoch")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}: it must be above 0")
         return Attempt(
-            self.settings, job_id, name=name, created=created, number=number, timeout=timeout
+            self.settings,
+            job_id,
+            name=name,
+            created=None if created is None else _checked(created),
+            number=number,
+            timeout=timeout if timeout is not None and isfinite(timeout) else None,
         )
 
     def begin(self, attempt: Attempt) -> None:
@@ -150,22 +169,21 @@ class Publisher:
         self._add(attempt)
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Show how the attempt ended."""
-        attempt.outcome = outcome
+        """Show how the attempt ended. It ends once; what is said later changes nothing."""
+        with self._delivery.lock:
+            if attempt.outcome is not None:
+                return
+            attempt.outcome = outcome
         self._add(attempt)
 
     def forget(self, attempt: Attempt) -> None:
         """Leave the attempt to somebody else: its end is written already, or elsewhere."""
-        with self._lock:
-            self._items.pop(attempt, None)
+        self._delivery.forget(attempt)
 
     def refresh(self) -> None:
         """Write every attempt's whole record again: what stands in Redis may be gone."""
-        with self._lock:
-            for item in self._items:
-                item.must_be_written_again()
-            self._sample_at = 0.0
-        self._wake.set()
+        self._delivery.refresh()
+        self._delivery.wake.set()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until all that was reported so far is in Redis.
@@ -176,13 +194,14 @@ class Publisher:
         Returns:
             Whether it is.
         """
-        with self._lock:
+        delivery = self._delivery
+        with delivery.lock:
             if self._thread is None:
-                return not self._items
-            self._asked += 1
-            asked = self._asked
-            self._wake.set()
-            return self._flushed.wait_for(lambda: self._served >= asked, timeout)
+                return not delivery.items()
+            delivery.asked += 1
+            asked = delivery.asked
+            delivery.wake.set()
+            return delivery.flushed.wait_for(lambda: delivery.served >= asked, timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is unwritten, then stop. A second call does nothing.
@@ -196,12 +215,13 @@ class Publisher:
         self.flush(timeout)
         self._closed = True
         atexit.unregister(self.close)
+        self._sample.set()
         if self._thread is not None:
-            self._wake.set()
+            self._delivery.wake.set()
             self._thread.join(_STOP)
-        lost = sum(item.is_over for item in self._items)
+        lost = sum(item.is_over for item in self._delivery.items())
         if lost:
-            _log.error("closed with %d final states unwritten: Redis can't be reached", lost)
+            _log.error("closed with %d final states unwritten", lost)
         with contextlib.suppress(*OUTAGE):
             self._store.close()
 
@@ -214,101 +234,77 @@ class Publisher:
         self.close()
 
     def _add(self, item: Item) -> None:
-        with self._lock:
+        with self._delivery.lock:
             if self._closed:
                 _log.warning("the publisher is closed: a report was dropped")
                 return
-            self._items[item] = None
-            self._changed.append(item)
+            self._delivery.add(item)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)
-                self._thread.start()
-                atexit.register(self.close, 2.0)
-        self._wake.set()
+                self._start()
+        self._delivery.wake.set()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)
+        self._thread.start()
+        atexit.register(self.close, _AT_EXIT)
+        if "multiprocessing.util" in sys.modules:
+            # A child of multiprocessing ends without atexit, but not without this.
+            from multiprocessing.util import Finalize  # noqa: PLC0415
+
+            Finalize(self, _close, args=(weakref.ref(self),), exitpriority=10)
 
     def _run(self) -> None:
+        delivery = self._delivery
         while not self._closed:
-            if self._failures:
-                time.sleep(max(0.0, self._sample_at - time.monotonic()))
+            wait = delivery.seconds_until_due()
+            if delivery.failures:
+                time.sleep(wait or 0.0)
             else:
-                self._wake.wait(self._seconds_until_due())
-            self._wake.clear()
+                delivery.wake.wait(wait)
+            delivery.wake.clear()
             try:
-                self._tick()
+                if delivery.tick():
+                    self._call_samplers()
             except Exception:
                 # A mistake of ours; the jobs' own reports must go on.
                 _log.exception("status could not be published")
-                self._back_off()
+                delivery.refresh()
+                delivery.back_off()
             time.sleep(_PAUSE)
 
-    def _seconds_until_due(self) -> float | None:
-        return max(0.0, self._sample_at - time.monotonic()) if self._items else None
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            asked = self._asked
-            sample = now >= self._sample_at or asked > self._served
-            items = list(self._items if sample else dict.fromkeys(self._changed))
-            self._changed = []
-        if sample:
-            self._sample_at = now + self.settings.interval
-        try:
-            self._publish(items, now, sample=sample)
-        except OUTAGE as error:
-            self._hold(error)
+    def _call_samplers(self) -> None:
+        """Have the samplers called, in time for the next look."""
+        if not any(_wants_sampling(item) for item in self._delivery.items()):
             return
-        if self._failures:
-            self._failures = 0
-            _log.warning("Redis takes status again")
-        with self._lock:
-            self._served = max(self._served, asked)
-            self._flushed.notify_all()
+        if self._sampler is None:
+            self._sampler = threading.Thread(
+                target=self._run_samplers, name="jobstatus-sampler", daemon=True
+            )
+            self._sampler.start()
+        self._sample.set()
 
-    def _publish(self, items: list[Item], now: float, *, sample: bool) -> None:
-        unknown = [i for i in items if isinstance(i, Attempt) and i.created is None]
-        if unknown:
-            runs = self._store.runs([i.key for i in unknown])
-            for attempt, run in zip(unknown, runs, strict=True):
-                attempt.join(run)
-        # Whether an item was over is asked before its write is made, never after: it may end
-        # meanwhile, and that end is still to be written.
-        due = [(i, i.is_over, w) for i in items if (w := i.write(now, sample=sample)) is not None]
-        if not due:
-            return
-        results = self._store.write([write for _, _, write in due])
-        refused = None
-        for (item, was_over, _), result in zip(due, results, strict=True):
-            if isinstance(result, Refused) and not result.is_foreign:
-                refused = result  # out of memory, read-only, loading: to be tried again
-            else:
-                self._settle(item, result, was_over=was_over)
-        if refused is not None:
-            raise ConnectionError(refused.why)
+    def _run_samplers(self) -> None:
+        while not self._closed:
+            self._sample.wait()
+            self._sample.clear()
+            for item in self._delivery.items():
+                if isinstance(item, Attempt) and not item.is_over:
+                    item.report.take_samples()
 
-    def _settle(self, item: Item, result: Written | Refused, *, was_over: bool) -> None:
-        """Forget what needs no further writes."""
-        if isinstance(result, Refused):
-            _log.error("%s can't be written, something else stands there: %s", item.key, result.why)
-        elif result is Written.FENCED:
-            _log.info("%s was taken over by a later attempt or run", item.key)
-        elif not was_over:
-            return
-        with self._lock:
-            self._items.pop(item, None)
 
-    def _hold(self, error: Exception) -> None:
-        """Keep everything for the next try: any of it may not have arrived, or be gone."""
-        if not self._failures:
-            _log.warning("Redis can't take status, reports are held: %s", error)
-        self.refresh()
-        self._back_off()
+def _wants_sampling(item: Item) -> bool:
+    return isinstance(item, Attempt) and item.report.wants_sampling
 
-    def _back_off(self) -> None:
-        first, most = _RETRY
-        delay = min(most, first * 2**self._failures)
-        self._failures = min(self._failures + 1, 10)
-        self._sample_at = time.monotonic() + delay
+
+def _checked(created: int) -> int:
+    if not 0 <= created <= _LAST_CREATED:
+        raise ValueError(f"created is {created}: it is in ms since the epoch")
+    return int(created)
+
+
+def _close(publisher: "weakref.ref[Publisher]") -> None:
+    if (known := publisher()) is not None:
+        known.close(_AT_EXIT)
 
 
 _publishers: "weakref.WeakSet[Publisher]" = weakref.WeakSet()

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar, Token
+from datetime import timedelta
 from typing import Any, Final, Self, TypeVar, overload
 
 import msgspec
@@ -14,6 +15,9 @@ from jobstatus.progress import CountTrack, Sampler, Track
 from jobstatus.status import REASON_LIMIT, JobState, one_line
 
 T = TypeVar("T")
+
+LONGEST: Final = 315_360_000.0
+"""Seconds that anything is waited for, or kept, at most: ten years."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -45,6 +49,7 @@ class JobReport:
         self._reason = ""
         self._tracks: list[Track] = []
         self._sampler: Sampler | None = None
+        self._sampled: float | None = None
         self._steps: list[Step] = []
         self._outcome: Outcome | None = None
         self._on_end: Callable[[Outcome], None] | None = None
@@ -97,6 +102,8 @@ class JobReport:
             reason: What the job is at; `{done}` and `{total}` in it become the steps complete
                 and in all.
         """
+        total = _whole(total)
+        reason = None if reason is None else one_line(reason, REASON_LIMIT)
         loop: Iterator[T] | AsyncIterator[T]
         if isinstance(iterable, AsyncIterable):
             position: Track = (count := CountTrack(total, reason))
@@ -111,8 +118,8 @@ class JobReport:
 
         Args:
             fraction: Returns what is done, 0..1, such as `lambda: file.tell() / size`. It is
-                called in another thread until the attempt ends; when it raises, the last
-                progress stands.
+                called in another thread until the attempt ends; when it raises, it isn't
+                called again and the last progress stands.
         """
         self._sampler = fraction
 
@@ -122,20 +129,20 @@ class JobReport:
 
     def fail(self, reason: str) -> None:
         """End the attempt as `failed`, without raising."""
-        self._end(Outcome(JobState.FAILED, reason))
+        self._end(Outcome(JobState.FAILED, one_line(reason, REASON_LIMIT)))
 
     def abort(self, reason: str) -> None:
         """End the attempt as `aborted`: somebody wanted it to stop."""
-        self._end(Outcome(JobState.ABORTED, reason))
+        self._end(Outcome(JobState.ABORTED, one_line(reason, REASON_LIMIT)))
 
-    def retry(self, reason: str, delay: float | None = None) -> None:
+    def retry(self, reason: str, delay: float | timedelta | None = None) -> None:
         """End the attempt as `retrying`: another one will follow.
 
         Args:
             reason: Why this attempt was not enough.
-            delay: Seconds until the next attempt, where that is known.
+            delay: Seconds (or a timedelta) until the next attempt, where that is known.
         """
-        self._end(Outcome(JobState.RETRYING, reason, delay))
+        self._end(Outcome(JobState.RETRYING, one_line(reason, REASON_LIMIT), _seconds(delay)))
 
     @property
     def outcome(self) -> Outcome | None:
@@ -171,33 +178,46 @@ class JobReport:
         """Count a loop whose position `track` tells, such as that of a progress bar."""
         self._tracks = [*(t for t in self._tracks if not t.is_over), track]
 
-    def read(self, *, sample: bool = True) -> tuple[float | None, str]:
-        """Progress (0..100, or None) and reason as they are now. For the publisher.
+    @property
+    def wants_sampling(self) -> bool:
+        """Whether there is anything to be sampled."""
+        return self._sampler is not None or any(s.wants_sampling for s in self._steps)
 
-        Args:
-            sample: Whether to call what was given to `sample`.
-        """
-        fraction = self.fraction(sample=sample)
+    @property
+    def has_progress(self) -> bool:
+        """Whether anything speaks of progress, even if it has told nothing yet."""
+        return self.fraction() is not None or self.wants_sampling
+
+    def take_samples(self) -> None:
+        """Call what was given to `sample`. For the publisher: it may block, and may raise."""
+        for step in self._steps:
+            step.take_samples()
+        if self._sampler is None:
+            return
+        try:
+            self._sampled = float(self._sampler())
+        except BaseException as error:  # SystemExit too: this is no thread of the job's
+            self._sampler = None
+            _complain("sampling has ended", error)
+
+    def read(self) -> tuple[float | None, str]:
+        """Progress (0..100, or None) and reason as they are now. For the publisher."""
+        fraction = self.fraction()
         reason = self.reason_now()
-        if reason != self._shown[0]:
+        if reason is not self._shown[0]:
             self._shown = (reason, one_line(reason, REASON_LIMIT))
         return (None if fraction is None else 100 * fraction), self._shown[1]
 
-    def fraction(self, *, sample: bool = True) -> float | None:
+    def fraction(self) -> float | None:
         """How much is done, 0..1; None where nothing was said of it."""
-        sources = [
-            self._explicit(),
-            self._tracked(),
-            self._sampled() if sample else None,
-            self._stepped(sample=sample),
-        ]
+        sources = [self._explicit(), self._tracked(), self._sampled, self._stepped()]
         known = [f for f in sources if f is not None and not math.isnan(f)]
         return min(1.0, max(0.0, *known)) if known else None
 
     def _explicit(self) -> float | None:
         try:
             return None if self._percent is None else float(self._percent) / 100
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             self._percent = None
             _complain("progress can't be read", error)
             return None
@@ -211,19 +231,11 @@ class JobReport:
             share /= track.total
         return fraction
 
-    def _sampled(self) -> float | None:
-        try:
-            return None if self._sampler is None else float(self._sampler())
-        except Exception as error:
-            self._sampler = None
-            _complain("sampling has ended", error)
-            return None
-
-    def _stepped(self, *, sample: bool) -> float | None:
+    def _stepped(self) -> float | None:
         steps = self._steps
         if not steps:
             return None
-        done = sum(step.weight * (step.fraction(sample=sample) or 0.0) for step in steps)
+        done = sum(step.weight * (step.fraction() or 0.0) for step in steps)
         return done / sum(step.weight for step in steps)
 
     def reason_now(self) -> str:
@@ -278,8 +290,25 @@ class Step(JobReport):
         self._parent._end(outcome)  # noqa: SLF001 - a report's own kin
 
 
-def _complain(what: str, error: Exception) -> None:
-    _log.warning("%s: %s: %s", what, type(error).__name__, error)
+def _complain(what: str, error: BaseException) -> None:
+    _log.warning("%s: %s: %s", what, type(error).__name__, one_line(error, REASON_LIMIT))
+
+
+def _whole(total: Any) -> int | None:
+    try:
+        return None if total is None else int(total)
+    except Exception as error:
+        _complain("total can't be read", error)
+        return None
+
+
+def _seconds(delay: Any) -> float | None:
+    """A delay in seconds, if it is one."""
+    try:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    except Exception:
+        return None
+    return min(seconds, LONGEST) if seconds >= 0 else None
 
 
 class _NoReport(JobReport):

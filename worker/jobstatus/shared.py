@@ -67,6 +67,7 @@ class SharedStep:
             stopped = False
             while not stopped:
                 stopped = self._stop.wait(_INTERVAL)
+                self._report.take_samples()
                 _write(memory, *self._report.read())
 
 

@@ -200,18 +200,32 @@ def parse_uuid(job_id: str) -> UUID | None:
     return UUID(job_id) if _UUID.fullmatch(job_id) else None
 
 
-def job_uuid(job_id: str) -> UUID:
+def job_uuid(job_id: str | UUID) -> UUID:
     """The UUID under which a job's status is kept and asked for.
 
-    A UUID in either spelling stands for itself; any other arq job id becomes the uuid5 of
-    `ID_NAMESPACE` and the id.
+    A UUID, or a text that spells one hyphenated or not, stands for itself; any other arq job id
+    becomes the uuid5 of `ID_NAMESPACE` and the id.
+
+    Raises:
+        TypeError: it is neither a text nor a UUID.
     """
-    return parse_uuid(job_id) or uuid5(ID_NAMESPACE, job_id)
+    if isinstance(job_id, UUID):
+        return job_id
+    if not isinstance(job_id, str):
+        raise TypeError(f"a job id is a str or a UUID, not {type(job_id).__name__}")
+    plain = job_id.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates
+    return parse_uuid(job_id) or uuid5(ID_NAMESPACE, plain)
 
 
 def one_line(text: object, limit: int) -> str:
-    """`text` on one line, without control characters, of at most `limit` characters."""
-    line = str(text)
+    """`text` on one line, without control characters, of at most `limit` characters.
+
+    Never raises: what can't be made a text is named by its type.
+    """
+    try:
+        line = str(text)[: 8 * limit]  # there may be much more of it than anybody reads
+    except Exception:
+        line = f"<{type(text).__name__}>"
     if not line.isprintable():
         line = "".join(c for c in " ".join(line.split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -5,13 +5,22 @@ from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
+from jobstatus.errors import SettingsError
 from jobstatus.settings import StatusSettings
-from jobstatus.status import FOLLOWS, UNFINISHED, Record, Written, format_progress
+from jobstatus.status import FOLLOWS, OVER, UNFINISHED, Record, Written, format_progress
 
 SCRIPT: Final = files("jobstatus").joinpath("write.lua").read_text(encoding="utf-8")
 """The atomic write; its header says what it takes and returns."""
@@ -23,6 +32,17 @@ OUTAGE: Final = (RedisError, OSError)
 
 _FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items()}
 _UNFINISHED = f" {' '.join(sorted(UNFINISHED))} "
+_OVER = f" {' '.join(sorted(OVER))} "
+_PASSING = (
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+)
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -55,6 +75,7 @@ class Write(msgspec.Struct, frozen=True):
             self.ttl,
             _FOLLOWS[record.state],
             _UNFINISHED,
+            _OVER,
         )
 
     def eval_command(self) -> tuple[str | int, ...]:
@@ -67,12 +88,12 @@ class Refused(msgspec.Struct, frozen=True):
 
     Attributes:
         why: In Redis's words.
-        is_foreign: Whether something else than a record stands at the key, so that trying again
-            is no use.
+        will_pass: Whether it is worth trying again: Redis is full, loading, a replica now. It
+            isn't where something else than a record stands at the key, or the user may not.
     """
 
     why: str
-    is_foreign: bool
+    will_pass: bool
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -86,6 +107,11 @@ class Run(msgspec.Struct, frozen=True):
     name: str
 
     @classmethod
+    def of(cls, record: Record) -> Self:
+        """The run of a record that is being written."""
+        return cls(record.created, record.attempt, record.state, record.name)
+
+    @classmethod
     def from_fields(cls, values: Any) -> "Run | None":
         """Read the values of `FIELDS`; None where they can't be read."""
         try:
@@ -93,6 +119,22 @@ class Run(msgspec.Struct, frozen=True):
             return cls(int(created), int(attempt), state.decode(), name.decode())
         except (TypeError, ValueError, AttributeError):
             return None
+
+
+def check_url(settings: StatusSettings) -> str:
+    """The URL of the settings, which redis-py can use.
+
+    Raises:
+        SettingsError: it can't.
+    """
+    url = settings.redis_url or DEFAULT_URL
+    try:
+        connection: Any = ConnectionPool.from_url(url).make_connection()
+        if not 0 < getattr(connection, "port", 1) < 65_536:  # noqa: PLR2004
+            raise ValueError("the port is out of range")  # noqa: TRY301
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
+    return url
 
 
 def client_options(settings: StatusSettings) -> dict[str, Any]:
@@ -120,7 +162,7 @@ class Store:
     @classmethod
     def from_settings(cls, settings: StatusSettings) -> Self:
         """A store at the URL of the settings. It connects when it is first used."""
-        url = settings.redis_url or DEFAULT_URL
+        url = check_url(settings)
         return cls(Redis.from_url(url, **client_options(settings)))
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
@@ -149,7 +191,11 @@ class Store:
         with self._redis.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hmget(key, list(Run.FIELDS))
-            return [Run.from_fields(values) for values in pipe.execute(raise_on_error=False)]
+            replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, ResponseError) and _will_pass(reply):
+                raise reply
+        return [Run.from_fields(reply) for reply in replies]
 
     def close(self) -> None:
         """Close every connection."""
@@ -158,5 +204,11 @@ class Store:
 
 def _result(reply: Any) -> Written | Refused:
     if isinstance(reply, ResponseError):
-        return Refused(str(reply), "WRONGTYPE" in str(reply))
+        return Refused(str(reply), _will_pass(reply))
     return Written(reply)
+
+
+def _will_pass(error: ResponseError) -> bool:
+    # redis-py strips the code of errors that it has a class for.
+    known = isinstance(error, (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError))
+    return known or str(error).startswith(_PASSING)

@@ -11,10 +11,11 @@
 -- ARGV[8] → TTL in ms
 -- ARGV[9] → stored states that this one may follow within its attempt, as " a b c "
 -- ARGV[10] → stored states that a later attempt of the run may follow, as " a b c "
+-- ARGV[11] → stored states that end a run, as " a b c "
 --
 -- Returns 2: what a poller sees moved; 1: only lease and TTL were renewed; 0: nothing, the attempt
 -- or the run is over; -1: nothing, a later attempt or run has reported.
--- A stored record whose run or attempt can't be read is replaced.
+-- A stored record whose run, attempt or state can't be read is replaced.
 
 local key, state, name, reason, progress = KEYS[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local created, attempt = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -23,16 +24,22 @@ local stored = redis.call('HMGET', key,
   'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated')
 local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(stored[2] or '')
 local stored_progress = tonumber(stored[4] or '')
+local stored_state = ' ' .. (stored[3] or '') .. ' '
+local is_readable = stored_created and stored_attempt
+  and string.find(ARGV[10] .. ARGV[11], stored_state, 1, true)
 local same_attempt = false
 
-if stored_created and stored_attempt then
+if tonumber(ARGV[8]) < 1 then
+  return redis.error_reply('ERR the TTL is not positive')
+end
+if is_readable then
   if created < stored_created or (created == stored_created and attempt < stored_attempt) then
     return -1
   end
   if created == stored_created then
     same_attempt = attempt == stored_attempt
     local may_follow = same_attempt and ARGV[9] or ARGV[10]
-    if not string.find(may_follow, ' ' .. (stored[3] or '') .. ' ', 1, true) then
+    if not string.find(may_follow, stored_state, 1, true) then
       return 0
     end
   end

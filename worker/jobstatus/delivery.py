@@ -1,0 +1,165 @@
+"""What is on its way to Redis: everything that was reported, until it is written.
+
+Job threads hand items in; one thread, the publisher's, calls `tick` and does all the rest.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from jobstatus.attempt import Attempt, Pending
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import Written
+from jobstatus.store import OUTAGE, Refused, Run, Store, Write
+
+_RETRY: Final = (0.05, 0.5)
+"""Seconds until the next try when Redis can't answer: at first, and at most."""
+
+_log = logging.getLogger("jobstatus")
+
+Item = Attempt | Pending
+
+
+class Delivery:
+    """Holds what was reported and delivers it, in one pipeline a tick however many jobs there are.
+
+    Attributes:
+        wake: Set when there is something to be delivered at once.
+        failures: How often in a row Redis could not take it.
+        asked: How many flushes were asked for.
+        served: How many of them are done.
+        flushed: Notified when `served` moves.
+    """
+
+    def __init__(self, store: Store, settings: PublisherSettings) -> None:
+        self._store = store
+        self._settings = settings
+        # Reentrant: a signal handler may report while its own thread is reporting.
+        self.lock = threading.RLock()
+        self.flushed = threading.Condition(self.lock)
+        self.wake = threading.Event()
+        self.failures = 0
+        self.asked = 0
+        self.served = 0
+        self._items: dict[Item, None] = {}
+        self._changed: list[Item] = []
+        self._sample_at = 0.0
+
+    def add(self, item: Item) -> None:
+        """Take an item whose state has changed."""
+        with self.lock:
+            self._items[item] = None
+            self._changed.append(item)
+
+    def forget(self, item: Item) -> None:
+        """Deliver no more of an item."""
+        with self.lock:
+            self._items.pop(item, None)
+
+    def items(self) -> list[Item]:
+        """Everything that runs, or is not yet written."""
+        with self.lock:
+            return list(self._items)
+
+    def refresh(self) -> None:
+        """Write every attempt's whole record again: what stands in Redis may be gone."""
+        with self.lock:
+            for item in self._items:
+                item.must_be_written_again()
+            self._sample_at = 0.0
+
+    def seconds_until_due(self) -> float | None:
+        """For how long there is nothing to do; None: until something is reported."""
+        return max(0.0, self._sample_at - time.monotonic()) if self._items else None
+
+    def tick(self) -> bool:
+        """Deliver what is due.
+
+        Returns:
+            Whether this was the time to look at every report, not only at changes of state.
+        """
+        now = time.monotonic()
+        with self.lock:
+            asked = self.asked
+            sample = now >= self._sample_at or asked > self.served
+            items = list(self._items if sample else dict.fromkeys(self._changed))
+            self._changed = []
+        if sample:
+            self._sample_at = now + self._settings.interval
+        try:
+            self._deliver(items, now, sample=sample)
+        except OUTAGE as error:
+            self._hold(error)
+            return sample
+        if self.failures:
+            self.failures = 0
+            _log.warning("Redis takes status again")
+        with self.lock:
+            self.served = max(self.served, asked)
+            self.flushed.notify_all()
+        return sample
+
+    def back_off(self) -> None:
+        """Make the next try later than the last one."""
+        first, most = _RETRY
+        delay = min(most, first * 2**self.failures)
+        self.failures = min(self.failures + 1, 10)
+        self._sample_at = time.monotonic() + delay
+
+    def _deliver(self, items: list[Item], now: float, *, sample: bool) -> None:
+        self._join([item for item in items if not item.is_run_known])
+        due = list(self._due(items, now, sample=sample))
+        results = self._store.write([write for _, write in due]) if due else []
+        passing = None
+        for (item, write), result in zip(due, results, strict=True):
+            if isinstance(result, Refused) and result.will_pass:
+                passing = result
+            else:
+                self._settle(item, write, result)
+        if passing is not None:
+            raise ConnectionError(passing.why)
+
+    def _join(self, items: list[Item]) -> None:
+        """Find out to which runs the items belong; of one job, in the order they came in."""
+        if not items:
+            return
+        keys = list(dict.fromkeys(item.key for item in items))
+        runs: dict[str, Run | None] = dict(zip(keys, self._store.runs(keys), strict=True))
+        for item in items:
+            runs[item.key] = item.join(runs[item.key])
+
+    def _due(self, items: list[Item], now: float, *, sample: bool) -> Iterable[tuple[Item, Write]]:
+        for item in items:
+            try:
+                write = item.write(now, sample=sample)
+            except Exception:  # whatever it is, the other jobs' reports go on
+                _log.exception("%s: its report can't be read, it is dropped", item.key)
+                self.forget(item)
+                continue
+            if write is not None:
+                yield item, write
+            elif isinstance(item, Pending):
+                self.forget(item)
+
+    def _settle(self, item: Item, write: Write, result: Written | Refused) -> None:
+        """Forget what needs no further writes.
+
+        An item may have ended after its write was made, so what was written decides, never what
+        the item is by now.
+        """
+        if isinstance(result, Refused):
+            _log.error("%s can't be written: %s", item.key, result.why)
+        elif result is Written.FENCED:
+            _log.warning("%s was taken over by a later attempt or run", item.key)
+        elif result is not Written.LATE and write.lease:
+            return
+        self.forget(item)
+
+    def _hold(self, error: Exception) -> None:
+        """Keep everything for the next try: any of it may not have arrived, or be gone."""
+        if not self.failures:
+            _log.warning("Redis can't take status, reports are held: %s", error)
+        self.refresh()
+        self.back_off()
