@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import httpx
 from tests.waiting import eventually
@@ -25,14 +26,16 @@ def environment(**environ: str) -> dict[str, str]:
     return plain | environ
 
 
-def start(script: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
-    """Start a console script; its output, both streams, can be read from `stdout`."""
+def start(
+    script: str, *arguments: str, log: IO[str] | None = None, **environ: str
+) -> "subprocess.Popen[str]":
+    """Start a console script; its output, both streams, goes to `log`, else to `stdout`."""
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPTS[script], *arguments],
         env=environment(**environ),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=log or subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
@@ -40,7 +43,7 @@ def start(script: str, *arguments: str, **environ: str) -> "subprocess.Popen[str
 
 def run(script: str, *arguments: str, **environ: str) -> tuple[int, str]:
     """Run a console script to its end; its exit status and output."""
-    process = start(script, *arguments, **environ)
+    process = start(script, *arguments, log=None, **environ)
     output, _ = process.communicate(timeout=60)
     return process.returncode, output
 
@@ -48,7 +51,7 @@ def run(script: str, *arguments: str, **environ: str) -> tuple[int, str]:
 @contextlib.contextmanager
 def running(script: str, *arguments: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
     """A console script that is killed at the end of the block if it still runs."""
-    process = start(script, *arguments, **environ)
+    process = start(script, *arguments, log=None, **environ)
     try:
         yield process
     finally:

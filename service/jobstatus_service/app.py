@@ -15,6 +15,7 @@ from litestar.params import Parameter
 from litestar.response.base import ASGIResponse
 
 from jobstatus.status import JobStatus, parse_uuid
+from jobstatus.store import check_url
 from jobstatus_service import openapi
 from jobstatus_service.answer import answer, matches
 from jobstatus_service.errors import Detail, HTTPValidationError, handlers, invalid_job_id
@@ -95,6 +96,7 @@ def create_app(settings: ServiceSettings | None = None) -> Litestar:
         SettingsError: a setting can't be used, or there is no API key.
     """
     settings = settings or ServiceSettings.from_env()
+    check_url(settings)
     keys = ApiKeys(settings)
 
     @contextlib.asynccontextmanager

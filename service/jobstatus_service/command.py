@@ -28,12 +28,17 @@ endpoints:
 """
 
 _KEY = """\
-Prints a new key once, for whoever will use it, and the line for the key file:
+Shows a new key once, on stderr, for whoever will use it, and prints its line for the key file:
 
   NAME SHA256HEX [PREFIX]
 
-Append the line to the file that JOBSTATUS_API_KEYS_FILE names; the service reads the file
-again when it changes. The file holds no secret.
+The service reads the file that JOBSTATUS_API_KEYS_FILE names again when it changes, so this is
+all there is to do:
+
+  jobstatus key new web >> keys
+
+The file holds no secret. A key is revoked by removing its line; a file without any key counts
+as broken, and the last good keys stay.
 """
 
 _DEMO = """\
@@ -159,5 +164,5 @@ def _new_key(arguments: argparse.Namespace) -> None:
             raise ValueError("NAME must be one word")  # noqa: TRY301
     except ValueError as error:
         sys.exit(f"jobstatus key new: {error}")
-    print(f"key:   {key}")
-    print(f"line:  {line}")
+    print(f"{arguments.name}'s key, shown this once: {key}", file=sys.stderr)
+    print(line)

@@ -1,12 +1,15 @@
 """Whether the process serves, and whether it can answer: `/livez` and `/readyz`. No key needed."""
 
 import asyncio
+import logging
 import time
 from typing import Any, Final
 
 from litestar import MediaType, Request, Response, get
 
 from jobstatus_service.reader import Reader, UnavailableError
+
+_log = logging.getLogger("jobstatus.service")
 
 _FRESH: Final = 1.0
 """Seconds for which one ping of Redis answers for all probes."""
@@ -29,7 +32,8 @@ class Readiness:
                     await self._reader.ping()
                     self._fault = None
                 except UnavailableError as error:
-                    self._fault = str(error)
+                    _log.warning("not ready: %s", error)
+                    self._fault = "Redis can't be reached"
                 self._asked = time.monotonic()
         return self._fault
 

@@ -38,9 +38,9 @@ class ApiKey(msgspec.Struct, frozen=True):
     prefix: str
 
 
-def digest(key: str) -> str:
+def digest(key: str | bytes) -> str:
     """The SHA-256 of a key, as it stands in the key file."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
 def parse_keys(text: str, default_prefix: str) -> dict[str, ApiKey]:
@@ -105,14 +105,18 @@ class ApiKeys:
             )
 
     def find(self, authorization: str | None) -> ApiKey | None:
-        """Whose key an `Authorization` header holds: the raw key, or `Bearer <key>`."""
+        """Whose key an `Authorization` header holds: the raw key, or `Bearer <key>`.
+
+        Args:
+            authorization: The header's bytes, each as one character, as ASGI frameworks have it.
+        """
         if self._anybody is not None:
             return self._anybody
         if not authorization:
             return None
         scheme, _, rest = authorization.partition(" ")
         key = rest.strip() if scheme.lower() == "bearer" else authorization.strip()
-        return self._keys.get(digest(key))
+        return self._keys.get(digest(key.encode("latin-1", "replace")))
 
     async def watch(self) -> None:
         """Read the key file again whenever it changes, for ever."""

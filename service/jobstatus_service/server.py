@@ -2,11 +2,13 @@
 
 import logging.config
 import os
+import socket
 from typing import Any
 
 from granian.constants import Interfaces, Loops
 from granian.server import Server
 
+from jobstatus.errors import JobStatusError
 from jobstatus_service.app import create_app
 
 LOGGING: dict[str, Any] = {
@@ -32,11 +34,13 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
 
     Raises:
         SettingsError: a setting can't be used; nothing was started.
+        JobStatusError: the address can't be listened on.
     """
     if no_auth:
         os.environ["JOBSTATUS_NO_AUTH"] = "1"  # the server's processes read the environment
     logging.config.dictConfig(LOGGING)
     create_app()
+    _must_be_free(host, port)
     Server(
         "jobstatus_service.app:create_app",
         address=host,
@@ -50,3 +54,16 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=5,
     ).serve()
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Refuse an address that somebody listens on: the server itself would share it silently."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise JobStatusError(f"can't listen on {host}:{port}: {error}") from None

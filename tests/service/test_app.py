@@ -165,6 +165,14 @@ async def test_no_key(client: httpx.AsyncClient, header: str | None, url: str) -
     assert list(response.json()) == ["detail"]
 
 
+async def test_key_that_is_not_ascii(service_settings: ServiceSettings) -> None:
+    """A key of other letters counts as the client's UTF-8 bytes."""
+    settings = replace(service_settings, api_keys=("schlüssel",))
+    async with polling(settings) as client:
+        response = await client.get(URL, headers={"Authorization": "schlüssel".encode()})
+        assert response.status_code == 200
+
+
 @pytest.mark.parametrize("header", ["secret", "Bearer secret", "bearer secret"])
 async def test_key(client: httpx.AsyncClient, header: str) -> None:
     """A key counts raw or as a bearer token."""

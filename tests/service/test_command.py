@@ -1,6 +1,7 @@
 """The console script `jobstatus`, started for real."""
 
 import hashlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,8 @@ def test_keys_are_read_again_while_it_serves(redis_url: str, tmp_path: Path) -> 
     file = tmp_path / "keys"
     code, output = run("jobstatus", "key", "new", "web")
     assert code == 0
-    words = dict(line.split(": ", 1) for line in output.splitlines())
-    key, line = words["key"].strip(), words["line"].strip()
+    shown, line = output.splitlines()
+    key = shown.rpartition(" ")[2]
     assert line == f"web {hashlib.sha256(key.encode()).hexdigest()}"
     file.write_text(f"first {hashlib.sha256(b'secret').hexdigest()}\n")
     with service(redis_url, JOBSTATUS_API_KEYS_FILE=str(file), JOBSTATUS_API_KEYS="") as client:
@@ -47,6 +48,14 @@ def test_keys_are_read_again_while_it_serves(redis_url: str, tmp_path: Path) -> 
         ({"JOBSTATUS_LEASE": "soon"}, "jobstatus: JOBSTATUS_LEASE: 'soon' can't be used"),
         ({"JOBSTATUS_API_KEYS_FILE": "/nonexistent"}, "jobstatus: JOBSTATUS_API_KEYS_FILE: "),
         ({"JOBSTATUS_REDIS_URL": "ftp://x"}, "jobstatus: JOBSTATUS_REDIS_URL: its value can't"),
+        (
+            {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1:99999/0", "JOBSTATUS_API_KEYS": "k"},
+            "jobstatus: JOBSTATUS_REDIS_URL can't be used: ",
+        ),
+        (
+            {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1/0?foo=1", "JOBSTATUS_API_KEYS": "k"},
+            "jobstatus: JOBSTATUS_REDIS_URL can't be used: ",
+        ),
     ],
 )
 def test_bad_settings_stop_it_in_one_line(environ: dict[str, str], said: str) -> None:
@@ -55,6 +64,15 @@ def test_bad_settings_stop_it_in_one_line(environ: dict[str, str], said: str) ->
     assert code == 1
     assert output.startswith(said)
     assert len(output.splitlines()) == 1
+
+
+def test_port_in_use_is_refused(redis_url: str) -> None:
+    """A port that somebody listens on is refused, not shared."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, output = run("jobstatus", "serve", "--port", port, "--no-auth")
+    assert code == 1
+    assert output.startswith(f"jobstatus: can't listen on 127.0.0.1:{port}: ")
 
 
 @pytest.mark.parametrize("wrong", [("a b",), ("a", "--prefix", "{x}"), ("#",)])

@@ -143,11 +143,6 @@ class Attempt:
         """Whether it has run longer than it may: it is not renewed then."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    @property
-    def seconds(self) -> float:
-        """For how long it has run."""
-        return time.monotonic() - self._begun
-
     def join(self, run: Run | None) -> Run:
         """Find out which run this is, from what stands in Redis; the run that it belongs to.
 

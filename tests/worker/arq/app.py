@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,6 +105,30 @@ async def explicit(_: Ctx, how: str) -> None:
         current_job().retry("some other day")
 
 
+class OddError(Exception):
+    """Raises whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("odd")
+
+    __repr__ = __str__
+
+
+async def odd(_: Ctx, how: str) -> None:
+    """Report what can't be read."""
+    strange: Any = OddError()
+    report = current_job()
+    report.progress(10**400)
+    report.reason = strange
+    report.sample(strange)
+    list(report.track([1], total=strange, reason=strange))
+    if how == "raise":
+        raise ValueError(b"\xff", "a\nb")
+    if how == "retry":
+        report.retry(strange, 1e400)
+        raise Retry(0.01)
+
+
 async def in_thread(_: Ctx) -> list[bool]:
     """Report from threads, started in each of the usual ways."""
     report = current_job()
@@ -149,6 +174,7 @@ class Base:
         unpicklable,
         explicit,
         in_thread,
+        odd,
         exit_now,
         mark,
         func(sleep, name="short", timeout=0.3),
@@ -189,6 +215,39 @@ class Wide(Base):
     """Many jobs at once."""
 
     max_jobs = 40
+
+
+async def mixed(ctx: Ctx, seed: int) -> int:
+    """End in one of many ways, after some steps with progress."""
+    dice = random.Random(seed * 1000 + ctx["job_try"])
+    for _step in current_job().track(range(dice.randint(1, 12)), reason="{done} of {total}"):
+        await asyncio.sleep(dice.random() * 0.15)
+    match dice.randint(0, 9):
+        case 0:
+            raise ValueError(f"seed {seed}")
+        case 1:
+            raise Retry(dice.random())
+        case 2:
+            raise RetryJob
+        case 3:
+            current_job().progress(100, "done")
+            await asyncio.sleep(dice.choice([0.1, 5]))
+        case 4:
+            time.sleep(0.2)  # noqa: ASYNC251
+    return seed
+
+
+class Chaos(Base):
+    """Whose in-progress keys live for 13 s."""
+
+    functions: ClassVar = [
+        func(mixed, timeout=3, max_tries=8),
+        func(mixed, name="mixed_unkept", timeout=3, keep_result=0, max_tries=8),
+        func(unpicklable, timeout=3, max_tries=8),
+    ]
+    job_timeout = 3
+    max_jobs = 8
+    keep_result_forever = False
 
 
 class Forever(Base):

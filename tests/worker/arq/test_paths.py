@@ -14,7 +14,7 @@ from tests.worker.arq import app
 from tests.worker.arq.conftest import soon
 
 from jobstatus import job_uuid
-from jobstatus.arq import StatusRedis, create_pool
+from jobstatus.arq import StatusRedis, create_pool, create_worker
 from jobstatus.settings import PublisherSettings
 
 Read = Callable[[str], dict[str, str]]
@@ -185,6 +185,52 @@ async def test_abort_that_is_swallowed(pool: StatusRedis, status: Read, work: Wo
     await abort(pool, job_id)
     await running
     assert status(job_id)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, TimeoutError])
+async def test_cancelled_before_its_first_step(
+    pool: StatusRedis, status: Read, work: Work, error: type[BaseException]
+) -> None:
+    """A job that is cancelled before its coroutine's first step ends all the same."""
+    job_id = await enqueue(pool, "add", 1, 2)
+
+    async def cancel(ctx: Any) -> None:
+        loop = asyncio.get_running_loop()
+
+        def now() -> None:
+            task = worker.job_tasks.get(ctx["job_id"])
+            if task is None:
+                loop.call_soon(now)
+                return
+            worker.aborting_tasks.add(ctx["job_id"])
+            task.cancel()
+
+        if error is asyncio.CancelledError:
+            loop.call_soon(now)
+
+    worker = create_worker(
+        app.WorkerSettings,
+        redis_pool=pool,
+        burst=True,
+        handle_signals=False,
+        on_job_start=cancel,
+        job_timeout=0 if error is TimeoutError else 300,
+    )
+    try:
+        await asyncio.wait_for(worker.main(), 20)
+    finally:
+        await worker.close()
+    shown = status(job_id)
+    expected = "aborted" if error is asyncio.CancelledError else "failed"
+    assert (shown["state"], shown["attempt"]) == (expected, "1")
+
+
+async def test_odd_reports_harm_no_job(pool: StatusRedis, status: Read, work: Work) -> None:
+    """A job whose reports can't be read runs, ends and is shown like any other."""
+    ids = [await enqueue(pool, "odd", how) for how in ("return", "raise", "retry")]
+    worker = await work(max_tries=2)
+    assert worker.jobs_complete + worker.jobs_failed == 3
+    assert [status(job_id)["state"] for job_id in ids] == ["succeeded", "failed", "failed"]
 
 
 async def test_expired_in_the_queue(

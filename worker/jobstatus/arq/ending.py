@@ -39,7 +39,6 @@ class Ended(msgspec.Struct, frozen=True):
         attempt: arq's `job_try`.
         max_tries: How many attempts arq allows.
         timeout: Seconds that arq allows for one attempt; None for no limit.
-        seconds: For how long it ran.
         explicit: What the job said of its end, if anything.
     """
 
@@ -48,7 +47,6 @@ class Ended(msgspec.Struct, frozen=True):
     attempt: int
     max_tries: int
     timeout: float | None
-    seconds: float
     explicit: Outcome | None
 
 
@@ -63,9 +61,12 @@ def finished(ended: Ended, result: Result | None) -> Outcome:
     if isinstance(error, asyncio.CancelledError):
         if ended.aborting:
             return Outcome(JobState.ABORTED, "aborted while it ran")
-        if ended.timeout is not None and ended.seconds >= ended.timeout:
-            return Outcome(JobState.FAILED, f"timed out after {ended.timeout:g} s")
-        return Outcome(JobState.FAILED, "cancelled")
+        # arq cancels what is over only to abort it or because its time is up; without retries
+        # also when the worker stops.
+        stopped = result is not None and isinstance(result.value, asyncio.CancelledError)
+        if ended.timeout is None or stopped:
+            return Outcome(JobState.FAILED, "cancelled: its worker is shutting down")
+        return Outcome(JobState.FAILED, f"timed out after {ended.timeout:g} s")
     if error is not None:
         return _explicit(ended, JobState.FAILED, JobState.ABORTED) or Outcome(
             JobState.FAILED, describe(error)
@@ -124,9 +125,11 @@ def _cause(ended: Ended) -> str:
 
 
 def never_run(result: Result) -> Outcome:
-    """The outcome of a job that arq gives up without running it (again)."""
+    """The outcome of a job that is over without having been run (again)."""
     if isinstance(result.value, asyncio.CancelledError):
         return Outcome(JobState.ABORTED, "aborted before it started")
+    if isinstance(result.value, TimeoutError):
+        return Outcome(JobState.FAILED, "timed out before it started")
     return Outcome(JobState.FAILED, _words(result.value))
 
 

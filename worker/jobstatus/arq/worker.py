@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from arq.constants import result_key_prefix
@@ -261,7 +262,6 @@ class StatusWorker(Worker):
                     attempt=attempt.number,
                     max_tries=max_tries,
                     timeout=timeout,
-                    seconds=attempt.seconds,
                     explicit=attempt.report.outcome,
                 )
 
@@ -311,11 +311,21 @@ class StatusWorker(Worker):
             next_score=job.score + incr_score if incr_score else None,
             keep_in_progress_ms=to_ms(keep_in_progress),
         )
-        outcome = None
+        return self._end(job_id, job, commands, lambda: self._outcome(job_id, job, finish=finish))
+
+    def _outcome(self, job_id: str, job: Job, *, finish: bool) -> Outcome | None:
+        """What is to be shown of an attempt that arq ends, if anything."""
         if job.ended is not None:
             delay = _delay(job.ended)
-            outcome = finished(job.ended, job.result) if finish else retrying(job.ended, delay)
-        return self._end(job_id, job, commands, outcome)
+            return finished(job.ended, job.result) if finish else retrying(job.ended, delay)
+        if not finish or job.result is None or self._publisher is None:
+            return None  # it is as pending as it was
+        # It was cancelled before the first step of its coroutine.
+        result = job.result
+        job.attempt = self._publisher.attempt(
+            job_id, result.function, result.enqueued, result.attempt, None
+        )
+        return never_run(result)
 
     def finish_failed_job(
         self, job_id: str, result_data: bytes | None
@@ -326,12 +336,10 @@ class StatusWorker(Worker):
     async def _give_up(self, job_id: str, job: Job, result_data: bytes | None) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
             result_data = None
-        outcome = None
         if job.result is not None and self._publisher is not None:
             created = job.result.enqueued or None
             name = job.result.function if created else ""
             job.attempt = self._publisher.attempt(job_id, name, created, job.result.attempt, None)
-            outcome = never_run(job.result)
             if created is None and await self._was_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result_data = None, None
         commands = given_up_commands(
@@ -340,6 +348,8 @@ class StatusWorker(Worker):
             result=result_data,
             keep_result_ms=None if self.keep_result_forever else to_ms(self.keep_result_s),
         )
+        result = job.result
+        outcome = None if result is None else partial(never_run, result)
         await self._end(job_id, job, commands, outcome)
 
     async def _was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
@@ -347,24 +357,34 @@ class StatusWorker(Worker):
 
         Otherwise finds out which run the job was.
         """
+        if await self.pool.exists(result_key_prefix + job_id):
+            return True
         if not self._shares_redis:
-            return bool(await self.pool.exists(result_key_prefix + job_id))
+            return False  # the publisher finds out
         pool: Any = self.pool
         run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
         attempt.join(run)
         return run is not None and run.state in OVER
 
     async def _end(
-        self, job_id: str, job: Job, commands: Commands, outcome: Outcome | None
+        self,
+        job_id: str,
+        job: Job,
+        commands: Commands,
+        find_outcome: Callable[[], Outcome | None] | None,
     ) -> None:
         """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
 
         While Redis is away this waits; that it is sent twice then does no harm.
         """
+        outcome = write = None
+        try:
+            outcome = find_outcome() if find_outcome is not None else None
+            if job.attempt is not None and outcome is not None:
+                write = job.attempt.last_write(outcome)
+        except Exception:  # whatever it is, the job's end must be committed
+            _log.exception("job %s: its status can't be told", job_id)
         publisher, attempt = self._publisher, job.attempt
-        write = None
-        if publisher is not None and attempt is not None and outcome is not None:
-            write = attempt.last_write(outcome)
         try:
             done = await self._commit(job_id, job, commands, write if self._shares_redis else None)
         except OUTAGE as error:
