@@ -1,6 +1,7 @@
 """The publisher, against a real server."""
 
 import asyncio
+import contextvars
 import logging
 import multiprocessing
 import os
@@ -199,7 +200,7 @@ def test_end_during_a_look_is_not_lost(publisher: Publisher, redis: Any) -> None
     """A job that ends while its report is being read ends in Redis too."""
     for n in range(50):
         job = publisher.job(str(n), name="x")
-        report = job.__enter__()
+        report = contextvars.copy_context().run(job.__enter__)
 
         def read(report: Any = report, job: Any = job) -> Any:
             job.__exit__(None, None, None)

@@ -19,7 +19,7 @@ from jobstatus.status import (
     UNFINISHED,
     JobState,
     Record,
-    job_uuid,
+    job_uuid_text,
     one_line,
 )
 from jobstatus.store import Run, Write
@@ -34,7 +34,7 @@ def now_ms() -> int:
 
 def key_of(settings: PublisherSettings, job_id: str | UUID) -> str:
     """The key under which a job's record stands."""
-    return f"{settings.key_prefix}:{job_uuid(job_id)}"
+    return f"{settings.key_prefix}:{job_uuid_text(job_id)}"
 
 
 def pending_write(

@@ -84,7 +84,8 @@ class Delivery:
         with self.lock:
             asked = self.asked
             sample = now >= self._sample_at or asked > self.served
-            items = list(self._items if sample else dict.fromkeys(self._changed))
+            changed = dict.fromkeys(i for i in self._changed if i in self._items)
+            items = list(self._items if sample else changed)
             self._changed = []
         if sample:
             self._sample_at = now + self._settings.interval

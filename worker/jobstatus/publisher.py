@@ -26,7 +26,7 @@ from jobstatus.report import Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import OUTAGE, Store, Write
 
-_PAUSE: Final = 0.01
+_PAUSE: Final = 0.02
 """Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
 
 _STOP: Final = 0.5
@@ -241,7 +241,8 @@ class Publisher:
             self._delivery.add(item)
             if self._thread is None:
                 self._start()
-        self._delivery.wake.set()
+        if not self._delivery.wake.is_set():
+            self._delivery.wake.set()
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)

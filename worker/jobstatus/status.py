@@ -25,6 +25,7 @@ ID_NAMESPACE: Final = UUID("5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27")
 _UUID = re.compile(
     r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}"
 )
+_HEX = re.compile(r"[0-9a-f]{32}")  # as arq makes them
 _LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last that a datetime can say
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=_LAST_MS)]
@@ -215,6 +216,13 @@ def job_uuid(job_id: str | UUID) -> UUID:
         raise TypeError(f"a job id is a str or a UUID, not {type(job_id).__name__}")
     plain = job_id.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates
     return parse_uuid(job_id) or uuid5(ID_NAMESPACE, plain)
+
+
+def job_uuid_text(job_id: str | UUID) -> str:
+    """`str(job_uuid(job_id))`, quickly for the ids that arq makes."""
+    if isinstance(job_id, str) and _HEX.fullmatch(job_id):
+        return f"{job_id[:8]}-{job_id[8:12]}-{job_id[12:16]}-{job_id[16:20]}-{job_id[20:]}"
+    return str(job_uuid(job_id))
 
 
 def one_line(text: object, limit: int) -> str:

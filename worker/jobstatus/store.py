@@ -1,6 +1,7 @@
 """Where the records are written: the one module of this package that talks to Redis."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
 
@@ -25,6 +26,9 @@ from jobstatus.status import FOLLOWS, OVER, UNFINISHED, Record, Written, format_
 SCRIPT: Final = files("jobstatus").joinpath("write.lua").read_text(encoding="utf-8")
 """The atomic write; its header says what it takes and returns."""
 
+SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""By which name the server knows the script, once it was loaded."""
+
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 OUTAGE: Final = (RedisError, OSError)
@@ -33,6 +37,10 @@ OUTAGE: Final = (RedisError, OSError)
 _FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items()}
 _UNFINISHED = f" {' '.join(sorted(UNFINISHED))} "
 _OVER = f" {' '.join(sorted(OVER))} "
+_PACKED = (
+    b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode() + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+)
+_encode = msgspec.msgpack.Encoder().encode
 _PASSING = (
     "OOM",
     "READONLY",
@@ -60,27 +68,36 @@ class Write(msgspec.Struct, frozen=True):
     ttl: int
     lease: int = 0
 
-    def args(self) -> tuple[str | int, ...]:
-        """KEYS and ARGV of the script."""
-        record = self.record
-        return (
-            self.key,
-            record.created,
-            record.attempt,
-            record.state.value,
-            record.name,
-            record.reason,
-            format_progress(record.progress),
-            self.lease,
-            self.ttl,
-            _FOLLOWS[record.state],
-            _UNFINISHED,
-            _OVER,
-        )
+    def command(self) -> tuple[str | bytes | int, ...]:
+        """The write as one command, for a transaction of somebody else's.
 
-    def eval_command(self) -> tuple[str | int, ...]:
-        """The write as one EVAL, for a transaction of somebody else's."""
-        return ("EVAL", SCRIPT, 1, *self.args())
+        The server must know the script (`SCRIPT LOAD`), or the write is refused.
+        """
+        return ("EVALSHA", SHA, 1, self.key, self._argument())
+
+    def packed(self) -> bytes:
+        """The same in RESP, as it goes over the wire."""
+        key, argument = self.key.encode(), self._argument()
+        return _PACKED % (len(key), key, len(argument), argument)
+
+    def _argument(self) -> bytes:
+        record = self.record
+        state = record.state
+        return _encode(
+            (
+                record.created,
+                record.attempt,
+                state.value,
+                record.name,
+                record.reason,
+                format_progress(record.progress),
+                self.lease,
+                self.ttl,
+                _FOLLOWS[state],
+                _UNFINISHED,
+                _OVER,
+            )
+        )
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -157,7 +174,6 @@ class Store:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client  # redis-py types sync and async as one
-        self._sha: str | None = None
 
     @classmethod
     def from_settings(cls, settings: StatusSettings) -> Self:
@@ -167,24 +183,29 @@ class Store:
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
         """Write all records in one round trip; each has its own result."""
-        if self._sha is None:
-            self._sha = self._load()
-        results = self._evalsha(self._sha, writes)
+        results = self._send(writes)
         if any(isinstance(result, NoScriptError) for result in results):
-            # Redis was restarted, or its scripts were flushed. Writing twice changes nothing.
-            self._sha = self._load()
-            results = self._evalsha(self._sha, writes)
+            # The server is new to us, or was restarted. Writing twice changes nothing.
+            self._redis.script_load(SCRIPT)
+            results = self._send(writes)
         return [_result(result) for result in results]
 
-    def _load(self) -> str:
-        return str(self._redis.script_load(SCRIPT))
+    def _send(self, writes: Iterable[Write]) -> list[Any]:
+        """Send all writes at once and read all replies; errors of single writes are replies.
 
-    def _evalsha(self, sha: str, writes: Iterable[Write]) -> list[Any]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for write in writes:
-                pipe.evalsha(sha, 1, *write.args())
-            results: list[Any] = pipe.execute(raise_on_error=False)
-            return results
+        redis-py's own pipeline does the same, at three times the CPU.
+        """
+        packed = [write.packed() for write in writes]
+        pool = self._redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([b"".join(packed)])
+            return [_reply(connection) for _ in packed]
+        except BaseException:
+            connection.disconnect()  # replies may still be on their way
+            raise
+        finally:
+            pool.release(connection)
 
     def runs(self, keys: Sequence[str]) -> list[Run | None]:
         """The run that stands at each key, or None where no readable record is."""
@@ -212,3 +233,10 @@ def _will_pass(error: ResponseError) -> bool:
     # redis-py strips the code of errors that it has a class for.
     known = isinstance(error, (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError))
     return known or str(error).startswith(_PASSING)
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error

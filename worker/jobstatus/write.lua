@@ -1,24 +1,21 @@
 -- Write one job's record, or renew its lease: the only thing that ever changes a record.
 --
 -- KEYS[1] → the job's hash
--- ARGV[1] → created: the run, ms since the epoch
--- ARGV[2] → attempt
--- ARGV[3] → state
--- ARGV[4] → name
--- ARGV[5] → reason; empty for none
--- ARGV[6] → progress, decimal 0..100; empty for none
--- ARGV[7] → lease in ms from now; 0 for none
--- ARGV[8] → TTL in ms
--- ARGV[9] → stored states that this one may follow within its attempt, as " a b c "
--- ARGV[10] → stored states that a later attempt of the run may follow, as " a b c "
--- ARGV[11] → stored states that end a run, as " a b c "
+-- ARGV[1] → the write, as a MessagePack array:
+--    [1] created: the run, ms since the epoch    [2] attempt    [3] state    [4] name
+--    [5] reason; empty for none                  [6] progress, decimal 0..100; empty for none
+--    [7] lease in ms from now; 0 for none        [8] TTL in ms
+--    [9] stored states that this one may follow within its attempt, as " a b c "
+--   [10] stored states that a later attempt of the run may follow, as " a b c "
+--   [11] stored states that end a run, as " a b c "
 --
 -- Returns 2: what a poller sees moved; 1: only lease and TTL were renewed; 0: nothing, the attempt
 -- or the run is over; -1: nothing, a later attempt or run has reported.
 -- A stored record whose run, attempt or state can't be read is replaced.
 
-local key, state, name, reason, progress = KEYS[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local created, attempt = tonumber(ARGV[1]), tonumber(ARGV[2])
+local key = KEYS[1]
+local created, attempt, state, name, reason, progress, lease, ttl,
+  follows, unfinished, over = unpack(cmsgpack.unpack(ARGV[1]))
 
 local stored = redis.call('HMGET', key,
   'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated')
@@ -26,10 +23,10 @@ local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(store
 local stored_progress = tonumber(stored[4] or '')
 local stored_state = ' ' .. (stored[3] or '') .. ' '
 local is_readable = stored_created and stored_attempt
-  and string.find(ARGV[10] .. ARGV[11], stored_state, 1, true)
+  and string.find(unfinished .. over, stored_state, 1, true)
 local same_attempt = false
 
-if tonumber(ARGV[8]) < 1 then
+if ttl < 1 then
   return redis.error_reply('ERR the TTL is not positive')
 end
 if is_readable then
@@ -38,7 +35,7 @@ if is_readable then
   end
   if created == stored_created then
     same_attempt = attempt == stored_attempt
-    local may_follow = same_attempt and ARGV[9] or ARGV[10]
+    local may_follow = same_attempt and follows or unfinished
     if not string.find(may_follow, stored_state, 1, true) then
       return 0
     end
@@ -58,17 +55,17 @@ local changed = not same_attempt or state ~= stored[3] or progress ~= (stored[4]
 if changed then
   -- A clock that was set back, or a new primary's, never takes `updated` back.
   local updated = math.max(now, tonumber(stored[7] or '') or 0)
-  redis.call('HSET', key, 'name', name, 'state', state, 'created', ARGV[1],
-    'attempt', ARGV[2], 'updated', string.format('%.0f', updated))
+  redis.call('HSET', key, 'name', name, 'state', state, 'created', string.format('%.0f', created),
+    'attempt', attempt, 'updated', string.format('%.0f', updated))
   if reason ~= '' then redis.call('HSET', key, 'reason', reason)
   elseif stored[5] then redis.call('HDEL', key, 'reason') end
   if progress ~= '' then redis.call('HSET', key, 'progress', progress)
   elseif stored[4] then redis.call('HDEL', key, 'progress') end
 end
-if ARGV[7] ~= '0' then
-  redis.call('HSET', key, 'lease', string.format('%.0f', now + tonumber(ARGV[7])))
+if lease > 0 then
+  redis.call('HSET', key, 'lease', string.format('%.0f', now + lease))
 elseif changed then
   redis.call('HDEL', key, 'lease')
 end
-redis.call('PEXPIRE', key, ARGV[8])
+redis.call('PEXPIRE', key, string.format('%.0f', ttl))
 return changed and 2 or 1

@@ -155,7 +155,7 @@ async def commit(
             _multi(pipe)
         commands(pipe)
         if write is not None:
-            pipe.execute_command(*write.eval_command())
+            pipe.execute_command(*write.command())
         try:
             results = await pipe.execute(raise_on_error=False)
         except WatchError:

@@ -6,18 +6,18 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import uuid4
 
-from arq import connections
 from arq.connections import ArqRedis, RedisSettings
+from arq.connections import create_pool as create_arq_pool
 from arq.constants import default_queue_name, expires_extra_ms, job_key_prefix, result_key_prefix
 from arq.jobs import Deserializer, Job, Serializer, serialize_job
 from arq.utils import timestamp_ms, to_ms, to_unix_ms
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from jobstatus.arq.connection import publisher_for, shares_redis
 from jobstatus.attempt import pending_write
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Write
+from jobstatus.store import SCRIPT, Write
 
 _log = logging.getLogger("jobstatus")
 
@@ -30,11 +30,19 @@ class StatusRedis(ArqRedis):
     Where queue and status share a Redis, the record is written in the transaction that enqueues
     the job; where they don't, a publisher writes it right after. Status that can't be written
     never fails an enqueue.
+
+    Takes what `ArqRedis` takes, and:
+
+    Args:
+        status: Where and for how long status is kept; None: as the environment says.
     """
 
-    _status: PublisherSettings
     _publisher: Publisher | None = None
     _owns_publisher = False
+
+    def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._status = status or PublisherSettings.from_env()
 
     @classmethod
     def over(
@@ -54,8 +62,8 @@ class StatusRedis(ArqRedis):
             job_deserializer=pool.job_deserializer,
             default_queue_name=pool.default_queue_name,
             expires_extra_ms=pool.expires_extra_ms,
+            status=status,
         )
-        self._status = status
         self.auto_close_connection_pool = pool.auto_close_connection_pool
         pool.auto_close_connection_pool = False
         if not shares_redis(pool, status):
@@ -128,13 +136,25 @@ class StatusRedis(ArqRedis):
         if self._publisher is not None:
             await pipe.execute()
             return
-        pipe.execute_command(*write.eval_command())
+        pipe.execute_command(*write.command())
         *results, written = await pipe.execute(raise_on_error=False)
-        if isinstance(written, ResponseError):
-            _log.error("%s can't be shown as pending: %s", write.key, written)
         for result in results:
             if isinstance(result, ResponseError):
                 raise result
+        if isinstance(written, NoScriptError):
+            written = await self._load_and_write(write)
+        if isinstance(written, ResponseError):
+            _log.error("%s can't be shown as pending: %s", write.key, written)
+
+    async def _load_and_write(self, write: Write) -> Any:
+        """Write once more, to a server that didn't know the script."""
+        async with self.pipeline(transaction=False) as pipe:
+            pipe.script_load(SCRIPT)
+            pipe.execute_command(*write.command())
+            try:
+                return (await pipe.execute(raise_on_error=False))[1]
+            except (RedisError, OSError) as error:
+                return ResponseError(str(error))
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close the connections, the publisher's too."""
@@ -172,7 +192,7 @@ async def create_pool(
         SettingsError: a `JOBSTATUS_` variable can't be used.
     """
     known = status or PublisherSettings.from_env()
-    pool = await connections.create_pool(
+    pool = await create_arq_pool(
         settings_,
         retry=retry,
         job_serializer=job_serializer,

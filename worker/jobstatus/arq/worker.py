@@ -30,6 +30,7 @@ from jobstatus.arq.connection import publisher_for, shares_redis
 from jobstatus.arq.context import carry_context_into_threads
 from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.pool import StatusRedis, create_pool
+from jobstatus.arq.taking import Taking
 from jobstatus.attempt import Attempt
 from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome, _current
@@ -88,6 +89,7 @@ class StatusWorker(Worker):
         self._crash: BaseException | None = None
         self._is_redis_away = False
         self._stops_at: float | None = None
+        self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
         if self.on_job_start is not None:
@@ -193,18 +195,20 @@ class StatusWorker(Worker):
         await asyncio.sleep(_PAUSE)
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start what may be started; a job that can't be taken gives its place back."""
-        for job_id in job_ids:
-            if self.job_counter >= self.max_jobs:
-                return
-            before = self.tasks.get(job_id.decode())
-            counted = self.job_counter
-            try:
-                await super().start_jobs([job_id])
-            except BaseException:
-                if self.tasks.get(job_id.decode()) is before and self.job_counter > counted:
-                    self._release_sem_dec_counter_on_complete()
-                raise
+        """Take as many jobs as there are places for, in one round trip, and start them."""
+        waiting = [job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id)]
+        while waiting and (free := self.max_jobs - self.job_counter) > 0:
+            batch, waiting = waiting[:free], waiting[free:]
+            for job_id, score in (await self._taking.take(self.pool, batch)).items():
+                await self.sem.acquire()
+                self.job_counter += 1
+                task = self.loop.create_task(self.run_job(job_id, score))
+                task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+                self.tasks[job_id] = task
+
+    def _runs_here(self, job_id: str) -> bool:
+        task = self.tasks.get(job_id)
+        return task is not None and not task.done()
 
     async def run_job(self, job_id: str, score: int) -> None:
         """Run a job as arq does; if Redis goes away before it has begun, once Redis is back."""

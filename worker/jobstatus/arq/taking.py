@@ -1,0 +1,72 @@
+"""Taking jobs from arq's queue.
+
+arq 0.28 takes each job in four round trips (WATCH, EXISTS, ZSCORE, then MULTI and PSETEX). What it
+achieves is that of all workers one creates the job's in-progress key, while the job is queued and
+due. `SET NX` and ZSCORE in one transaction achieve the same, for many jobs in one round trip, and
+exclude arq's own workers as they exclude ours: what counts for either is that the key is there.
+"""
+
+from secrets import token_hex
+from typing import Any
+
+from arq.connections import ArqRedis
+from arq.constants import in_progress_key_prefix
+from arq.utils import timestamp_ms
+
+from jobstatus.arq.commit import OUTAGE
+
+
+class Taking:
+    """Takes jobs of one queue for one worker.
+
+    The key's value says whose it is, so that a job whose taking was cut off by an outage can be
+    taken when Redis is back, instead of when the key expires.
+    """
+
+    def __init__(self, queue: str, in_progress_seconds: float) -> None:
+        self._queue = queue
+        self._px = round(in_progress_seconds * 1000)
+        self._token = token_hex(8).encode()
+        self._uncertain: set[str] = set()
+
+    async def take(self, pool: ArqRedis, job_ids: list[str]) -> dict[str, int]:
+        """Take those of the jobs that nobody has, and that are queued and due.
+
+        Returns:
+            Their scores in the queue, ms since the epoch, by their ids.
+
+        Raises:
+            RedisError, OSError: Redis can't answer.
+        """
+        keys = [in_progress_key_prefix + job_id for job_id in job_ids]
+        try:
+            async with pool.pipeline(transaction=True) as pipe:
+                for key, job_id in zip(keys, job_ids, strict=True):
+                    pipe.set(key, self._token, nx=True, px=self._px)
+                    pipe.zscore(self._queue, job_id)
+                replies = await pipe.execute()
+            found = zip(job_ids, replies[::2], replies[1::2], strict=True)
+            mine = {job_id: score for job_id, new, score in found if new}
+            mine |= await self._recovered(pool, job_ids, replies[1::2], mine)
+            now = timestamp_ms()
+            gone = [job_id for job_id, score in mine.items() if not score or score > now]
+            if gone:  # done elsewhere, or deferred, since the queue was read
+                await pool.delete(*(in_progress_key_prefix + job_id for job_id in gone))
+        except BaseException as error:
+            if isinstance(error, OUTAGE):
+                self._uncertain.update(job_ids)
+            raise
+        return {job_id: int(mine[job_id]) for job_id in mine if job_id not in gone}
+
+    async def _recovered(
+        self, pool: ArqRedis, job_ids: list[str], scores: list[Any], mine: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Jobs that an earlier try has taken without learning so."""
+        asked = {i: s for i, s in zip(job_ids, scores, strict=True) if i in self._uncertain}
+        self._uncertain -= asked.keys()
+        left = [job_id for job_id in asked if job_id not in mine]
+        if not left:
+            return {}
+        values = await pool.mget([in_progress_key_prefix + job_id for job_id in left])
+        owned = zip(left, values, strict=True)
+        return {job_id: asked[job_id] for job_id, value in owned if value == self._token}
