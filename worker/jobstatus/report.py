@@ -48,6 +48,7 @@ class JobReport:
         self._percent: float | None = None
         self._reason = ""
         self._tracks: list[Track] = []
+        self.wants_sampling = False
         self._sampler: Sampler | None = None
         self._sampled: float | None = None
         self._steps: list[Step] = []
@@ -122,6 +123,10 @@ class JobReport:
                 called again and the last progress stands.
         """
         self._sampler = fraction
+        self._want_sampling()
+
+    def _want_sampling(self) -> None:
+        self.wants_sampling = True
 
     def succeed(self) -> None:
         """End the attempt as `succeeded`, as returning from the job does."""
@@ -179,11 +184,6 @@ class JobReport:
         self._tracks = [*(t for t in self._tracks if not t.is_over), track]
 
     @property
-    def wants_sampling(self) -> bool:
-        """Whether there is anything to be sampled."""
-        return self._sampler is not None or any(s.wants_sampling for s in self._steps)
-
-    @property
     def has_progress(self) -> bool:
         """Whether anything speaks of progress, even if it has told nothing yet."""
         return self.fraction() is not None or self.wants_sampling
@@ -195,7 +195,7 @@ class JobReport:
         if self._sampler is None:
             return
         try:
-            self._sampled = float(self._sampler())
+            self._sampled = _in_bounds(float(self._sampler()))
         except BaseException as error:  # SystemExit too: this is no thread of the job's
             self._sampler = None
             _complain("sampling has ended", error)
@@ -210,17 +210,21 @@ class JobReport:
 
     def fraction(self) -> float | None:
         """How much is done, 0..1; None where nothing was said of it."""
+        if not (self._tracks or self._steps or self.wants_sampling):
+            return self._explicit()
         sources = [self._explicit(), self._tracked(), self._sampled, self._stepped()]
-        known = [f for f in sources if f is not None and not math.isnan(f)]
-        return min(1.0, max(0.0, *known)) if known else None
+        return max((f for f in sources if f is not None), default=None)
 
     def _explicit(self) -> float | None:
+        if self._percent is None:
+            return None
         try:
-            return None if self._percent is None else float(self._percent) / 100
+            fraction = float(self._percent) / 100
         except Exception as error:
             self._percent = None
             _complain("progress can't be read", error)
             return None
+        return _in_bounds(fraction)
 
     def _tracked(self) -> float | None:
         fraction, share = None, 1.0
@@ -280,6 +284,10 @@ class Step(JobReport):
             with contextlib.suppress(ValueError):  # left in another context than entered
                 _current.reset(self._token)
 
+    def _want_sampling(self) -> None:
+        super()._want_sampling()
+        self._parent._want_sampling()  # noqa: SLF001 - a report's own kin
+
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
@@ -292,6 +300,13 @@ class Step(JobReport):
 
 def _complain(what: str, error: BaseException) -> None:
     _log.warning("%s: %s: %s", what, type(error).__name__, one_line(error, REASON_LIMIT))
+
+
+def _in_bounds(fraction: float) -> float | None:
+    """The nearest of 0..1; None for NaN."""
+    if 0.0 <= fraction <= 1.0:
+        return fraction
+    return None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
 
 
 def _whole(total: Any) -> int | None:
@@ -329,6 +344,9 @@ class _NoReport(JobReport):
         return aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
 
     def sample(self, fraction: Sampler) -> None:
+        pass
+
+    def _want_sampling(self) -> None:
         pass
 
     def follow(self, track: Track) -> None:

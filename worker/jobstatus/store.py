@@ -1,6 +1,8 @@
 """Where the records are written: the one module of this package that talks to Redis."""
 
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
@@ -40,6 +42,12 @@ _OVER = f" {' '.join(sorted(OVER))} "
 _PACKED = (
     b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode() + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 )
+_FEW: Final = 16
+"""Replies for which it isn't worth telling the kernel to wait."""
+
+_WINDOW: Final = 16_384
+"""Bytes that a socket's buffer surely holds."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _PASSING = (
     "OOM",
@@ -200,7 +208,9 @@ class Store:
         connection = pool.get_connection()
         try:
             connection.send_packed_command([b"".join(packed)])
-            return [_reply(connection) for _ in packed]
+            with _all_at_once(connection, len(packed)):
+                first = _reply(connection)
+            return [first, *(_reply(connection) for _ in packed[1:])]
         except BaseException:
             connection.disconnect()  # replies may still be on their way
             raise
@@ -240,3 +250,21 @@ def _reply(connection: Any) -> Any:
         return connection.read_response()
     except ResponseError as error:
         return error
+
+
+@contextmanager
+def _all_at_once(connection: Any, replies: int) -> Iterator[None]:
+    """Sleep until all replies are there, instead of waking for every few of them.
+
+    A reply, such as `:1`, has four bytes at least, so the kernel may wait for that many. Not
+    over TLS, which reads records.
+    """
+    sock = getattr(connection, "_sock", None)
+    if type(sock) is not socket.socket or replies < _FEW:
+        yield
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(4 * replies, _WINDOW))
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -35,27 +35,29 @@ class StatusRedis(ArqRedis):
 
     Args:
         status: Where and for how long status is kept; None: as the environment says.
+        publisher: Writes the status that is kept elsewhere than the queue; None: one that lives
+            as long as this pool.
     """
 
-    _publisher: Publisher | None = None
-    _owns_publisher = False
-
-    def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        status: PublisherSettings | None = None,
+        publisher: Publisher | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._status = status or PublisherSettings.from_env()
+        self._publisher: Publisher | None = None
+        self._owns_publisher = publisher is None
+        if not shares_redis(self, self._status):
+            self._publisher = publisher or publisher_for(self, self._status)
 
     @classmethod
     def over(
         cls, pool: ArqRedis, status: PublisherSettings, publisher: Publisher | None = None
     ) -> Self:
-        """The same connections, queue and serializers, with status. Closing it closes `pool`.
-
-        Args:
-            pool: arq's.
-            status: Where and for how long status is kept.
-            publisher: Writes the status that is kept elsewhere than the queue; None: one that
-                lives as long as this pool.
-        """
+        """The same connections, queue and serializers, with status. Closing it closes `pool`."""
         self = cls(
             pool.connection_pool,
             job_serializer=pool.job_serializer,
@@ -63,12 +65,10 @@ class StatusRedis(ArqRedis):
             default_queue_name=pool.default_queue_name,
             expires_extra_ms=pool.expires_extra_ms,
             status=status,
+            publisher=publisher,
         )
         self.auto_close_connection_pool = pool.auto_close_connection_pool
         pool.auto_close_connection_pool = False
-        if not shares_redis(pool, status):
-            self._publisher = publisher or publisher_for(pool, status)
-            self._owns_publisher = publisher is None
         return self
 
     async def enqueue_job(
