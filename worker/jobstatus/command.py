@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from jobstatus.arq.command import cli  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        if error.name not in {"arq", "click"}:
+        if (error.name or "").partition(".")[0] not in {"arq", "click"}:
             raise
         sys.exit("jobstatus-worker needs arq: pip install 'jobstatus[arq]'")
     cli()
