@@ -126,8 +126,15 @@ def test_unknown_fields_are_ignored() -> None:
 def test_stored_progress_is_never_more_than_reported(progress: float) -> None:
     """Progress is stored with at most two decimals and never rounded up."""
     stored = float(format_progress(progress))
-    assert stored <= progress
+    assert stored <= progress + 1e-8
+    assert (stored == 100) == (progress == 100)
     assert math.isclose(stored, progress, abs_tol=0.0101)
+
+
+@given(st.integers(0, 10_000))
+def test_two_decimals_are_kept(hundredths: int) -> None:
+    """What is reported with two decimals is stored as it was said."""
+    assert float(format_progress(hundredths / 100)) == hundredths / 100
 
 
 @given(st.text(), st.integers(1, 50))

@@ -240,7 +240,13 @@ def one_line(text: object, limit: int) -> str:
 
 
 def format_progress(progress: float | None) -> str:
-    """Progress as it is stored: at most two decimals, rounded down; empty for None."""
+    """Progress as it is stored: at most two decimals, rounded down; empty for None.
+
+    59.83 is 59.83, though 100 times it is 5982.999...; and nothing but 100 is 100.
+    """
     if progress is None:
         return ""
-    return f"{math.floor(progress * 100) / 100:.2f}".rstrip("0").rstrip(".")
+    hundredths = math.floor(progress * 100 + 1e-7)
+    if hundredths == 10_000 and progress < 100:  # noqa: PLR2004 - percent
+        hundredths -= 1
+    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".")
