@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobstatus import current_job
-from jobstatus.report import JobReport, _current
+from jobstatus.report import RUNNING, JobReport
 
 
 def numbers(n: int) -> Iterator[int]:
@@ -300,12 +300,12 @@ async def test_current_job_follows_the_context() -> None:
         return current_job()
 
     def look() -> list[Any]:
-        _current.set(report)
+        RUNNING.set(report)
         context = contextvars.copy_context()
         with ThreadPoolExecutor(1) as pool:
             return [current_job(), pool.submit(context.run, current_job).result()]
 
     assert contextvars.copy_context().run(look) == [report, report]
-    _current.set(report)
+    RUNNING.set(report)
     assert await asyncio.create_task(nested()) is report
     assert await asyncio.to_thread(current_job) is report

@@ -13,7 +13,7 @@ import pytest
 from tests.waiting import eventually
 
 from jobstatus import current_job
-from jobstatus.report import JobReport, _current
+from jobstatus.report import RUNNING, JobReport
 from jobstatus.shared import SharedStep, share
 
 
@@ -35,7 +35,7 @@ def test_steps_count_for_their_weight() -> None:
 def test_step_is_the_current_job_of_its_block() -> None:
     """Code that knows nothing of steps reports for the step that it runs in."""
     report = JobReport()
-    token = _current.set(report)
+    token = RUNNING.set(report)
     with report.step("only") as step:
         assert current_job() is step
         for _ in current_job().track([1, 2]):
@@ -44,7 +44,7 @@ def test_step_is_the_current_job_of_its_block() -> None:
     assert current_job() is report
     assert report.outcome is not None
     assert report.outcome.reason == "no disk"
-    _current.reset(token)
+    RUNNING.reset(token)
 
 
 def test_steps_nest() -> None:

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from tqdm.std import tqdm as plain
 
-from jobstatus.report import JobReport, _current
+from jobstatus.report import RUNNING, JobReport
 from jobstatus.tqdm import tqdm, trange
 
 
 @pytest.fixture
 def report() -> Any:
     report = JobReport()
-    token = _current.set(report)
+    token = RUNNING.set(report)
     yield report
-    _current.reset(token)
+    RUNNING.reset(token)
 
 
 def test_bar_is_the_progress(report: JobReport) -> None:

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from jobstatus.report import LONGEST, JobReport, Outcome, _current
+from jobstatus.handed import LONGEST
+from jobstatus.report import RUNNING, JobReport, Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
     NAME_LIMIT,
@@ -237,7 +238,7 @@ class RunningJob:
         self._token: Token[JobReport] | None = None
 
     def __enter__(self) -> JobReport:
-        self._token = _current.set(self._attempt.report)
+        self._token = RUNNING.set(self._attempt.report)
         self._attempt.report._on_end = self._end  # noqa: SLF001
         self._publisher.begin(self._attempt)
         return self._attempt.report
@@ -245,7 +246,7 @@ class RunningJob:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._token is not None:
             with contextlib.suppress(ValueError):  # left in another context than entered
-                _current.reset(self._token)
+                RUNNING.reset(self._token)
         if self._attempt.outcome is None:
             self._end(outcome_of(error))
 

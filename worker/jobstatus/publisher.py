@@ -23,6 +23,7 @@ from uuid import UUID
 from jobstatus.attempt import Attempt, Pending, RunningJob, ms_until, now_ms, pending_write
 from jobstatus.delivery import Delivery, Item
 from jobstatus.report import Outcome
+from jobstatus.sampling import Sampling
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import OUTAGE, Store, Write
 
@@ -79,8 +80,7 @@ class Publisher:
         """As if nothing had been reported; also what a forked child begins with."""
         self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
-        self._sampler: threading.Thread | None = None
-        self._sample = threading.Event()
+        self._sampling = Sampling()
         self._closed = False
 
     def pending(
@@ -215,7 +215,7 @@ class Publisher:
         self.flush(timeout)
         self._closed = True
         atexit.unregister(self.close)
-        self._sample.set()
+        self._sampling.close()
         if self._thread is not None:
             self._delivery.wake.set()
             self._thread.join(_STOP)
@@ -265,36 +265,13 @@ class Publisher:
             delivery.wake.clear()
             try:
                 if delivery.tick():
-                    self._call_samplers()
+                    self._sampling.ask(delivery.items())
             except Exception:
                 # A mistake of ours; the jobs' own reports must go on.
                 _log.exception("status could not be published")
                 delivery.refresh()
                 delivery.back_off()
             time.sleep(_PAUSE)
-
-    def _call_samplers(self) -> None:
-        """Have the samplers called, in time for the next look."""
-        if not any(_wants_sampling(item) for item in self._delivery.items()):
-            return
-        if self._sampler is None:
-            self._sampler = threading.Thread(
-                target=self._run_samplers, name="jobstatus-sampler", daemon=True
-            )
-            self._sampler.start()
-        self._sample.set()
-
-    def _run_samplers(self) -> None:
-        while not self._closed:
-            self._sample.wait()
-            self._sample.clear()
-            for item in self._delivery.items():
-                if isinstance(item, Attempt) and not item.is_over:
-                    item.report.take_samples()
-
-
-def _wants_sampling(item: Item) -> bool:
-    return isinstance(item, Attempt) and item.report.wants_sampling
 
 
 def _checked(created: int) -> int:

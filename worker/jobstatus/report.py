@@ -1,25 +1,21 @@
 """What job code holds: the report of one running attempt."""
 
 import contextlib
-import logging
-import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar, Token
 from datetime import timedelta
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Self, TypeVar, overload
 
 import msgspec
 
-from jobstatus import progress
+from jobstatus import handed, progress
 from jobstatus.progress import CountTrack, Sampler, Track
 from jobstatus.status import REASON_LIMIT, JobState, one_line
 
 T = TypeVar("T")
 
-LONGEST: Final = 315_360_000.0
-"""Seconds that anything is waited for, or kept, at most: ten years."""
-
-_log = logging.getLogger("jobstatus")
+RUNNING: ContextVar["JobReport"] = ContextVar("jobstatus.current_job")
+"""The report of the attempt, or of the step, that the code of this context runs in."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -103,7 +99,7 @@ class JobReport:
             reason: What the job is at; `{done}` and `{total}` in it become the steps complete
                 and in all.
         """
-        total = _whole(total)
+        total = handed.whole(total)
         reason = None if reason is None else one_line(reason, REASON_LIMIT)
         loop: Iterator[T] | AsyncIterator[T]
         if isinstance(iterable, AsyncIterable):
@@ -147,7 +143,7 @@ class JobReport:
             reason: Why this attempt was not enough.
             delay: Seconds (or a timedelta) until the next attempt, where that is known.
         """
-        self._end(Outcome(JobState.RETRYING, one_line(reason, REASON_LIMIT), _seconds(delay)))
+        self._end(Outcome(JobState.RETRYING, one_line(reason, REASON_LIMIT), handed.seconds(delay)))
 
     @property
     def outcome(self) -> Outcome | None:
@@ -195,10 +191,10 @@ class JobReport:
         if self._sampler is None:
             return
         try:
-            self._sampled = _in_bounds(float(self._sampler()))
+            self._sampled = handed.in_bounds(float(self._sampler()))
         except BaseException as error:  # SystemExit too: this is no thread of the job's
             self._sampler = None
-            _complain("sampling has ended", error)
+            handed.complain("sampling has ended", error)
 
     def read(self) -> tuple[float | None, str]:
         """Progress (0..100, or None) and reason as they are now. For the publisher."""
@@ -222,9 +218,9 @@ class JobReport:
             fraction = float(self._percent) / 100
         except Exception as error:
             self._percent = None
-            _complain("progress can't be read", error)
+            handed.complain("progress can't be read", error)
             return None
-        return _in_bounds(fraction)
+        return handed.in_bounds(fraction)
 
     def _tracked(self) -> float | None:
         fraction, share = None, 1.0
@@ -273,7 +269,7 @@ class Step(JobReport):
 
     def __enter__(self) -> Self:
         self.is_running = True
-        self._token = _current.set(self)
+        self._token = RUNNING.set(self)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -282,7 +278,7 @@ class Step(JobReport):
             self.progress(100)
         if self._token is not None:
             with contextlib.suppress(ValueError):  # left in another context than entered
-                _current.reset(self._token)
+                RUNNING.reset(self._token)
 
     def _want_sampling(self) -> None:
         super()._want_sampling()
@@ -296,77 +292,3 @@ class Step(JobReport):
 
     def _end(self, outcome: Outcome) -> None:
         self._parent._end(outcome)  # noqa: SLF001 - a report's own kin
-
-
-def _complain(what: str, error: BaseException) -> None:
-    _log.warning("%s: %s: %s", what, type(error).__name__, one_line(error, REASON_LIMIT))
-
-
-def _in_bounds(fraction: float) -> float | None:
-    """The nearest of 0..1; None for NaN."""
-    if 0.0 <= fraction <= 1.0:
-        return fraction
-    return None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
-
-
-def _whole(total: Any) -> int | None:
-    try:
-        return None if total is None else int(total)
-    except Exception as error:
-        _complain("total can't be read", error)
-        return None
-
-
-def _seconds(delay: Any) -> float | None:
-    """A delay in seconds, if it is one."""
-    try:
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    except Exception:
-        return None
-    return min(seconds, LONGEST) if seconds >= 0 else None
-
-
-class _NoReport(JobReport):
-    """Outside a job: takes every report and keeps none."""
-
-    def progress(self, percent: float, reason: str | None = None) -> None:
-        pass
-
-    @property
-    def reason(self) -> str:
-        return ""
-
-    @reason.setter
-    def reason(self, reason: str) -> None:
-        pass
-
-    def track(self, iterable: Any, total: int | None = None, reason: str | None = None) -> Any:  # noqa: ARG002
-        return aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
-
-    def sample(self, fraction: Sampler) -> None:
-        pass
-
-    def _want_sampling(self) -> None:
-        pass
-
-    def follow(self, track: Track) -> None:
-        pass
-
-    def step(self, name: str, weight: float = 1.0) -> Step:
-        return Step(self, name, weight)
-
-    def _end(self, outcome: Outcome) -> None:
-        pass
-
-
-_NOWHERE: Final = _NoReport()
-_current: ContextVar[JobReport] = ContextVar("jobstatus.current_job", default=_NOWHERE)
-
-
-def current_job() -> JobReport:
-    """The report of the attempt that this code runs in; outside a job, one that does nothing.
-
-    It follows the context (`contextvars`): any depth of calls, tasks that the job starts,
-    `asyncio.to_thread`; under `jobstatus-worker` every `loop.run_in_executor` with threads too.
-    """
-    return _current.get()

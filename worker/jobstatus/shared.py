@@ -15,7 +15,7 @@ from contextvars import Token
 from pathlib import Path
 from typing import Final
 
-from jobstatus.report import JobReport, Step, _current
+from jobstatus.report import RUNNING, JobReport, Step
 from jobstatus.status import one_line
 
 _REASON: Final = 240
@@ -45,7 +45,7 @@ class SharedStep:
     def __enter__(self) -> JobReport:
         self._report = JobReport()
         self._thread = threading.Thread(target=self._run, name="jobstatus-step", daemon=True)
-        self._token = _current.set(self._report)
+        self._token = RUNNING.set(self._report)
         self._thread.start()
         return self._report
 
@@ -55,7 +55,7 @@ class SharedStep:
         self._stop.set()
         self._thread.join()
         if self._token is not None:
-            _current.reset(self._token)
+            RUNNING.reset(self._token)
 
     def _run(self) -> None:
         # The job may be over, and its file gone; nobody asks then.

@@ -12,7 +12,7 @@ except ModuleNotFoundError:
 
     raise MissingExtraError("jobstatus.tqdm needs tqdm: pip install tqdm") from None
 
-from jobstatus.report import current_job
+from jobstatus.current import current_job
 
 __all__ = ["tqdm", "trange"]
 

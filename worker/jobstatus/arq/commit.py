@@ -17,31 +17,10 @@ from arq.constants import (
     result_key_prefix,
     retry_key_prefix,
 )
-from redis.exceptions import (
-    BusyLoadingError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    WatchError,
-)
-from redis.exceptions import (
-    ConnectionError as RedisConnectionError,
-)
-from redis.exceptions import (
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import ResponseError, WatchError
 
+from jobstatus.arq.outage import OUTAGE
 from jobstatus.store import Write
-
-OUTAGE = (
-    BusyLoadingError,
-    OSError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisConnectionError,
-    RedisTimeoutError,
-)
-"""What passes when Redis is well again: it is away, slow, loading, full, or a replica now."""
 
 Commands = Callable[[Any], None]
 """Adds commands to a pipeline."""

@@ -13,7 +13,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.utils import timestamp_ms
 
-from jobstatus.arq.commit import OUTAGE
+from jobstatus.arq.outage import OUTAGE
 
 
 class Taking:

@@ -1,7 +1,7 @@
 """arq's worker, every job of which is visible, and which outlives an outage of Redis.
 
-It wraps the coroutines, to know which attempt runs and how it ended, and commits each end itself
-(`commit`), its status in the same transaction. What an end means is decided in `ending`.
+It takes jobs in its own way (`taking`), wraps the coroutines, to know which attempt runs and how it
+ended, and commits each end itself (`ends`). What an end means is decided in `ending`.
 """
 
 import asyncio
@@ -10,65 +10,28 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from arq.constants import result_key_prefix
 from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
 
-from jobstatus.arq.commit import (
-    OUTAGE,
-    Commands,
-    Committed,
-    attempt_commands,
-    commit,
-    given_up_commands,
-)
+from jobstatus.arq.commit import attempt_commands, given_up_commands
 from jobstatus.arq.connection import publisher_for, shares_redis
 from jobstatus.arq.context import carry_context_into_threads
 from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
+from jobstatus.arq.ends import PATIENCE, Ends
+from jobstatus.arq.job import Job
+from jobstatus.arq.outage import OUTAGE, Outage
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.taking import Taking
-from jobstatus.attempt import Attempt
+from jobstatus.current import current_job
 from jobstatus.publisher import Publisher
-from jobstatus.report import Outcome, _current
+from jobstatus.report import RUNNING, Outcome
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import OVER
-from jobstatus.store import Run
-
-_PATIENCE: Final = 10.0
-"""Seconds that one look into the queue, or one commit, may take before it is tried anew."""
-
-_PAUSE: Final = 0.3
-"""Seconds between two tries while Redis is away."""
-
-_LAST_TRIES: Final = 5.0
-"""Seconds for which ends are still tried to be committed when the worker stops."""
 
 _log = logging.getLogger("jobstatus")
-
-
-@dataclass
-class Job:
-    """What the worker knows of a job while `run_job` has it.
-
-    Attributes:
-        score: The job's score in the queue, ms since the epoch.
-        since: When it was taken, by `time.monotonic()`.
-        begun: Whether more was done with it than reading it: a hook or the job has run.
-        attempt: Its attempt, once its coroutine has begun.
-        ended: How its coroutine ended.
-        result: What arq is about to keep.
-    """
-
-    score: int
-    since: float = field(default_factory=time.monotonic)
-    begun: bool = False
-    attempt: Attempt | None = None
-    ended: Ended | None = None
-    result: Result | None = None
 
 
 class StatusWorker(Worker):
@@ -84,11 +47,10 @@ class StatusWorker(Worker):
         super().__init__(*args, **kwargs)
         self._status = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
-        self._shares_redis = True
+        self._ends: Ends | None = None
+        self._outage = Outage()
         self._jobs: dict[str, Job] = {}
         self._crash: BaseException | None = None
-        self._is_redis_away = False
-        self._stops_at: float | None = None
         self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
@@ -111,7 +73,6 @@ class StatusWorker(Worker):
 
     async def main(self) -> None:
         """Connect, then work as arq does."""
-        self._stops_at = None
         if self._pool is None:
             self._pool = await create_pool(
                 self.redis_settings,
@@ -122,9 +83,15 @@ class StatusWorker(Worker):
                 status=self._status,
             )
         self._publisher = publisher_for(self._pool, self._status)
-        self._shares_redis = shares_redis(self._pool, self._status)
         if not isinstance(self._pool, StatusRedis):
             self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
+        self._ends = Ends(
+            self._pool,
+            self._publisher,
+            self._outage,
+            shares_redis=shares_redis(self._pool, self._status),
+            in_progress_seconds=self.in_progress_timeout_s,
+        )
         carry_context_into_threads(self.loop)
         await super().main()
 
@@ -134,7 +101,8 @@ class StatusWorker(Worker):
         Raises:
             Exception: the first that a job's hooks, or `on_shutdown`, raised.
         """
-        self._stops_at = time.monotonic()
+        if self._ends is not None:
+            self._ends.stops_at = time.monotonic()
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if self._pool is None:
@@ -175,24 +143,15 @@ class StatusWorker(Worker):
     async def _poll_iteration(self) -> None:
         """Look into the queue; while Redis is away, wait."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await super()._poll_iteration()
         except OUTAGE as error:
             if error is self._crash:
                 raise
-            await self._wait_for_redis(error)
+            await self._outage.wait(error)
         else:
-            if self._is_redis_away:
-                self._is_redis_away = False
-                _log.warning("Redis is back")
-                if self._publisher is not None:
-                    self._publisher.refresh()
-
-    async def _wait_for_redis(self, error: BaseException) -> None:
-        if not self._is_redis_away:
-            self._is_redis_away = True
-            _log.warning("Redis is away, the worker waits: %s: %s", type(error).__name__, error)
-        await asyncio.sleep(_PAUSE)
+            if self._outage.end() and self._publisher is not None:
+                self._publisher.refresh()
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
@@ -217,10 +176,12 @@ class StatusWorker(Worker):
             try:
                 await super().run_job(job_id, score)
             except OUTAGE as error:
-                if job.begun or self._stops_at is not None:
-                    self._crash = error if job.begun and self._stops_at is None else None
+                stops = self._ends is None or self._ends.stops_at is not None
+                if job.begun and not stops:
+                    self._crash = error  # a hook's own; arq's and ours are waited out
+                if job.begun or stops:
                     raise
-                await self._wait_for_redis(error)
+                await self._outage.wait(error)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
@@ -249,10 +210,8 @@ class StatusWorker(Worker):
 
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
             job = self._jobs.get(ctx["job_id"])
-            if job is None or self._publisher is None:
+            if job is None or not self._begin(job, ctx, function.name, timeout):
                 return await coroutine(ctx, *args, **kwargs)
-            attempt = self._begin(job, self._publisher, ctx, function.name, timeout)
-            _current.set(attempt.report)
             error: BaseException | None = None
             try:
                 return await coroutine(ctx, *args, **kwargs)
@@ -262,28 +221,31 @@ class StatusWorker(Worker):
             finally:
                 job.ended = Ended(
                     error=error,
-                    aborting=attempt.job_id in self.aborting_tasks,
-                    attempt=attempt.number,
+                    aborting=ctx["job_id"] in self.aborting_tasks,
+                    attempt=ctx["job_try"],
                     max_tries=max_tries,
                     timeout=timeout,
-                    explicit=attempt.report.outcome,
+                    explicit=current_job().outcome,
                 )
 
         return run
 
-    def _begin(
-        self,
-        job: Job,
-        publisher: Publisher,
-        ctx: dict[Any, Any],
-        name: str,
-        timeout: float | None,
-    ) -> Attempt:
-        created = to_unix_ms(ctx["enqueue_time"])
-        attempt = publisher.attempt(ctx["job_id"], name, created, ctx["job_try"], timeout)
-        publisher.begin(attempt)
+    def _begin(self, job: Job, ctx: dict[Any, Any], name: str, limit: float | None) -> bool:
+        """Show the job as in progress; whether that could be done."""
+        if self._publisher is None:
+            return False
+        try:
+            created = to_unix_ms(ctx["enqueue_time"])
+            attempt = self._publisher.attempt(
+                ctx["job_id"], name, created, ctx["job_try"], limit or None
+            )
+        except Exception:  # whatever it is, the job must run
+            _log.exception("job %s: its status can't be told", ctx["job_id"])
+            return False
         job.begun, job.attempt = True, attempt
-        return attempt
+        RUNNING.set(attempt.report)
+        self._publisher.begin(attempt)
+        return True
 
     def _serialize(self, data: dict[str, Any]) -> bytes:
         """Serialize a result as arq would, and remember what it says."""
@@ -315,7 +277,18 @@ class StatusWorker(Worker):
             next_score=job.score + incr_score if incr_score else None,
             keep_in_progress_ms=to_ms(keep_in_progress),
         )
-        return self._end(job_id, job, commands, lambda: self._outcome(job_id, job, finish=finish))
+        outcome = partial(self._outcome, job_id, job, finish=finish)
+        if self._ends is None:  # not run by `main`
+            return super().finish_job(
+                job_id,
+                finish,
+                result_data,
+                result_timeout_s,
+                keep_result_forever,
+                incr_score,
+                keep_in_progress,
+            )
+        return self._ends.commit(job_id, job, commands, outcome)
 
     def _outcome(self, job_id: str, job: Job, *, finish: bool) -> Outcome | None:
         """What is to be shown of an attempt that arq ends, if anything."""
@@ -335,16 +308,18 @@ class StatusWorker(Worker):
         self, job_id: str, result_data: bytes | None
     ) -> Coroutine[Any, Any, None]:
         """Commit the end of a job that arq gives up without running it, its status with it."""
-        return self._give_up(job_id, self._jobs.pop(job_id, Job(0)), result_data)
+        if self._ends is None:  # not run by `main`
+            return super().finish_failed_job(job_id, result_data)
+        return self._give_up(job_id, self._jobs.pop(job_id, Job(0)), result_data, self._ends)
 
-    async def _give_up(self, job_id: str, job: Job, result_data: bytes | None) -> None:
+    async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
             result_data = None
         if job.result is not None and self._publisher is not None:
             created = job.result.enqueued or None
             name = job.result.function if created else ""
             job.attempt = self._publisher.attempt(job_id, name, created, job.result.attempt, None)
-            if created is None and await self._was_finished_elsewhere(job_id, job.attempt):
+            if created is None and await ends.was_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result_data = None, None
         commands = given_up_commands(
             job_id,
@@ -354,88 +329,7 @@ class StatusWorker(Worker):
         )
         result = job.result
         outcome = None if result is None else partial(never_run, result)
-        await self._end(job_id, job, commands, outcome)
-
-    async def _was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
-        """Whether a job that arq calls expired is none: another worker has just finished it.
-
-        Otherwise finds out which run the job was.
-        """
-        if await self.pool.exists(result_key_prefix + job_id):
-            return True
-        if not self._shares_redis:
-            return False  # the publisher finds out
-        pool: Any = self.pool
-        run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
-        attempt.join(run)
-        return run is not None and run.state in OVER
-
-    async def _end(
-        self,
-        job_id: str,
-        job: Job,
-        commands: Commands,
-        find_outcome: Callable[[], Outcome | None] | None,
-    ) -> None:
-        """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
-
-        While Redis is away this waits; that it is sent twice then does no harm.
-        """
-        outcome = write = None
-        try:
-            outcome = find_outcome() if find_outcome is not None else None
-            if job.attempt is not None and outcome is not None:
-                write = job.attempt.last_write(outcome)
-        except Exception:  # whatever it is, the job's end must be committed
-            _log.exception("job %s: its status can't be told", job_id)
-        publisher, attempt = self._publisher, job.attempt
-        try:
-            done = await self._commit(job_id, job, commands, write if self._shares_redis else None)
-        except OUTAGE as error:
-            if publisher is not None and attempt is not None:
-                again = cut_short(attempt.number, error, self.in_progress_timeout_s)
-                publisher.end(attempt, again)
-            raise
-        if publisher is None or attempt is None or outcome is None:
-            return
-        if done is Committed.WITHOUT_STATUS:
-            publisher.end(attempt, outcome)
-        else:
-            publisher.forget(attempt)
-
-    async def _commit(self, job_id: str, job: Job, commands: Commands, write: Any) -> Committed:
-        begun = time.monotonic()
-        while True:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    done = await commit(
-                        self.pool,
-                        commands,
-                        write,
-                        job_id=job_id,
-                        only_attempt=self._attempt_if_overdue(job),
-                    )
-            except OUTAGE as error:
-                if self._stops_at is not None:
-                    last = max(begun, self._stops_at) + _LAST_TRIES
-                    if time.monotonic() > last:
-                        _log.error("job %s: its end was lost, it will be run again", job_id)
-                        raise
-                await self._wait_for_redis(error)
-            else:
-                if done is Committed.SUPERSEDED:
-                    _log.warning("job %s was run again elsewhere: this end is void", job_id)
-                return done
-
-    def _attempt_if_overdue(self, job: Job) -> int | None:
-        """The number of an attempt that has run for so long that arq lets others run the job.
-
-        arq itself lets such an attempt end the job under the feet of the next one.
-        """
-        if job.attempt is None or job.ended is None:
-            return None
-        is_overdue = time.monotonic() - job.since > self.in_progress_timeout_s - 1
-        return job.attempt.number if is_overdue else None
+        await ends.commit(job_id, job, commands, outcome)
 
 
 def _delay(ended: Ended) -> float | None:

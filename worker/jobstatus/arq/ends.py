@@ -1,0 +1,158 @@
+"""Committing the end of a job: arq's part and the status together, however long Redis is away."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from arq.connections import ArqRedis
+from arq.constants import result_key_prefix
+
+from jobstatus.arq.commit import Commands, Committed, commit
+from jobstatus.arq.ending import cut_short
+from jobstatus.arq.job import Job
+from jobstatus.arq.outage import OUTAGE, Outage
+from jobstatus.attempt import Attempt
+from jobstatus.publisher import Publisher
+from jobstatus.report import Outcome
+from jobstatus.status import OVER
+from jobstatus.store import Run, Write
+
+PATIENCE: Final = 10.0
+"""Seconds that one look into the queue, or one commit, may take before it is tried anew."""
+
+_LAST_TRIES: Final = 5.0
+"""Seconds for which ends are still tried to be committed when the worker stops."""
+
+_log = logging.getLogger("jobstatus")
+
+
+class Ends:
+    """Commits the ends of a worker's jobs.
+
+    Attributes:
+        stops_at: When the worker began to stop, by `time.monotonic()`; None while it works.
+    """
+
+    def __init__(
+        self,
+        pool: ArqRedis,
+        publisher: Publisher,
+        outage: Outage,
+        *,
+        shares_redis: bool,
+        in_progress_seconds: float,
+    ) -> None:
+        """For one run of a worker.
+
+        Args:
+            pool: arq's.
+            publisher: Writes the status that isn't in arq's transaction.
+            outage: Where the worker waits for Redis.
+            shares_redis: Whether the status is kept where the queue is.
+            in_progress_seconds: For how long arq keeps others from running a job.
+        """
+        self.stops_at: float | None = None
+        self._pool = pool
+        self._publisher = publisher
+        self._outage = outage
+        self._shares_redis = shares_redis
+        self._in_progress_seconds = in_progress_seconds
+
+    async def commit(
+        self,
+        job_id: str,
+        job: Job,
+        commands: Commands,
+        find_outcome: Callable[[], Outcome | None] | None,
+    ) -> None:
+        """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
+
+        While Redis is away this waits; that something is sent twice then does no harm.
+
+        Args:
+            job_id: The job.
+            job: What is known of it.
+            commands: arq's part.
+            find_outcome: Says what is to be shown, if anything.
+
+        Raises:
+            RedisError, OSError: the worker stops while Redis is away: the end is lost.
+        """
+        outcome = write = None
+        try:
+            outcome = find_outcome() if find_outcome is not None else None
+            if job.attempt is not None and outcome is not None:
+                write = job.attempt.last_write(outcome)
+        except Exception:  # whatever it is, the job's end must be committed
+            _log.exception("job %s: its status can't be told", job_id)
+        attempt = job.attempt
+        try:
+            done = await self._insist(job_id, job, commands, write if self._shares_redis else None)
+        except OUTAGE as error:
+            if attempt is not None:
+                again = cut_short(attempt.number, error, self._in_progress_seconds)
+                self._publisher.end(attempt, again)
+            raise
+        if attempt is None or outcome is None:
+            return
+        if done is Committed.WITHOUT_STATUS:
+            self._publisher.end(attempt, outcome)
+        else:
+            self._publisher.forget(attempt)
+
+    async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
+        """Whether a job that arq calls expired is none: another worker has just finished it.
+
+        Otherwise finds out which run the job was.
+        """
+        if await self._pool.exists(result_key_prefix + job_id):
+            return True
+        if not self._shares_redis:
+            return False  # the publisher finds out
+        pool: Any = self._pool
+        run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
+        attempt.join(run)
+        return run is not None and run.state in OVER
+
+    async def _insist(
+        self, job_id: str, job: Job, commands: Commands, write: Write | None
+    ) -> Committed:
+        """Commit, if need be when Redis is back."""
+        begun = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    done = await commit(
+                        self._pool,
+                        commands,
+                        write,
+                        job_id=job_id,
+                        only_attempt=self._attempt_if_overdue(job),
+                    )
+            except OUTAGE as error:
+                if self._has_given_up(begun):
+                    _log.error("job %s: its end was lost, it will be run again", job_id)
+                    raise
+                await self._outage.wait(error)
+            else:
+                if done is Committed.SUPERSEDED:
+                    _log.warning("job %s was run again elsewhere: this end is void", job_id)
+                return done
+
+    def _has_given_up(self, begun: float) -> bool:
+        """Whether the worker stops, and has tried for long enough."""
+        return (
+            self.stops_at is not None and time.monotonic() > max(begun, self.stops_at) + _LAST_TRIES
+        )
+
+    def _attempt_if_overdue(self, job: Job) -> int | None:
+        """The number of an attempt that has run for so long that arq lets others run the job.
+
+        arq itself lets such an attempt end the job under the feet of the next one.
+        """
+        if job.attempt is None or job.ended is None:
+            return None
+        is_overdue = time.monotonic() - job.since > self._in_progress_seconds - 1
+        return job.attempt.number if is_overdue else None

@@ -1,0 +1,45 @@
+"""Redis that is away: what says so, and waiting until it is back."""
+
+import asyncio
+import logging
+from typing import Final
+
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+OUTAGE: Final = (
+    BusyLoadingError,
+    OSError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisConnectionError,
+    RedisTimeoutError,
+)
+"""What passes when Redis is well again: it is away, slow, loading, full, or a replica now."""
+
+_PAUSE: Final = 0.3
+"""Seconds between two tries while Redis is away."""
+
+_log = logging.getLogger("jobstatus")
+
+
+class Outage:
+    """Whether Redis is away; says so in the log once, when it goes and when it is back."""
+
+    def __init__(self) -> None:
+        self._is_on = False
+
+    async def wait(self, error: BaseException) -> None:
+        """Redis is away, `error` says; wait a little."""
+        if not self._is_on:
+            self._is_on = True
+            _log.warning("Redis is away, the worker waits: %s: %s", type(error).__name__, error)
+        await asyncio.sleep(_PAUSE)
+
+    def end(self) -> bool:
+        """Redis answers; whether it was away."""
+        was_on, self._is_on = self._is_on, False
+        if was_on:
+            _log.warning("Redis is back")
+        return was_on
