@@ -1,6 +1,7 @@
 """What every test may ask for: a real Valkey, empty, whose keys must all have a TTL."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,17 @@ def valkey() -> Iterator[ValkeyServer]:
 def own_valkey() -> Iterator[ValkeyServer]:
     """A server of the test's own, to be stopped, frozen or restarted."""
     server = ValkeyServer(config=MEMORY_ONLY)
+    server.start()
+    yield server
+    if server._process is not None:
+        server.terminate()
+
+
+@pytest.fixture
+def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A server that keeps its data over a restart."""
+    config = {"save": "", "appendonly": "yes", "appendfsync": "always"}
+    server = ValkeyServer(data_dir=tmp_path / "valkey", config=config)
     server.start()
     yield server
     if server._process is not None:

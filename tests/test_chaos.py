@@ -137,16 +137,6 @@ class Workers:
             worker.wait(20)
 
 
-@pytest.fixture
-def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server that keeps its data over a restart."""
-    config = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-    server = ValkeyServer(data_dir=tmp_path / "valkey", config=config)
-    server.start()
-    yield server
-    server.terminate()
-
-
 async def enqueue(url: str, count: int) -> list[str]:
     pool = await create_pool(RedisSettings.from_dsn(url))
     ids = []

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.odd import Odd
 
 from jobstatus import current_job
 from jobstatus.report import RUNNING, JobReport
@@ -189,19 +190,6 @@ def test_progress_is_kept_in_bounds(told: float, shown: float) -> None:
     report = JobReport()
     report.progress(told)
     assert report.read()[0] == shown
-
-
-class Odd:
-    """Raises whatever is asked of it."""
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
-    def __float__(self) -> float:
-        raise RuntimeError
-
-    __repr__ = __str__
-    __int__ = __float__
 
 
 def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:

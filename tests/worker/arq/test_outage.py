@@ -4,8 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -20,17 +19,6 @@ from jobstatus.arq import StatusRedis, create_pool
 
 JOBS = 20
 Spawn = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server that keeps its data over a restart."""
-    config = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-    server = ValkeyServer(data_dir=tmp_path / "valkey", config=config)
-    server.start()
-    yield server
-    if server._process is not None:
-        server.terminate()
 
 
 class Away:

