@@ -4,25 +4,37 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
+from uuid import UUID
 
+import msgspec
 from litestar import Litestar, Request, get
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 from litestar.response.base import ASGIResponse
 
 from jobstatus.status import JobStatus, parse_uuid
 from jobstatus.store import check_url
 from jobstatus_service import openapi
-from jobstatus_service.answer import answer, matches
-from jobstatus_service.errors import Detail, HTTPValidationError, handlers, invalid_job_id
+from jobstatus_service.answer import Answer, answer, matches, validator
+from jobstatus_service.errors import (
+    Detail,
+    HTTPValidationError,
+    InvalidRequestError,
+    ValidationError,
+    handlers,
+    invalid_job_id,
+)
 from jobstatus_service.health import Readiness, livez, readyz
 from jobstatus_service.keys import ApiKey, ApiKeys
 from jobstatus_service.reader import Reader
 from jobstatus_service.settings import ServiceSettings
+
+MOST_IDS: Final = 100
+"""Ids in one bulk read."""
 
 _JSON = "application/json"
 
@@ -33,6 +45,22 @@ JobId = Annotated[
         schema_extra={"format": "uuid"},
     ),
 ]
+
+
+JobIds = Annotated[
+    list[str],
+    QueryParameter(
+        name="id",
+        title="Job Ids",
+        description=f"1 to {MOST_IDS} ids, each a UUID, hyphenated or as 32 hex digits.",
+    ),
+]
+
+
+class JobStatuses(msgspec.Struct, frozen=True):
+    """The statuses of many jobs, in the order asked."""
+
+    jobs: list[JobStatus]
 
 
 def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -74,16 +102,55 @@ async def get_job_status(job_id: JobId, request: Request[Any, Any, Any]) -> ASGI
     """Where the job stands."""
     uuid = parse_uuid(job_id)
     if uuid is None:
-        raise invalid_job_id("path", "job_id")
-    state = request.app.state
+        raise InvalidRequestError(invalid_job_id("path", "job_id"))
+    told = await _tell(request, uuid)
+    return _respond(request, told.body, told.etag, told.cache_control)
+
+
+@get(
+    "/api/jobs",
+    guards=[must_have_key],
+    operation_id="get_job_statuses",
+    summary="Get Many Job Statuses",
+    tags=["jobs"],
+    security=openapi.SECURITY,
+    responses={
+        200: _says(JobStatuses, "The jobs' statuses, in the order asked"),
+        304: _says(None, "Not changed since the validator"),
+        401: _says(Detail, "No API key, or a wrong one"),
+        422: _says(HTTPValidationError, "A bad id, no id, or too many"),
+        503: _says(Detail, "Redis can't be reached in time"),
+    },
+)
+async def get_job_statuses(request: Request[Any, Any, Any], ids: JobIds) -> ASGIResponse:
+    """Where many jobs stand: one round trip to Redis, however many they are."""
+    if not 1 <= len(ids) <= MOST_IDS:
+        message = f"there are {len(ids)} ids: 1 to {MOST_IDS} can be asked for at once"
+        raise InvalidRequestError(ValidationError(("query", "id"), message, "list_length"))
+    uuids = [parse_uuid(job_id) for job_id in ids]
+    wrong = [invalid_job_id("query", "id", n) for n, uuid in enumerate(uuids) if uuid is None]
+    if wrong:
+        raise InvalidRequestError(*wrong)
+    told = await asyncio.gather(*(_tell(request, uuid) for uuid in uuids if uuid is not None))
+    body = b'{"jobs":[%b]}' % b",".join(each.body for each in told)
+    return _respond(request, body, validator(body), "private, no-cache")
+
+
+async def _tell(request: Request[Any, Any, Any], uuid: UUID) -> Answer:
+    """The answer about one job. All that are asked for in one turn share a round trip."""
     key: ApiKey = request.state.api_key
-    settings: ServiceSettings = state.settings
-    found = await state.reader.read(f"{key.prefix}:{uuid}")
-    told = answer(uuid, found, settings.lease)
-    headers = {"etag": told.etag, "cache-control": told.cache_control}
-    if matches(request.headers.get("if-none-match", ""), told.etag):
+    settings: ServiceSettings = request.app.state.settings
+    found = await request.app.state.reader.read(f"{key.prefix}:{uuid}")
+    return answer(uuid, found, settings.lease)
+
+
+def _respond(
+    request: Request[Any, Any, Any], body: bytes, etag: str, cache_control: str
+) -> ASGIResponse:
+    headers = {"etag": etag, "cache-control": cache_control}
+    if matches(request.headers.get("if-none-match", ""), etag):
         return ASGIResponse(status_code=304, headers=headers)
-    return ASGIResponse(body=told.body, headers=headers, media_type=_JSON)
+    return ASGIResponse(body=body, headers=headers, media_type=_JSON)
 
 
 def create_app(settings: ServiceSettings | None = None) -> Litestar:
@@ -112,7 +179,7 @@ def create_app(settings: ServiceSettings | None = None) -> Litestar:
             await reader.close()
 
     app = Litestar(
-        [get_job_status, livez, readyz],
+        [get_job_status, get_job_statuses, livez, readyz],
         lifespan=[connected],
         openapi_config=openapi.config(version("jobstatus")),
         exception_handlers=handlers,

@@ -23,6 +23,7 @@ environment (all optional, but there must be an API key):
 
 endpoints:
   GET /api/jobs/{job_id}   the status of a job
+  GET /api/jobs?id=A&id=B  the statuses of up to 100 jobs
   GET /livez, /readyz      whether the process serves; whether it can answer from Redis
   GET /schema              the API's page; /schema/openapi.json: the OpenAPI document
 """

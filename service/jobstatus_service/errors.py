@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from jobstatus_service.reader import UnavailableError
@@ -44,18 +44,32 @@ class InvalidRequestError(Exception):
         self.errors = errors
 
 
-def invalid_job_id(*loc: str | int) -> InvalidRequestError:
-    """What is raised for a job id that is no UUID.
+def invalid_job_id(*loc: str | int) -> ValidationError:
+    """What is wrong with a job id that is no UUID.
 
     Args:
         *loc: Where it stands, such as `"path", "job_id"`.
     """
     message = "a job id is a UUID, hyphenated or as 32 hex digits"
-    return InvalidRequestError(ValidationError(loc, message, "uuid_parsing"))
+    return ValidationError(loc, message, "uuid_parsing")
 
 
 def _invalid(_: Request[Any, Any, Any], error: InvalidRequestError) -> Response[Any]:
     return Response(HTTPValidationError(list(error.errors)), status_code=422)
+
+
+def _rejected(_: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
+    """What Litestar itself finds wrong, in the contract's form."""
+    found = error.extra if isinstance(error.extra, list) and error.extra else [{}]
+    errors = [
+        ValidationError(
+            (each.get("source", "query"), each.get("key", "id")),
+            each.get("message", "a parameter is missing"),
+            "value_error",
+        )
+        for each in found
+    ]
+    return Response(HTTPValidationError(errors), status_code=422)
 
 
 def _unavailable(_: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
@@ -79,6 +93,7 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[A
 handlers: ExceptionHandlersMap = {
     InvalidRequestError: _invalid,
     UnavailableError: _unavailable,
+    ValidationException: _rejected,
     HTTPException: _http,
     Exception: _unexpected,
 }
