@@ -105,7 +105,9 @@ def outage_settings(server: ValkeyServer) -> PublisherSettings:
     return PublisherSettings(redis_url=server.connection_url, interval=0.02, timeout=0.2)
 
 
-def test_outage_is_not_noticed(own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_not_noticed(
+    own_valkey: ValkeyServer, outage: float, caplog: pytest.LogCaptureFixture
+) -> None:
     """A job runs on through an outage; afterwards its whole record is right, within 2 s."""
     settings = outage_settings(own_valkey)
     port = own_valkey.port
@@ -122,6 +124,7 @@ def test_outage_is_not_noticed(own_valkey: ValkeyServer, caplog: pytest.LogCaptu
                 assert time.perf_counter() - begun < 0.1
                 ended.succeed()
                 eventually(lambda: "reports are held" in caplog.text)
+                time.sleep(outage)
                 own_valkey._desired_port = port
                 own_valkey.start()
                 returned = time.monotonic()
