@@ -65,6 +65,7 @@ def test_report_by_report(redis: Any, redis_url: str) -> None:
         ("echo out; echo err >&2", 0, "succeeded", None),
         ("echo out; echo err >&2; exit 3", 3, "failed", "exit status 3"),
         ("echo out; echo err >&2; kill -9 $$", -9, "failed", "killed by SIGKILL"),
+        ("echo out; echo err >&2; kill -40 $$", -40, "failed", "killed by signal 40"),
     ],
 )
 def test_command(
@@ -109,6 +110,24 @@ while not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)
     assert read(redis, "state", "progress") == ["succeeded", "100"]
 
 
+def test_command_can_not_end_its_own_job(redis: Any, redis_url: str) -> None:
+    """What would be ignored within the command is refused."""
+    inner = " ".join(f"'{word}'" for word in COMMAND) + ' "$JOBSTATUS_JOB_ID" --state failed'
+    code, _, err = report(redis_url, "x", "--", "sh", "-c", inner)
+    assert code == 1
+    assert "only --progress and --reason" in err
+
+
+def test_command_runs_where_nothing_can_be_written(redis: Any, redis_url: str) -> None:
+    """A command runs even where no temporary file can be made."""
+    process = start(
+        *("x", "--", "sh", "-c", "exit 3"), JOBSTATUS_REDIS_URL=redis_url, TMPDIR="/nonexistent"
+    )
+    process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert read(redis, "state") == ["failed"]
+
+
 def test_command_that_is_not_there(redis: Any, redis_url: str) -> None:
     """A command that can't be run ends as a shell would end, and the job has failed."""
     code, _, err = report(redis_url, "x", "--", "/no/such/command")
@@ -130,6 +149,8 @@ def test_command_runs_without_redis() -> None:
         (("x", "--progress", "101"), 2, "must be 0 to 100"),
         (("x", "--"), 2, "no command after --"),
         (("x", "--state", "unknown"), 2, "invalid choice"),
+        (("x", "--lease", "nan"), 2, "must be 1 to"),
+        (("x", "--lease", "-5"), 2, "must be 1 to"),
     ],
 )
 def test_what_can_not_be_done(arguments: tuple[str, ...], code: int, said: str) -> None:

@@ -42,6 +42,12 @@ def test_disabled_bar_reports_all_the_same(report: JobReport) -> None:
     assert seen == [0, 50]
 
 
+def test_disabled_bar_can_be_looped_over_again(report: JobReport) -> None:
+    """A disabled bar is looped over as often as its list, in a job and outside one."""
+    bar = tqdm([1, 2], disable=True)
+    assert [list(bar), list(bar)] == [[1, 2], [1, 2]]
+
+
 def test_bars_nest(report: JobReport) -> None:
     """A bar inside another one's loop counts for one step of it."""
     out = io.StringIO()

@@ -56,6 +56,7 @@ class Publisher:
     def __init__(self, store: Store, settings: PublisherSettings | None = None) -> None:
         self.settings = settings or PublisherSettings.from_env()
         self._store = store
+        self._closed = False
         self._reset()
         _publishers.add(self)
 
@@ -81,7 +82,6 @@ class Publisher:
         self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
         self._sampling = Sampling()
-        self._closed = False
 
     def pending(
         self,
@@ -245,8 +245,13 @@ class Publisher:
             self._delivery.wake.set()
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, or the interpreter ends
+            _log.error("status can't be published: %s", error)
+            return
+        self._thread = thread
         atexit.register(self.close, _AT_EXIT)
         if "multiprocessing.util" in sys.modules:
             # A child of multiprocessing ends without atexit, but not without this.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,7 @@ from jobstatus.attempt import key_of, now_ms
 from jobstatus.errors import JobStatusError
 from jobstatus.publisher import Publisher
 from jobstatus.report import JobReport, Outcome
-from jobstatus.settings import PublisherSettings
+from jobstatus.settings import PublisherSettings, seconds
 from jobstatus.status import (
     NAME_LIMIT,
     OVER,
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("job_id", metavar="ID", help="the job's id")
     top.add_argument("--name", help="what the job is")
     top.add_argument("--progress", type=_percent, help="0..100")
-    top.add_argument("--reason", default="", help="what the job is at, or why it ended")
+    top.add_argument("--reason", help="what the job is at, or why it ended")
     top.add_argument(
         "--state",
         choices=[state.value for state in JobState if state is not JobState.UNKNOWN],
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument(
         "--lease",
-        type=float,
+        type=_lease,
         default=300.0,
         help="seconds until which one report is believed (%(default)g)",
     )
@@ -85,6 +86,13 @@ def _percent(text: str) -> float:
     if not 0 <= value <= 100:  # noqa: PLR2004 - percent
         raise argparse.ArgumentTypeError("must be 0 to 100")
     return value
+
+
+def _lease(text: str) -> float:
+    try:
+        return float(seconds(1, 31_536_000)(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main() -> None:
@@ -113,6 +121,10 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
     """Deliver one report: to the command's wrapper if we run in one, else to Redis."""
     wrapper = os.environ.get(_TO_WRAPPER)
     if wrapper and os.environ.get("JOBSTATUS_JOB_ID") == arguments.job_id:
+        if arguments.state != JobState.IN_PROGRESS or arguments.name:
+            sys.exit(
+                "jobstatus-report: the command's own end is its job's: only --progress and --reason"
+            )
         text = json.dumps({"progress": arguments.progress, "reason": arguments.reason})
         part = Path(f"{wrapper}.{os.getpid()}")
         part.write_text(text, encoding="utf-8")
@@ -143,7 +155,7 @@ def _write(store: Store, settings: PublisherSettings, arguments: argparse.Namesp
         state=state,
         created=run.created if run and goes_on else now_ms(),
         attempt=attempt,
-        reason=one_line(arguments.reason, REASON_LIMIT),
+        reason=one_line(arguments.reason or "", REASON_LIMIT),
         progress=100.0
         if state is JobState.SUCCEEDED and arguments.progress is not None
         else arguments.progress,
@@ -156,21 +168,25 @@ def _run(
     settings: PublisherSettings, arguments: argparse.Namespace, command: list[str]
 ) -> NoReturn:
     """Run the command as the job, and end as it ends."""
-    with tempfile.TemporaryDirectory(prefix="jobstatus-report-") as folder:
-        reports = Path(folder) / "report"
-        environ = {_TO_WRAPPER: str(reports), "JOBSTATUS_JOB_ID": arguments.job_id}
+    with contextlib.ExitStack() as stack:
+        reports: Path | None = None
+        with contextlib.suppress(OSError):  # no place to write: the command runs all the same
+            folder = tempfile.TemporaryDirectory(prefix="jobstatus-report-")
+            reports = Path(stack.enter_context(folder)) / "report"
+        environ = {"JOBSTATUS_JOB_ID": arguments.job_id, _TO_WRAPPER: str(reports or "")}
         publisher = Publisher(Store.from_settings(settings), settings)
         with publisher.job(arguments.job_id, name=arguments.name or command[0]) as report:
             if arguments.progress is not None:
                 report.progress(arguments.progress)
-            report.reason = arguments.reason
-            report.sample(lambda: _delivered(reports, report))
+            report.reason = arguments.reason or ""
+            if reports is not None:
+                report.sample(partial(_delivered, reports, report))
             code = _execute(command, environ, report)
-            if not math.isnan(last := _delivered(reports, report)):
+            if reports is not None and not math.isnan(last := _delivered(reports, report)):
                 report.progress(100 * last)  # it may have ended before it was sampled
         publisher.close()
     if code < 0:  # end by the same signal, so that our parent sees what it would have seen
-        with contextlib.suppress(OSError):  # SIGKILL has no handler
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
         time.sleep(1)
@@ -183,27 +199,36 @@ def _delivered(reports: Path, report: JobReport) -> float:
         told: dict[str, Any] = json.loads(reports.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return float("nan")
-    report.reason = told["reason"]
+    if told["reason"] is not None:
+        report.reason = told["reason"]
     return float("nan") if told["progress"] is None else told["progress"] / 100
 
 
 def _execute(command: list[str], environ: dict[str, str], report: JobReport) -> int:
     """Run the command to its end; its exit status, negative for a signal."""
     told: list[int] = []
+    running: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        if number == signal.SIGINT and _is_in_the_foreground():
+            return  # Ctrl-C has reached the command already
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, forward)
     try:
         process = subprocess.Popen(command, env={**os.environ, **environ})  # noqa: S603 - the point
     except OSError as error:
         report.fail(f"{command[0]}: {error.strerror}")
         print(f"jobstatus-report: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127 if isinstance(error, FileNotFoundError) else 126
-
-    def forward(number: int, _: FrameType | None) -> None:
-        told.append(number)
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, forward)
+    running.append(process)
+    for early in told:  # what came before there was anybody to tell
+        process.send_signal(early)
     code = process.wait()
     if code:
         outcome = _outcome(code, told)
@@ -211,8 +236,22 @@ def _execute(command: list[str], environ: dict[str, str], report: JobReport) -> 
     return code
 
 
+def _is_in_the_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # no terminal
+        return False
+
+
 def _outcome(code: int, told: list[int]) -> Outcome:
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    how = f"killed by {_name(-code)}" if code < 0 else f"exit status {code}"
     if told:
-        return Outcome(JobState.ABORTED, f"{signal.Signals(told[0]).name} was received; {how}")
+        return Outcome(JobState.ABORTED, f"{_name(told[0])} was received; {how}")
     return Outcome(JobState.FAILED, how)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -55,7 +55,8 @@ class SharedStep:
         self._stop.set()
         self._thread.join()
         if self._token is not None:
-            RUNNING.reset(self._token)
+            with contextlib.suppress(ValueError):  # left in another context than entered
+                RUNNING.reset(self._token)
 
     def _run(self) -> None:
         # The job may be over, and its file gone; nobody asks then.

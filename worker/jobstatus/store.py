@@ -224,7 +224,7 @@ class Store:
                 pipe.hmget(key, list(Run.FIELDS))
             replies = pipe.execute(raise_on_error=False)
         for reply in replies:
-            if isinstance(reply, ResponseError) and _will_pass(reply):
+            if isinstance(reply, ResponseError) and will_pass(reply):
                 raise reply
         return [Run.from_fields(reply) for reply in replies]
 
@@ -235,11 +235,12 @@ class Store:
 
 def _result(reply: Any) -> Written | Refused:
     if isinstance(reply, ResponseError):
-        return Refused(str(reply), _will_pass(reply))
+        return Refused(str(reply), will_pass(reply))
     return Written(reply)
 
 
-def _will_pass(error: ResponseError) -> bool:
+def will_pass(error: ResponseError) -> bool:
+    """Whether what Redis says will be over some time: it is full, loading, a replica now."""
     # redis-py strips the code of errors that it has a class for.
     known = isinstance(error, (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError))
     return known or str(error).startswith(_PASSING)

@@ -3,6 +3,7 @@
 Outside a job it is tqdm and nothing else.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 try:
@@ -26,11 +27,14 @@ class tqdm(_tqdm):  # type: ignore[type-arg] # noqa: N801 - tqdm's own name
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        report = current_job()
         if not self.disable:
-            report.follow(_Position(self))
-        elif self.iterable is not None:
-            self.iterable = report.track(self.iterable, int(self.total or 0) or None)
+            current_job().follow(_Position(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.disable:
+            yield from current_job().track(self.iterable, int(self.total or 0) or None)
+        else:
+            yield from super().__iter__()
 
 
 class _Position:

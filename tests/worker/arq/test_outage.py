@@ -122,6 +122,23 @@ async def test_redis_comes_back_empty(own_valkey: ValkeyServer, spawn: Spawn) ->
         await soon(lambda: set(states(redis, ids)) == {("succeeded", "1")}, 10)
 
 
+async def test_sigterm_while_ends_wait(own_valkey: ValkeyServer, spawn: Spawn) -> None:
+    """Ends that wait for Redis when the worker is stopped are tried on, then said to be lost."""
+    away = Away(own_valkey)
+    pool = await create_pool(RedisSettings.from_dsn(own_valkey.connection_url))
+    ids = await enqueue(pool, "sleep", 1)
+    await pool.aclose()
+    with Redis(port=away.port, decode_responses=True) as redis:
+        worker = spawn("Wide", TEST_REDIS_URL=own_valkey.connection_url)
+        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 20)
+    away.stop("refused")
+    await asyncio.sleep(1.5)
+    worker.send(signal.SIGTERM)
+    _, output = await asyncio.to_thread(worker.end, 25)
+    assert output.count("its end was lost, it will be run again") == JOBS
+    assert f"closed with {JOBS} final states unwritten" in output
+
+
 async def test_sigterm_during_an_outage(own_valkey: ValkeyServer, spawn: Spawn) -> None:
     """A worker that is stopped during an outage ends in bounded time, and says what is lost."""
     away = Away(own_valkey)

@@ -19,7 +19,7 @@ from arq.constants import (
 )
 from redis.exceptions import ResponseError, WatchError
 
-from jobstatus.arq.outage import OUTAGE
+from jobstatus.arq.outage import raise_passing
 from jobstatus.store import Write
 
 Commands = Callable[[Any], None]
@@ -128,8 +128,11 @@ async def commit(
     """
     async with pool.pipeline(transaction=True) as pipe:
         if only_attempt is not None:
-            await pipe.watch(retry_key_prefix + job_id)
-            if int(await pipe.get(retry_key_prefix + job_id) or 0) != only_attempt:
+            await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
+            latest = await pipe.get(retry_key_prefix + job_id)
+            # arq lets the counter expire after a day; the job itself is there until it is over.
+            is_queued = await pipe.exists(job_key_prefix + job_id)
+            if int(latest) != only_attempt if latest else not is_queued:
                 return Committed.SUPERSEDED
             _multi(pipe)
         commands(pipe)
@@ -140,13 +143,15 @@ async def commit(
         except WatchError:
             return Committed.SUPERSEDED
         except ResponseError as error:
-            if write is None or isinstance(error, OUTAGE):
+            raise_passing(error)
+            if write is None:
                 raise
             _log.error("%s was refused in arq's transaction: %s", write.key, error)
             return await commit(pool, commands, None, job_id=job_id, only_attempt=only_attempt)
     written = results.pop() if write is not None else None
     for result in results:
         if isinstance(result, Exception):
+            raise_passing(result)
             raise result
     if write is None or isinstance(written, Exception):
         return Committed.WITHOUT_STATUS

@@ -12,7 +12,7 @@ from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import Store, client_options
 
-_LOGIN = ("username", "password", "db")
+_LOGIN = ("username", "password", "db", "credential_provider")
 
 
 def shares_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
@@ -43,8 +43,10 @@ def _client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
     """A sync client to the pool's Redis, with timeouts of its own."""
     connections: Any = pool.connection_pool
     kwargs = connections.connection_kwargs
-    options = client_options(settings) | {k: kwargs[k] for k in _LOGIN if k in kwargs}
-    secure = {k: v for k, v in kwargs.items() if k.startswith("ssl_")}
+    timeouts = client_options(settings)
+    options = timeouts | {k: kwargs[k] for k in _LOGIN if kwargs.get(k) is not None}
+    if issubclass(connections.connection_class, SSLConnection):
+        options |= {k: v for k, v in kwargs.items() if k.startswith("ssl_")} | {"ssl": True}
     if isinstance(connections, SentinelConnectionPool):
         manager = connections.sentinel_manager
         addresses = [
@@ -54,10 +56,9 @@ def _client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
             )
             for s in manager.sentinels
         ]
-        sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=manager.sentinel_kwargs)
-        return sentinel.master_for(connections.service_name, **options, **secure)
+        known = timeouts | (manager.sentinel_kwargs or {})
+        sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=known)
+        return sentinel.master_for(connections.service_name, **options)
     if issubclass(connections.connection_class, UnixDomainSocketConnection):
         return Redis(unix_socket_path=kwargs["path"], **options)
-    if issubclass(connections.connection_class, SSLConnection):
-        options |= {"ssl": True, **secure}
     return Redis(host=kwargs.get("host", "localhost"), port=kwargs.get("port", 6379), **options)

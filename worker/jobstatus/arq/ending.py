@@ -39,6 +39,7 @@ class Ended(msgspec.Struct, frozen=True):
         attempt: arq's `job_try`.
         max_tries: How many attempts arq allows.
         timeout: Seconds that arq allows for one attempt; None for no limit.
+        seconds: For how long the worker has had it.
         explicit: What the job said of its end, if anything.
     """
 
@@ -47,6 +48,7 @@ class Ended(msgspec.Struct, frozen=True):
     attempt: int
     max_tries: int
     timeout: float | None
+    seconds: float
     explicit: Outcome | None
 
 
@@ -63,7 +65,10 @@ def finished(ended: Ended, result: Result | None) -> Outcome:
             return Outcome(JobState.ABORTED, "aborted while it ran")
         # arq cancels what is over only to abort it or because its time is up; without retries
         # also when the worker stops.
-        stopped = result is not None and isinstance(result.value, asyncio.CancelledError)
+        if result is not None:
+            stopped = isinstance(result.value, asyncio.CancelledError)
+        else:
+            stopped = ended.timeout is None or ended.seconds < ended.timeout
         if ended.timeout is None or stopped:
             return Outcome(JobState.FAILED, "cancelled: its worker is shutting down")
         return Outcome(JobState.FAILED, f"timed out after {ended.timeout:g} s")

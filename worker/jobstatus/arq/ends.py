@@ -90,7 +90,7 @@ class Ends:
         attempt = job.attempt
         try:
             done = await self._insist(job_id, job, commands, write if self._shares_redis else None)
-        except OUTAGE as error:
+        except Exception as error:
             if attempt is not None:
                 again = cut_short(attempt.number, error, self._in_progress_seconds)
                 self._publisher.end(attempt, again)
@@ -107,12 +107,13 @@ class Ends:
 
         Otherwise finds out which run the job was.
         """
-        if await self._pool.exists(result_key_prefix + job_id):
-            return True
-        if not self._shares_redis:
-            return False  # the publisher finds out
         pool: Any = self._pool
-        run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
+        async with asyncio.timeout(PATIENCE):
+            if await pool.exists(result_key_prefix + job_id):
+                return True
+            if not self._shares_redis:
+                return False  # the publisher finds out
+            run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
         attempt.join(run)
         return run is not None and run.state in OVER
 

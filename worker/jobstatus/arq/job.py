@@ -1,5 +1,7 @@
 """What the worker knows of a job while it has it."""
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -13,6 +15,7 @@ class Job:
 
     Attributes:
         score: The job's score in the queue, ms since the epoch.
+        limit: Bounds the time for reading it.
         since: When it was taken, by `time.monotonic()`.
         begun: Whether more was done with it than reading it: a hook or the job has run.
         attempt: Its attempt, once its coroutine has begun.
@@ -21,8 +24,17 @@ class Job:
     """
 
     score: int
+    limit: asyncio.Timeout | None = None
     since: float = field(default_factory=time.monotonic)
     begun: bool = False
     attempt: Attempt | None = None
     ended: Ended | None = None
     result: Result | None = None
+
+    def begin(self) -> None:
+        """It is read; from here on it may take its time, and is not simply taken again."""
+        if not self.begun:
+            self.begun = True
+            if self.limit is not None:
+                with contextlib.suppress(RuntimeError):  # it has just run out: arq retries the job
+                    self.limit.reschedule(None)

@@ -4,9 +4,11 @@ import asyncio
 import logging
 from typing import Final
 
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from jobstatus.store import will_pass
 
 OUTAGE: Final = (
     BusyLoadingError,
@@ -22,6 +24,25 @@ _PAUSE: Final = 0.3
 """Seconds between two tries while Redis is away."""
 
 _log = logging.getLogger("jobstatus")
+
+
+class NotNowError(OSError):
+    """Redis answers, but can't do this now."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether Redis is away, or says that it can't now."""
+    return isinstance(error, OUTAGE) or (isinstance(error, ResponseError) and will_pass(error))
+
+
+def raise_passing(error: BaseException) -> None:
+    """Raise what stands for an outage, if `error` is Redis's word for one.
+
+    Raises:
+        NotNowError: it is.
+    """
+    if isinstance(error, ResponseError) and will_pass(error):
+        raise NotNowError(str(error)) from error
 
 
 class Outage:

@@ -24,6 +24,10 @@ _log = logging.getLogger("jobstatus")
 Duration = int | float | timedelta | None
 
 
+class _RefusedError(Exception):
+    """Redis has refused a transaction whole: nothing of it was done."""
+
+
 class StatusRedis(ArqRedis):
     """`ArqRedis` whose `enqueue_job` shows the job as `pending`.
 
@@ -112,7 +116,7 @@ class StatusRedis(ArqRedis):
                 await self._execute(pipe, write)
             except WatchError:
                 return None
-            except ResponseError as error:
+            except _RefusedError as error:
                 # The transaction was refused whole. If it was because of the status, the job
                 # can be enqueued all the same; if not, arq's own attempt says why.
                 _log.error("%s can't be shown as pending: %s", write.key, error)
@@ -137,7 +141,10 @@ class StatusRedis(ArqRedis):
             await pipe.execute()
             return
         pipe.execute_command(*write.command())
-        *results, written = await pipe.execute(raise_on_error=False)
+        try:
+            *results, written = await pipe.execute(raise_on_error=False)
+        except ResponseError as error:
+            raise _RefusedError(str(error)) from error
         for result in results:
             if isinstance(result, ResponseError):
                 raise result

@@ -13,7 +13,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.utils import timestamp_ms
 
-from jobstatus.arq.outage import OUTAGE
+from jobstatus.arq.outage import raise_passing
 
 
 class Taking:
@@ -53,10 +53,23 @@ class Taking:
             if gone:  # done elsewhere, or deferred, since the queue was read
                 await pool.delete(*(in_progress_key_prefix + job_id for job_id in gone))
         except BaseException as error:
-            if isinstance(error, OUTAGE):
-                self._uncertain.update(job_ids)
+            self._uncertain.update(job_ids)
+            raise_passing(error)
             raise
         return {job_id: int(mine[job_id]) for job_id in mine if job_id not in gone}
+
+    async def release(self, pool: ArqRedis) -> None:
+        """Let others have what was taken without learning so. For a worker that stops.
+
+        Raises:
+            RedisError, OSError: Redis can't answer.
+        """
+        keys = [in_progress_key_prefix + job_id for job_id in self._uncertain]
+        values = await pool.mget(keys) if keys else []
+        mine = [key for key, value in zip(keys, values, strict=True) if value == self._token]
+        if mine:
+            await pool.delete(*mine)
+        self._uncertain.clear()
 
     async def _recovered(
         self, pool: ArqRedis, job_ids: list[str], scores: list[Any], mine: dict[str, Any]

@@ -14,8 +14,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from arq.connections import ArqRedis
 from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
+from redis.exceptions import ResponseError
 
 from jobstatus.arq.commit import attempt_commands, given_up_commands
 from jobstatus.arq.connection import publisher_for, shares_redis
@@ -23,7 +25,7 @@ from jobstatus.arq.context import carry_context_into_threads
 from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.ends import PATIENCE, Ends
 from jobstatus.arq.job import Job
-from jobstatus.arq.outage import OUTAGE, Outage
+from jobstatus.arq.outage import OUTAGE, Outage, is_passing
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.taking import Taking
 from jobstatus.current import current_job
@@ -50,7 +52,8 @@ class StatusWorker(Worker):
         self._ends: Ends | None = None
         self._outage = Outage()
         self._jobs: dict[str, Job] = {}
-        self._crash: BaseException | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+        self._crashes: list[BaseException] = []
         self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
@@ -83,7 +86,7 @@ class StatusWorker(Worker):
                 status=self._status,
             )
         self._publisher = publisher_for(self._pool, self._status)
-        if not isinstance(self._pool, StatusRedis):
+        if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
             self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
         self._ends = Ends(
             self._pool,
@@ -108,8 +111,10 @@ class StatusWorker(Worker):
         if self._pool is None:
             return
         ends = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        # A job that was cancelled while its end was being committed leaves that to itself.
+        await asyncio.gather(*self._endings, return_exceptions=True)
         try:
-            await self._forget_health()
+            await self._leave()
             if self.on_shutdown:
                 await self.on_shutdown(self.ctx)
         finally:
@@ -123,9 +128,11 @@ class StatusWorker(Worker):
             if isinstance(end, Exception) and not isinstance(end, OUTAGE):
                 raise end
 
-    async def _forget_health(self) -> None:
+    async def _leave(self) -> None:
+        """Take back what says that this worker is there."""
         try:
             async with asyncio.timeout(1):
+                await self._taking.release(self.pool)
                 await self.pool.delete(self.health_check_key)
         except OUTAGE as error:
             _log.warning("the health check's key was left to expire: %s", error)
@@ -135,7 +142,8 @@ class StatusWorker(Worker):
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             if job.attempt is not None and self._publisher is not None:
-                outcome = cut_short(job.attempt.number, self._crash, self.in_progress_timeout_s)
+                crash = self._crashes[0] if self._crashes else None
+                outcome = cut_short(job.attempt.number, crash, self.in_progress_timeout_s)
                 self._publisher.end(job.attempt, outcome)
 
     # ── taking jobs ──────────────────────────────────────────────────────────────────────────
@@ -145,8 +153,8 @@ class StatusWorker(Worker):
         try:
             async with asyncio.timeout(PATIENCE):
                 await super()._poll_iteration()
-        except OUTAGE as error:
-            if error is self._crash:
+        except (*OUTAGE, ResponseError) as error:
+            if any(error is crash for crash in self._crashes) or not is_passing(error):
                 raise
             await self._outage.wait(error)
         else:
@@ -171,21 +179,22 @@ class StatusWorker(Worker):
 
     async def run_job(self, job_id: str, score: int) -> None:
         """Run a job as arq does; if Redis goes away before it has begun, once Redis is back."""
+        since = time.monotonic()
         while True:
-            job = self._jobs[job_id] = Job(score)
             try:
-                await super().run_job(job_id, score)
-            except OUTAGE as error:
-                stops = self._ends is None or self._ends.stops_at is not None
-                if job.begun and not stops:
-                    self._crash = error  # a hook's own; arq's and ours are waited out
-                if job.begun or stops:
-                    raise
-                await self._outage.wait(error)
+                # Reading the job is bounded; from there on, `begin` lifts the limit.
+                async with asyncio.timeout(PATIENCE) as limit:
+                    job = self._jobs[job_id] = Job(score, limit, since)
+                    await super().run_job(job_id, score)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                self._crash = error
+                stops = self._ends is None or self._ends.stops_at is not None
+                if isinstance(error, OUTAGE) and not job.begun and not stops:
+                    await self._outage.wait(error)
+                    continue
+                if not (isinstance(error, OUTAGE) and stops):
+                    self._crashes.append(error)  # a hook's own; arq's and ours are waited out
                 raise
             else:
                 return
@@ -197,7 +206,7 @@ class StatusWorker(Worker):
 
         async def run(ctx: dict[Any, Any]) -> None:
             if (job := self._jobs.get(ctx["job_id"])) is not None:
-                job.begun = True
+                job.begin()
             await hook(ctx)
 
         return run
@@ -225,6 +234,7 @@ class StatusWorker(Worker):
                     attempt=ctx["job_try"],
                     max_tries=max_tries,
                     timeout=timeout,
+                    seconds=time.monotonic() - job.since,
                     explicit=current_job().outcome,
                 )
 
@@ -242,7 +252,8 @@ class StatusWorker(Worker):
         except Exception:  # whatever it is, the job must run
             _log.exception("job %s: its status can't be told", ctx["job_id"])
             return False
-        job.begun, job.attempt = True, attempt
+        job.begin()
+        job.attempt = attempt
         RUNNING.set(attempt.report)
         self._publisher.begin(attempt)
         return True
@@ -268,6 +279,7 @@ class StatusWorker(Worker):
     ) -> Coroutine[Any, Any, None]:
         """Commit the end of an attempt, its status with it."""
         job = self._jobs.pop(job_id, Job(0))
+        job.begin()
         commands = attempt_commands(
             job_id,
             self.queue_name,
@@ -288,7 +300,14 @@ class StatusWorker(Worker):
                 incr_score,
                 keep_in_progress,
             )
-        return self._ends.commit(job_id, job, commands, outcome)
+        return self._kept(self._ends.commit(job_id, job, commands, outcome))
+
+    def _kept(self, ending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+        """The same, as a task that `close` waits for: what awaits it may be cancelled."""
+        task = self.loop.create_task(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return _joined(task)
 
     def _outcome(self, job_id: str, job: Job, *, finish: bool) -> Outcome | None:
         """What is to be shown of an attempt that arq ends, if anything."""
@@ -310,7 +329,9 @@ class StatusWorker(Worker):
         """Commit the end of a job that arq gives up without running it, its status with it."""
         if self._ends is None:  # not run by `main`
             return super().finish_failed_job(job_id, result_data)
-        return self._give_up(job_id, self._jobs.pop(job_id, Job(0)), result_data, self._ends)
+        job = self._jobs.pop(job_id, Job(0))
+        job.begin()
+        return self._kept(self._give_up(job_id, job, result_data, self._ends))
 
     async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
@@ -330,6 +351,10 @@ class StatusWorker(Worker):
         result = job.result
         outcome = None if result is None else partial(never_run, result)
         await ends.commit(job_id, job, commands, outcome)
+
+
+async def _joined(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
 def _delay(ended: Ended) -> float | None:

@@ -1,0 +1,75 @@
+"""Taking jobs: by one worker only, and not lost when the taking is cut off."""
+
+import asyncio
+from typing import Any
+
+from arq.constants import default_queue_name, in_progress_key_prefix
+from arq.utils import timestamp_ms
+
+from jobstatus.arq import StatusRedis
+from jobstatus.arq.taking import Taking
+
+
+async def queue(pool: StatusRedis, count: int, **kwargs: Any) -> list[str]:
+    jobs = [await pool.enqueue_job("add", 1, 2, **kwargs) for _ in range(count)]
+    return [job.job_id for job in jobs if job is not None]
+
+
+async def test_one_of_many_gets_each_job(pool: StatusRedis) -> None:
+    """Of many workers that want the same jobs each job goes to one."""
+    ids = await queue(pool, 50)
+    takings = [Taking(default_queue_name, 310) for _ in range(5)]
+    taken = await asyncio.gather(*(taking.take(pool, ids) for taking in takings))
+    assert sorted(job_id for some in taken for job_id in some) == sorted(ids)
+
+
+async def test_what_arq_has_is_left(pool: StatusRedis, redis: Any) -> None:
+    """A job that a worker of arq's own has, that is done, or that is deferred is left alone."""
+    running, done, deferred, free = await queue(pool, 4)
+    redis.set(in_progress_key_prefix + running, b"1", px=60_000)
+    redis.zrem(default_queue_name, done)
+    redis.zadd(default_queue_name, {deferred: timestamp_ms() + 60_000})
+    taken = await Taking(default_queue_name, 310).take(pool, [running, done, deferred, free])
+    assert list(taken) == [free]
+    kept = {key.removeprefix(in_progress_key_prefix) for key in redis.keys("arq:in-progress:*")}
+    assert kept == {running, free}
+    assert 309_000 < redis.pttl(in_progress_key_prefix + free) <= 310_000
+
+
+async def cut_off(pool: StatusRedis, taking: Taking, ids: list[str]) -> None:
+    """Take jobs, and lose the reply."""
+    await taking.take(pool, ids)
+    taking._uncertain.update(ids)
+
+
+async def test_cut_off_taking_is_recovered(pool: StatusRedis) -> None:
+    """What was taken when the reply was lost is taken at the next try, by the same worker."""
+    ids = await queue(pool, 3)
+    taking = Taking(default_queue_name, 310)
+    await cut_off(pool, taking, ids)
+    assert await Taking(default_queue_name, 310).take(pool, ids) == {}
+    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert await taking.take(pool, ids) == {}
+
+
+async def test_cancelled_taking_is_uncertain(pool: StatusRedis) -> None:
+    """A taking that is cancelled while it waits for Redis is recovered too."""
+    ids = await queue(pool, 3)
+    taking = Taking(default_queue_name, 310)
+    task = asyncio.create_task(taking.take(pool, ids))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert taking._uncertain == set(ids)
+    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+
+
+async def test_release(pool: StatusRedis, redis: Any) -> None:
+    """A worker that stops gives back what it has taken without learning so, and nothing else."""
+    mine, theirs = await queue(pool, 2)
+    taking = Taking(default_queue_name, 310)
+    await cut_off(pool, taking, [mine])
+    redis.set(in_progress_key_prefix + theirs, b"1", px=60_000)
+    taking._uncertain.add(theirs)
+    await taking.release(pool)
+    assert redis.keys("arq:in-progress:*") == [in_progress_key_prefix + theirs]
