@@ -126,6 +126,7 @@ class Attempt:
         self._begun = time.monotonic()
         self._limit = min(timeout or 0.0, LONGEST)
         self._deadline = None if timeout is None else self._begun + timeout
+        self._running_ttl = self._ttl(JobState.IN_PROGRESS, None)
         self._last: tuple[float | None, str] = (None, "")
         self._renew_at = 0.0
 
@@ -208,7 +209,9 @@ class Attempt:
             reason=reason,
             progress=percent,
         )
-        return Write(self.key, record, self._ttl(state, delay), round(lease * _MS))
+        running = state is JobState.IN_PROGRESS
+        ttl = self._running_ttl if running else self._ttl(state, delay)
+        return Write(self.key, record, ttl, round(lease * _MS))
 
     def _ttl(self, state: JobState, delay: float | None) -> int:
         """In ms. What isn't over outlives lease, attempt and the wait for the next one."""

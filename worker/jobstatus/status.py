@@ -69,7 +69,7 @@ UNFINISHED: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.
 """Which stored states a later attempt of the same run may follow."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What stands in Redis for one job, and what one write carries. Never partial.
 
     Attributes:

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from jobstatus.errors import SettingsError
 from jobstatus.settings import StatusSettings
-from jobstatus.status import FOLLOWS, OVER, UNFINISHED, Record, Written, format_progress
+from jobstatus.status import FOLLOWS, OVER, UNFINISHED, JobState, Record, Written, format_progress
 
 SCRIPT: Final = files("jobstatus").joinpath("write.lua").read_text(encoding="utf-8")
 """The atomic write; its header says what it takes and returns."""
@@ -37,6 +37,7 @@ OUTAGE: Final = (RedisError, OSError)
 """What any trouble with Redis raises."""
 
 _FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items()}
+_RUNNING = _FOLLOWS[JobState.IN_PROGRESS]
 _UNFINISHED = f" {' '.join(sorted(UNFINISHED))} "
 _OVER = f" {' '.join(sorted(OVER))} "
 _PACKED = (
@@ -61,7 +62,7 @@ _PASSING = (
 )
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One record on its way to Redis.
 
     Attributes:
@@ -95,13 +96,14 @@ class Write(msgspec.Struct, frozen=True):
             (
                 record.created,
                 record.attempt,
-                state.value,
+                state,
                 record.name,
                 record.reason,
                 format_progress(record.progress),
                 self.lease,
                 self.ttl,
-                _FOLLOWS[state],
+                # An enum's hash is slow, and this is what is written most.
+                _RUNNING if state is JobState.IN_PROGRESS else _FOLLOWS[state],
                 _UNFINISHED,
                 _OVER,
             )
