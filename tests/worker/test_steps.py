@@ -123,6 +123,16 @@ def test_children_report_one_progress(method: str, tmp_path: Path) -> None:
     assert report.read()[0] == 100
 
 
+def test_step_that_can_not_be_shared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no file can be made the job goes on, and the log says why it reports nothing."""
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    with share(JobReport().step("x")) as report:
+        report.progress(10)
+    assert "a step can't be shared: FileNotFoundError" in caplog.text
+
+
 def test_shared_file_goes_with_its_step() -> None:
     """The file behind a shared step is gone when the step is; a late child does no harm."""
     handle = share(JobReport().step("x"))

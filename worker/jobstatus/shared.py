@@ -15,6 +15,7 @@ from contextvars import Token
 from pathlib import Path
 from typing import Final
 
+from jobstatus.handed import complain
 from jobstatus.report import RUNNING, JobReport, Step
 from jobstatus.status import one_line
 
@@ -73,10 +74,17 @@ class SharedStep:
 
 
 def share(step: Step) -> SharedStep:
-    """A handle of the step for another process, which reports for it from there."""
-    descriptor, path = tempfile.mkstemp(prefix="jobstatus-step-")
-    os.truncate(descriptor, _FORMAT.size)
-    memory = mmap.mmap(descriptor, _FORMAT.size)
+    """A handle of the step for another process, which reports for it from there.
+
+    Where no temporary file can be made the handle works all the same, but nothing is reported.
+    """
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="jobstatus-step-")
+        os.truncate(descriptor, _FORMAT.size)
+        memory = mmap.mmap(descriptor, _FORMAT.size)
+    except OSError as error:
+        complain("a step can't be shared", error)
+        return SharedStep("")
     os.close(descriptor)
     _write(memory, None, "")
     weakref.finalize(step, _remove, path, os.getpid())
