@@ -406,6 +406,38 @@ async def test_refused_status_harms_no_job(
         redis.acl_deluser("queue")
 
 
+async def test_first_end_is_in_arqs_transaction(
+    pool: StatusRedis, redis: Any, status: Read, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even on a server that has forgotten its scripts the first end is committed with the job."""
+    job_id = await enqueue(pool, "add", 1, 2)
+    redis.script_flush()
+    monkeypatch.setattr("jobstatus.publisher.Publisher.begin", lambda *_: None)
+    monkeypatch.setattr("jobstatus.publisher.Publisher.end", lambda *_: None)
+    await work()
+    assert status(job_id)["state"] == "succeeded"
+
+
+async def test_outage_while_an_expired_job_is_looked_at(
+    pool: StatusRedis, redis: Any, status: Read, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that finds Redis away just then waits, and gives the job up when it is back."""
+    redis.zadd("arq:queue", {"gone": 1})
+    exists, calls = StatusRedis.exists, []
+
+    async def away(self: Any, *keys: Any) -> Any:
+        calls.append(keys)
+        if len(calls) == 1:
+            raise ConnectionError("away")
+        return await exists(self, *keys)
+
+    monkeypatch.setattr(StatusRedis, "exists", away)
+    worker = await work()
+    assert worker.jobs_failed == 1
+    assert len(calls) == 2
+    assert (status("gone")["state"], status("gone")["reason"]) == ("failed", "job expired")
+
+
 async def test_succeeded_is_never_seen_before_the_result(
     pool: StatusRedis, redis: Any, status: Read, work: Work
 ) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
@@ -17,7 +17,9 @@ from jobstatus.attempt import Attempt
 from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome
 from jobstatus.status import OVER
-from jobstatus.store import Run, Write
+from jobstatus.store import Run
+
+T = TypeVar("T")
 
 PATIENCE: Final = 10.0
 """Seconds that one look into the queue, or one commit, may take before it is tried anew."""
@@ -88,13 +90,21 @@ class Ends:
         except Exception:  # whatever it is, the job's end must be committed
             _log.exception("job %s: its status can't be told", job_id)
         attempt = job.attempt
+        sent = write if self._shares_redis else None
+
+        async def commit_once() -> Committed:
+            only = self._attempt_if_overdue(job)
+            return await commit(self._pool, commands, sent, job_id=job_id, only_attempt=only)
+
         try:
-            done = await self._insist(job_id, job, commands, write if self._shares_redis else None)
+            done = await self._insist(job_id, commit_once)
         except Exception as error:
             if attempt is not None:
                 again = cut_short(attempt.number, error, self._in_progress_seconds)
                 self._publisher.end(attempt, again)
             raise
+        if done is Committed.SUPERSEDED:
+            _log.warning("job %s was run again elsewhere: this end is void", job_id)
         if attempt is None or outcome is None:
             return
         if done is Committed.WITHOUT_STATUS:
@@ -108,39 +118,30 @@ class Ends:
         Otherwise finds out which run the job was.
         """
         pool: Any = self._pool
-        async with asyncio.timeout(PATIENCE):
+
+        async def look() -> bool:
             if await pool.exists(result_key_prefix + job_id):
                 return True
             if not self._shares_redis:
                 return False  # the publisher finds out
             run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
-        attempt.join(run)
-        return run is not None and run.state in OVER
+            attempt.join(run)
+            return run is not None and run.state in OVER
 
-    async def _insist(
-        self, job_id: str, job: Job, commands: Commands, write: Write | None
-    ) -> Committed:
-        """Commit, if need be when Redis is back."""
+        return await self._insist(job_id, look)
+
+    async def _insist(self, job_id: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask Redis, if need be again when it is back."""
         begun = time.monotonic()
         while True:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    done = await commit(
-                        self._pool,
-                        commands,
-                        write,
-                        job_id=job_id,
-                        only_attempt=self._attempt_if_overdue(job),
-                    )
+                    return await ask()
             except OUTAGE as error:
                 if self._has_given_up(begun):
                     _log.error("job %s: its end was lost, it will be run again", job_id)
                     raise
                 await self._outage.wait(error)
-            else:
-                if done is Committed.SUPERSEDED:
-                    _log.warning("job %s was run again elsewhere: this end is void", job_id)
-                return done
 
     def _has_given_up(self, begun: float) -> bool:
         """Whether the worker stops, and has tried for long enough."""

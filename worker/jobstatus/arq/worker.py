@@ -5,6 +5,7 @@ ended, and commits each end itself (`ends`). What an end means is decided in `en
 """
 
 import asyncio
+import contextlib
 import logging
 import pickle
 import signal
@@ -32,6 +33,7 @@ from jobstatus.current import current_job
 from jobstatus.publisher import Publisher
 from jobstatus.report import RUNNING, Outcome
 from jobstatus.settings import PublisherSettings
+from jobstatus.store import SCRIPT
 
 _log = logging.getLogger("jobstatus")
 
@@ -88,14 +90,18 @@ class StatusWorker(Worker):
         self._publisher = publisher_for(self._pool, self._status)
         if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
             self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
+        shares = shares_redis(self._pool, self._status)
         self._ends = Ends(
             self._pool,
             self._publisher,
             self._outage,
-            shares_redis=shares_redis(self._pool, self._status),
+            shares_redis=shares,
             in_progress_seconds=self.in_progress_timeout_s,
         )
         carry_context_into_threads(self.loop)
+        if shares:  # the first end is to be in arq's transaction already
+            with contextlib.suppress(ResponseError):  # who may not load it may not write status
+                await self._pool.script_load(SCRIPT)
         await super().main()
 
     async def close(self) -> None:
@@ -278,6 +284,16 @@ class StatusWorker(Worker):
         keep_in_progress: float | None,
     ) -> Coroutine[Any, Any, None]:
         """Commit the end of an attempt, its status with it."""
+        if self._ends is None:  # not run by `main`
+            return super().finish_job(
+                job_id,
+                finish,
+                result_data,
+                result_timeout_s,
+                keep_result_forever,
+                incr_score,
+                keep_in_progress,
+            )
         job = self._jobs.pop(job_id, Job(0))
         job.begin()
         commands = attempt_commands(
@@ -290,16 +306,6 @@ class StatusWorker(Worker):
             keep_in_progress_ms=to_ms(keep_in_progress),
         )
         outcome = partial(self._outcome, job_id, job, finish=finish)
-        if self._ends is None:  # not run by `main`
-            return super().finish_job(
-                job_id,
-                finish,
-                result_data,
-                result_timeout_s,
-                keep_result_forever,
-                incr_score,
-                keep_in_progress,
-            )
         return self._kept(self._ends.commit(job_id, job, commands, outcome))
 
     def _kept(self, ending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
