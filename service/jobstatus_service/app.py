@@ -83,6 +83,13 @@ def _says(kind: type | None, description: str) -> ResponseSpec:
     return ResponseSpec(kind, description=description, generate_examples=False)
 
 
+_ALWAYS: Final = {
+    304: _says(None, "Not changed since the validator"),
+    401: _says(Detail, "No API key, or a wrong one"),
+    503: _says(Detail, "Redis can't be reached in time"),
+}
+
+
 @get(
     "/api/jobs/{job_id:str}",
     guards=[must_have_key],
@@ -90,12 +97,10 @@ def _says(kind: type | None, description: str) -> ResponseSpec:
     summary="Get Job Status",
     tags=["jobs"],
     security=openapi.SECURITY,
-    responses={
+    responses=_ALWAYS
+    | {
         200: _says(JobStatus, "Successful Response"),
-        304: _says(None, "Not changed since the validator"),
-        401: _says(Detail, "No API key, or a wrong one"),
         422: _says(HTTPValidationError, "Validation Error"),
-        503: _says(Detail, "Redis can't be reached in time"),
     },
 )
 async def get_job_status(job_id: JobId, request: Request[Any, Any, Any]) -> ASGIResponse:
@@ -114,12 +119,10 @@ async def get_job_status(job_id: JobId, request: Request[Any, Any, Any]) -> ASGI
     summary="Get Many Job Statuses",
     tags=["jobs"],
     security=openapi.SECURITY,
-    responses={
+    responses=_ALWAYS
+    | {
         200: _says(JobStatuses, "The jobs' statuses, in the order asked"),
-        304: _says(None, "Not changed since the validator"),
-        401: _says(Detail, "No API key, or a wrong one"),
         422: _says(HTTPValidationError, "A bad id, no id, or too many"),
-        503: _says(Detail, "Redis can't be reached in time"),
     },
 )
 async def get_job_statuses(request: Request[Any, Any, Any], ids: JobIds) -> ASGIResponse:
