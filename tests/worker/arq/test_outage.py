@@ -55,11 +55,23 @@ async def lasting_pool(lasting_valkey: ValkeyServer) -> AsyncIterator[StatusRedi
     await pool.aclose()
 
 
-def states(redis: Any, ids: list[str]) -> list[tuple[str, str]]:
+def all_are(redis: Any, ids: list[str], state: str) -> bool:
+    """Whether all jobs are in the state, in their first attempt."""
     pipe = redis.pipeline()
     for job_id in ids:
         pipe.hmget(f"job:{job_uuid(job_id)}", "state", "attempt")
-    return [tuple(fields) for fields in pipe.execute()]
+    return {tuple(fields) for fields in pipe.execute()} == {(state, "1")}
+
+
+async def all_running(server: ValkeyServer, spawn: Spawn, seconds: float) -> WorkerProcess:
+    """A worker, all of whose places are taken by jobs that run."""
+    pool = await create_pool(RedisSettings.from_dsn(server.connection_url))
+    ids = await enqueue(pool, "sleep", seconds)
+    await pool.aclose()
+    worker = spawn("Wide", TEST_REDIS_URL=server.connection_url)
+    with Redis(port=server.port, decode_responses=True) as redis:
+        await soon(lambda: all_are(redis, ids, "in_progress"), 20)
+    return worker
 
 
 async def enqueue(pool: StatusRedis, *args: Any) -> list[str]:
@@ -82,13 +94,13 @@ async def test_jobs_live_through_an_outage(
         later = await lasting_pool.enqueue_job("sleep", 0, _defer_by=outage / 2)
         assert later is not None
         worker = spawn("Wide", TEST_REDIS_URL=lasting_valkey.connection_url)
-        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 20)
+        await soon(lambda: all_are(redis, ids, "in_progress"), 20)
         away.stop(how)
         await asyncio.sleep(outage)
         away.resume(how)
         returned = time.monotonic()
         ids.append(later.job_id)
-        await soon(lambda: set(states(redis, ids)) == {("succeeded", "1")}, 5)
+        await soon(lambda: all_are(redis, ids, "succeeded"), 5)
         assert time.monotonic() - returned < 2
         for job_id in ids:
             result = await Job(job_id, lasting_pool).result_info()
@@ -112,25 +124,20 @@ async def test_redis_comes_back_empty(own_valkey: ValkeyServer, spawn: Spawn) ->
     await pool.aclose()
     with Redis(port=away.port, decode_responses=True) as redis:
         spawn("Wide", TEST_REDIS_URL=own_valkey.connection_url)
-        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 20)
+        await soon(lambda: all_are(redis, ids, "in_progress"), 20)
         away.stop("refused")
         await asyncio.sleep(0.5)
         away.resume("refused")
-        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 2)
+        await soon(lambda: all_are(redis, ids, "in_progress"), 2)
         key = f"job:{job_uuid(ids[0])}"
         assert redis.hmget(key, "name", "progress", "reason") == ["sleep", "10", "asleep"]
-        await soon(lambda: set(states(redis, ids)) == {("succeeded", "1")}, 10)
+        await soon(lambda: all_are(redis, ids, "succeeded"), 10)
 
 
 async def test_sigterm_while_ends_wait(own_valkey: ValkeyServer, spawn: Spawn) -> None:
     """Ends that wait for Redis when the worker is stopped are tried on, then said to be lost."""
     away = Away(own_valkey)
-    pool = await create_pool(RedisSettings.from_dsn(own_valkey.connection_url))
-    ids = await enqueue(pool, "sleep", 1)
-    await pool.aclose()
-    with Redis(port=away.port, decode_responses=True) as redis:
-        worker = spawn("Wide", TEST_REDIS_URL=own_valkey.connection_url)
-        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 20)
+    worker = await all_running(own_valkey, spawn, 1)
     away.stop("refused")
     await asyncio.sleep(1.5)
     worker.send(signal.SIGTERM)
@@ -142,12 +149,7 @@ async def test_sigterm_while_ends_wait(own_valkey: ValkeyServer, spawn: Spawn) -
 async def test_sigterm_during_an_outage(own_valkey: ValkeyServer, spawn: Spawn) -> None:
     """A worker that is stopped during an outage ends in bounded time, and says what is lost."""
     away = Away(own_valkey)
-    pool = await create_pool(RedisSettings.from_dsn(own_valkey.connection_url))
-    ids = await enqueue(pool, "sleep", 30)
-    await pool.aclose()
-    with Redis(port=away.port, decode_responses=True) as redis:
-        worker = spawn("Wide", TEST_REDIS_URL=own_valkey.connection_url)
-        await soon(lambda: set(states(redis, ids)) == {("in_progress", "1")}, 20)
+    worker = await all_running(own_valkey, spawn, 30)
     away.stop("refused")
     worker.send(signal.SIGTERM)
     stopped = time.monotonic()
