@@ -87,5 +87,5 @@ def test_one_module_talks_to_redis() -> None:
     own = {m.stem for m in PACKAGE.glob("*.py") if any("redis" in i for i in imported(m))}
     assert own == {"store"}
     service = {m.stem for m in SERVICE.glob("*.py") if any("redis" in i for i in imported(m))}
-    assert service == {"reader"}
+    assert service == {"wire"}
     assert not {i for i in imported(PACKAGE / "status.py") if "jobstatus" in i}

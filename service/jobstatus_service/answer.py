@@ -3,6 +3,7 @@
 The one truth about an answer; whatever serves one, however fast, serves what `answer` made.
 """
 
+import math
 from datetime import datetime
 from hashlib import blake2b
 from typing import Final
@@ -16,6 +17,12 @@ from jobstatus_service.found import Found
 NO_RECORD: Final = "no record of this job: it never existed, or is no longer kept"
 """The one reason for a job that never existed, has expired, or is somebody else's."""
 
+PACES: Final = (1, 2, 5, 10, 30)
+"""Seconds after which a poller is told to come back: half the time between two changes."""
+
+_NEVER_SEEN: Final = 2
+"""The pace for a job of which there is no record."""
+
 _EPOCH: Final = to_datetime(0)
 
 _SPANS: Final = (
@@ -28,35 +35,46 @@ _SPANS: Final = (
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer, ready to send.
+    """One answer.
 
     Attributes:
         body: The JSON.
         etag: Its strong validator, quotes included; the same on every replica.
-        is_over: Whether the job is, so that the answer may be kept for a while.
+        state: The state that it tells.
+        pace: Seconds after which it is worth asking again; None when the job is over.
+        good_for: Seconds for which it stands if nothing is written; infinite where only a write
+            can change it.
     """
 
     body: bytes
     etag: str
-    is_over: bool
+    state: JobState
+    pace: int | None
+    good_for: float
 
     @property
     def cache_control(self) -> str:
         """For how long whose cache may keep it."""
-        return "private, max-age=30" if self.is_over else "private, no-cache"
+        return "private, no-cache" if self.pace is not None else "private, max-age=30"
 
 
-def answer(job_id: UUID, found: Found, lease: float) -> Answer:
+def answer(job_id: UUID, found: Found, lease: float, interval: float = 0.0) -> Answer:
     """The answer about a job.
 
     Args:
         job_id: The job.
         found: What stands in Redis.
         lease: Seconds for which a silent worker is believed.
+        interval: Seconds between two changes of the job, as far as they were seen.
     """
-    status = describe(job_id, found, lease)
+    status, stands = _describe(job_id, found, lease)
     body = status.to_json()
-    return Answer(body, validator(body), status.state.is_over)
+    good_for = min(stands, found.ttl / 1000 if found.ttl >= 0 else math.inf)
+    pace: int | None = None
+    if not status.state.is_over:
+        pace, until = _pace(found, interval)
+        good_for = min(good_for, until)
+    return Answer(body, validator(body), status.state, pace, good_for)
 
 
 def validator(body: bytes) -> str:
@@ -66,18 +84,25 @@ def validator(body: bytes) -> str:
 
 def describe(job_id: UUID, found: Found, lease: float) -> JobStatus:
     """What is to be said of a job; the arguments are those of `answer`."""
+    return _describe(job_id, found, lease)[0]
+
+
+def _describe(job_id: UUID, found: Found, lease: float) -> tuple[JobStatus, float]:
+    """What is to be said, and for how many seconds that stands if nothing is written."""
     record = found.record
     if record is None:
         reason = f"the stored record can't be read: {found.fault}" if found.fault else NO_RECORD
-        return _status(job_id, _EPOCH, _EPOCH, JobState.UNKNOWN, reason=reason)
-    state, reason = record.state, record.reason
-    if state is JobState.IN_PROGRESS and record.lease <= found.now:
-        silent = (found.now - record.lease) / 1000 + lease
-        reason = f"no report for over {_span(silent)}; the last state was {state}"
-        state = JobState.UNKNOWN
-    return _status(
-        job_id, to_datetime(record.created), to_datetime(record.updated), state, record, reason
-    )
+        return _status(job_id, _EPOCH, _EPOCH, JobState.UNKNOWN, reason=reason), math.inf
+    state, reason, stands = record.state, record.reason, math.inf
+    if state is JobState.IN_PROGRESS:
+        stands = (record.lease - found.now) / 1000
+        if stands <= 0:
+            silent = lease - stands
+            span, stands = _span(silent)
+            reason = f"no report for over {span}; the last state was {state}"
+            state = JobState.UNKNOWN
+    created, updated = to_datetime(record.created), to_datetime(record.updated)
+    return _status(job_id, created, updated, state, record, reason), stands
 
 
 def _status(
@@ -103,9 +128,28 @@ def _status(
     )
 
 
-def _span(seconds: float) -> str:
-    """The longest round span that is not longer."""
-    return next((text for span, text in reversed(_SPANS) if span <= seconds), "1 s")
+def _span(seconds: float) -> tuple[str, float]:
+    """The longest round span that is not longer, and the seconds until the next one."""
+    text = "1 s"
+    for span, longer in _SPANS:
+        if span > seconds:
+            return text, span - seconds
+        text = longer
+    return text, math.inf
+
+
+def _pace(found: Found, interval: float) -> tuple[int, float]:
+    """When it is worth asking again, and for how many seconds that holds if nothing changes.
+
+    What has not changed for a while will hardly change in the next moment either.
+    """
+    if found.record is None:
+        return _NEVER_SEEN, math.inf
+    unchanged = max(0.0, (found.now - found.record.updated) / 1000)
+    half = max(unchanged, interval) / 2
+    pace = max((p for p in PACES if p <= half), default=PACES[0])
+    longer = next((p for p in PACES if p > half), math.inf)
+    return pace, 2 * longer - unchanged
 
 
 def matches(if_none_match: str, etag: str) -> bool:

@@ -1,7 +1,7 @@
 """How the service says no: `{"detail": ...}`, and the contract's `HTTPValidationError`."""
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response
@@ -9,11 +9,16 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from jobstatus_service.reader import UnavailableError
+from jobstatus_service.watch import TooManyError
 
 _log = logging.getLogger("jobstatus.service")
 
 RETRY_AFTER = 1
 """Seconds after which a poller may ask again when Redis can't be reached."""
+
+
+_TOO_MANY_AFTER: Final = 5
+"""Seconds after which there may be room for another wait or stream."""
 
 
 class Detail(msgspec.Struct, frozen=True):
@@ -72,12 +77,22 @@ def _rejected(_: Request[Any, Any, Any], error: ValidationException) -> Response
     return Response(HTTPValidationError(errors), status_code=422)
 
 
-def _unavailable(_: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
-    _log.warning("503: %s", error)
+def _unavailable(request: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
+    _log.debug("503: %s", error)  # the reader has said what is wrong, once
+    request.scope["state"]["outcome"] = "error"
     return Response(
         Detail("the status store can't be reached; try again soon"),
         status_code=503,
         headers={"Retry-After": str(RETRY_AFTER), "Cache-Control": "no-store"},
+    )
+
+
+def _too_many(request: Request[Any, Any, Any], error: TooManyError) -> Response[Any]:
+    request.app.state.metrics.turned_away += 1
+    return Response(
+        Detail(f"{error}; read without waiting, or come back"),
+        status_code=429 if error.is_theirs else 503,
+        headers={"Retry-After": str(_TOO_MANY_AFTER), "Cache-Control": "no-store"},
     )
 
 
@@ -87,12 +102,14 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    request.scope["state"]["outcome"] = "error"
     return Response(Detail("something is wrong here; it is in the log"), status_code=500)
 
 
 handlers: ExceptionHandlersMap = {
     InvalidRequestError: _invalid,
     UnavailableError: _unavailable,
+    TooManyError: _too_many,
     ValidationException: _rejected,
     HTTPException: _http,
     Exception: _unexpected,

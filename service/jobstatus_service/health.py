@@ -1,4 +1,4 @@
-"""Whether the process serves, and whether it can answer: `/livez` and `/readyz`. No key needed."""
+"""For probes and Prometheus: `/livez`, `/readyz` and `/metrics`. No key needed."""
 
 import asyncio
 import logging
@@ -7,7 +7,10 @@ from typing import Any, Final
 
 from litestar import MediaType, Request, Response, get
 
-from jobstatus_service.reader import Reader, UnavailableError
+from jobstatus_service import metrics
+from jobstatus_service.processes import Processes
+from jobstatus_service.reader import UnavailableError
+from jobstatus_service.statuses import Statuses
 
 _log = logging.getLogger("jobstatus.service")
 
@@ -16,20 +19,22 @@ _FRESH: Final = 1.0
 
 
 class Readiness:
-    """Whether Redis answers, asked at most once a second."""
+    """Whether Redis answers, asked at most once a second, and nobody is being sent away."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, statuses: Statuses) -> None:
+        self._statuses = statuses
         self._lock = asyncio.Lock()
         self._asked = float("-inf")
         self._fault: str | None = None
 
     async def fault(self) -> str | None:
         """Why the process can't answer now; None if it can."""
+        if self._statuses.watches.is_draining:
+            return "it is shutting down"
         async with self._lock:
             if time.monotonic() - self._asked >= _FRESH:
                 try:
-                    await self._reader.ping()
+                    await self._statuses.reader.ping()
                     self._fault = None
                 except UnavailableError as error:
                     _log.warning("not ready: %s", error)
@@ -52,3 +57,12 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
     if fault is None:
         return Response("ok\n", media_type=MediaType.TEXT)
     return Response(f"not ready: {fault}\n", status_code=503, media_type=MediaType.TEXT)
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics_text(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """What all processes that share the port have counted."""
+    processes: Processes = request.app.state.processes
+    return Response(
+        metrics.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -21,6 +21,9 @@ from jobstatus_service.settings import ServiceSettings
 _LOOK: Final = 1.0
 """Seconds between two looks at the key file."""
 
+_SEEN: Final = 10_000
+"""Spellings of headers that are remembered at most."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger("jobstatus.service")
@@ -78,7 +81,12 @@ def _key(words: list[str], default_prefix: str) -> tuple[str, ApiKey]:
 
 
 class ApiKeys:
-    """The keys that are valid now."""
+    """The keys that are valid now.
+
+    Attributes:
+        anybody: Who everybody is, where no key is needed.
+        seen: Headers in which a valid key was found, so that it needn't be looked for again.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Read all keys.
@@ -92,13 +100,14 @@ class ApiKeys:
             digest(key): ApiKey(f"env-{number}", settings.key_prefix)
             for number, key in enumerate(settings.api_keys, 1)
         }
-        self._anybody = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
+        self.anybody = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
+        self.seen: dict[bytes | None, ApiKey] = {}
         self._stamp = self._stat()
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             raise SettingsError(f"JOBSTATUS_API_KEYS_FILE: {self._path}: {error}") from None
-        if not self._keys and self._anybody is None:
+        if not self._keys and self.anybody is None:
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
                 "JOBSTATUS_API_KEYS, or allow everybody with --no-auth"
@@ -110,13 +119,21 @@ class ApiKeys:
         Args:
             authorization: The header's bytes, each as one character, as ASGI frameworks have it.
         """
-        if self._anybody is not None:
-            return self._anybody
+        if self.anybody is not None:
+            return self.anybody
         if not authorization:
             return None
-        scheme, _, rest = authorization.partition(" ")
-        key = rest.strip() if scheme.lower() == "bearer" else authorization.strip()
-        return self._keys.get(digest(key.encode("latin-1", "replace")))
+        header = authorization.encode("latin-1", "replace")
+        found = self.seen.get(header)
+        if found is None:
+            scheme, _, rest = header.partition(b" ")
+            key = rest.strip() if scheme.lower() == b"bearer" else header.strip()
+            found = self._keys.get(digest(key))
+            if found is not None:
+                if len(self.seen) >= _SEEN:
+                    self.seen.clear()
+                self.seen[header] = found
+        return found
 
     async def watch(self) -> None:
         """Read the key file again whenever it changes, for ever."""
@@ -139,6 +156,7 @@ class ApiKeys:
             _log.error("%s can't be used, the last good keys stay: %s", self._path, fault)
             return
         self._keys = found
+        self.seen.clear()
         _log.info("the key file %s was read again: %d keys", self._path, len(found))
 
     def _read(self) -> dict[str, ApiKey]:

@@ -2,14 +2,24 @@
 
 import logging.config
 import os
+import resource
 import socket
-from typing import Any
+import tempfile
+from typing import Any, Final
 
 from granian.constants import Interfaces, Loops
 from granian.server import Server
 
 from jobstatus.errors import JobStatusError
 from jobstatus_service.app import create_app
+from jobstatus_service.processes import VARIABLE as METRICS_DIR
+
+_READS: Final = 2_000
+"""Requests that one process handles at once beside waits and streams; more wait their turn."""
+
+_OTHER_FILES: Final = 200
+
+_log = logging.getLogger("jobstatus.service")
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -39,8 +49,16 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     if no_auth:
         os.environ["JOBSTATUS_NO_AUTH"] = "1"  # the server's processes read the environment
     logging.config.dictConfig(LOGGING)
-    create_app()
+    settings = create_app().state.settings
     _must_be_free(host, port)
+    _allow_open_files(settings.watchers + _READS)
+    with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
+        if workers > 1:
+            os.environ[METRICS_DIR] = folder
+        _serve(host, port, workers, settings.watchers + _READS)
+
+
+def _serve(host: str, port: int, workers: int, requests: int) -> None:
     Server(
         "jobstatus_service.app:create_app",
         address=host,
@@ -52,8 +70,20 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
         websockets=False,
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,
-        workers_kill_timeout=5,
+        backpressure=requests,
+        workers_kill_timeout=4,
     ).serve()
+
+
+def _allow_open_files(connections: int) -> None:
+    """Allow as many open files as there may be connections, or as many as may be allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        _log.warning("at most %d connections: the limit of open files is %d", hard, hard)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _must_be_free(host: str, port: int) -> None:

