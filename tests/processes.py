@@ -50,15 +50,20 @@ def run(script: str, *arguments: str, **environ: str) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def running(script: str, *arguments: str, **environ: str) -> Iterator["subprocess.Popen[str]"]:
-    """A console script that is killed at the end of the block if it still runs."""
+    """A console script that is ended with the block if it still runs."""
     process = start(script, *arguments, log=None, **environ)
     try:
         yield process
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)
+            process.terminate()  # it may have processes of its own
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(6)
             process.kill()
-        process.communicate()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def free_port() -> int:

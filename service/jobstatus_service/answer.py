@@ -148,7 +148,7 @@ def _pace(found: Found, interval: float) -> tuple[int, float]:
     unchanged = max(0.0, (found.now - found.record.updated) / 1000)
     half = max(unchanged, interval) / 2
     pace = max((p for p in PACES if p <= half), default=PACES[0])
-    longer = next((p for p in PACES if p > half), math.inf)
+    longer = next((p for p in PACES if p > max(half, pace)), math.inf)
     return pace, 2 * longer - unchanged
 
 

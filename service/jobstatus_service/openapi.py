@@ -8,13 +8,19 @@ from litestar.openapi.spec import (
     Components,
     OpenAPI,
     OpenAPIFormat,
+    OpenAPIHeader,
+    OpenAPIResponse,
     OpenAPIType,
+    Operation,
+    Parameter,
     Reference,
     Schema,
     SecurityScheme,
 )
 
 from jobstatus.status import JobState
+from jobstatus_service.preferences import LONGEST_WAIT
+from jobstatus_service.settings import MOST_IDS
 
 NAME_PATTERN: Final = (
     r"^[\p{L}\p{Nl}\p{Pattern_Syntax}\p{Pattern_White_Space}]+"
@@ -102,11 +108,78 @@ def config(version: str) -> OpenAPIConfig:
     )
 
 
+_PARAMETERS: Final = {
+    "wait": Schema(
+        type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=LONGEST_WAIT, default=0
+    ),
+    "until": _text("Until", enum=["change", "done"], default="change"),
+    "id": Schema(
+        type=OpenAPIType.ARRAY,
+        title="Job Ids",
+        items=_text("Job Id", format=OpenAPIFormat.UUID),
+        min_items=1,
+        max_items=MOST_IDS,
+    ),
+}
+"""Schemas of the query. Litestar's own lose a bound of 0."""
+
+_ASKS: Final = {
+    "If-None-Match": "Validators of what is known already: a 304 if that still holds.",
+    "Prefer": f"`wait=SECONDS`, as the parameter of that name; 0 to {LONGEST_WAIT} (RFC 7240).",
+    "Last-Event-ID": "The `id` of the last event: a 204 if that was the end of the job.",
+}
+_SAYS: Final = {
+    "ETag": "A strong validator: the hash of the body, the same on every replica.",
+    "Cache-Control": "`private, no-cache` until the job is over, then `private, max-age=30`.",
+    "Retry-After": "Whole seconds after which asking again is worth it.",
+    "Preference-Applied": "The wait that was heeded of `Prefer`.",
+    "WWW-Authenticate": "How to name an API key.",
+}
+_READ: Final = ("ETag", "Cache-Control", "Retry-After", "Preference-Applied")
+_Headers = dict[str, tuple[str, ...]]
+_HEADERS: Final[dict[str, tuple[tuple[str, ...], _Headers]]] = {
+    "/api/jobs/{job_id}": (("If-None-Match", "Prefer"), {"200": _READ, "304": _READ}),
+    "/api/jobs": (("If-None-Match",), {"200": _READ[:2], "304": _READ[:2]}),
+    "/api/jobs/{job_id}/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),
+}
+_REFUSED: Final[_Headers] = {
+    "401": ("WWW-Authenticate",),
+    "429": ("Retry-After",),
+    "503": ("Retry-After",),
+}
+
+
 def publish_contract(document: OpenAPI) -> None:
     """Put the contract's schemas in the place of those that were generated from our types."""
     schemas = {**(document.components.schemas or {}), **SCHEMAS}
     schemas.pop("JobState", None)  # the contract has it in place
     document.components.schemas = schemas
-    for path in (document.paths or {}).values():
-        if path.get is not None and path.get.responses is not None:
-            path.get.responses.pop("400", None)  # Litestar's word for what is a 422 here
+    for path, item in (document.paths or {}).items():
+        if item.get is not None:
+            _complete(path, item.get)
+
+
+def _complete(path: str, operation: Operation) -> None:
+    """Add what can't be said where the route stands: bounds and headers."""
+    responses = operation.responses or {}
+    responses.pop("400", None)  # Litestar's word for what is a 422 here
+    asks, says = _HEADERS[path]
+    parameters = [each for each in operation.parameters or [] if isinstance(each, Parameter)]
+    for parameter in parameters:
+        parameter.schema = _PARAMETERS.get(parameter.name, parameter.schema)
+    operation.parameters = [*parameters, *(_asked(name) for name in asks)]
+    for status, names in (_REFUSED | says).items():
+        response = responses.get(status)
+        if isinstance(response, OpenAPIResponse):
+            response.headers = {name: _said(name) for name in names}
+
+
+def _asked(name: str) -> Parameter:
+    return Parameter(
+        name=name, param_in="header", schema=_text(name), description=_ASKS[name], required=False
+    )
+
+
+def _said(name: str) -> OpenAPIHeader:
+    kind = OpenAPIType.INTEGER if name == "Retry-After" else OpenAPIType.STRING
+    return OpenAPIHeader(schema=Schema(type=kind), description=_SAYS[name])

@@ -45,7 +45,7 @@ JobIds = Annotated[
 ]
 
 Wait = Annotated[
-    float | None,
+    float,
     QueryParameter(
         title="Wait",
         description="Seconds to wait for the job to differ from what If-None-Match names, or, "
@@ -56,8 +56,8 @@ Wait = Annotated[
 ]
 
 Until = Annotated[
-    Literal["done"] | None,
-    QueryParameter(title="Until", description="With a wait: wait for the end of the job only."),
+    Literal["change", "done"],
+    QueryParameter(title="Until", description="What to wait for: any change, or the job's end."),
 ]
 
 
@@ -112,25 +112,25 @@ _TOO_MANY: Final = {429: _says(Detail, "The API key has too many waits and strea
     },
 )
 async def get_job_status(
-    job_id: JobId, request: AnyRequest, wait: Wait = None, until: Until = None
+    job_id: JobId, request: AnyRequest, wait: Wait = 0.0, until: Until = "change"
 ) -> ASGIApp:
     """Where the job stands: now, or after a wait as soon as that is worth telling."""
     job = _job(request, job_id)
     known = _header(request, "if-none-match")
     more: list[tuple[bytes, bytes]] = []
-    if wait is None:
-        wait = preferred_wait(request.headers.getall("prefer", []))
-        if wait is not None:
-            more.append((b"preference-applied", b"wait=%d" % wait))
+    if "wait" not in request.query_params:
+        preferred = preferred_wait(request.headers.getall("prefer", []))
+        if preferred is not None:
+            wait = preferred
+            more.append((b"preference-applied", b"wait=%d" % preferred))
     if (fault := request.scope["state"].get("fault")) is not None:
         raise fault  # the fast lane has asked already
     if not wait:
         return respond(*await _read(request, job), known, *more)
-    until_done = until is not None
     first = await _statuses(request).get(job.key)
 
     def is_worth(reply: Reply) -> bool:
-        if reply.is_over or until_done:
+        if reply.is_over or until == "done":
             return reply.is_over
         return reply.etag != first.etag if known is None else not reply.is_known_to(known)
 

@@ -102,8 +102,8 @@ class Statuses:
                 "evictions": near.evicted,
             },
             {
-                "redis_up": self.reader.is_up,
-                "near_cache_proven": proven,
+                "redis_up": int(self.reader.is_up),
+                "near_cache_proven": int(proven),
                 "near_cache_entries": len(near.replies),
                 "near_cache_bytes": near.size,
                 "waits_open": open_["wait"],
