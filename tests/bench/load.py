@@ -115,7 +115,17 @@ def serving(
 
 def granian(app: str, port: int) -> list[str]:
     """A bare Granian, with the options of `jobstatus serve`."""
-    options = ["--interface", "asgi", "--loop", "uvloop", "--no-ws", "--log-level", "error"]
+    options = [
+        "--interface",
+        "asgi",
+        "--loop",
+        "uvloop",
+        "--no-ws",
+        "--http",
+        "1",
+        "--log-level",
+        "error",
+    ]
     return [sys.executable, "-m", "granian", *options, "--port", str(port), app]
 
 
