@@ -18,14 +18,21 @@ environment (all optional, but there must be an API key):
   JOBSTATUS_KEY_PREFIX             first part of every key in Redis (default: job)
   JOBSTATUS_LEASE                  seconds for which a silent worker is believed (default: 30);
                                    the same as the workers'
+  JOBSTATUS_NEAR_CACHE             what may be kept near, such as 64MiB (the default); 0: nothing
+  JOBSTATUS_STALENESS              seconds by which an answer may be behind a Redis that has failed
+                                   (default: 2)
+  JOBSTATUS_WATCHERS               waits and streams that a process holds (default: 20000)
+  JOBSTATUS_WATCHERS_PER_KEY       those of one API key (default: 10000)
+  JOBSTATUS_IDS                    jobs that one bulk read may ask for (default: 100)
   JOBSTATUS_REDIS_TIMEOUT          seconds for one round trip (default: 0.8)
   JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting (default: 0.5)
 
 endpoints:
-  GET /api/jobs/{job_id}   the status of a job
-  GET /api/jobs?id=A&id=B  the statuses of up to 100 jobs
-  GET /livez, /readyz      whether the process serves; whether it can answer from Redis
-  GET /schema              the API's page; /schema/openapi.json: the OpenAPI document
+  GET /api/jobs/{job_id}         the status of a job; ?wait=SECONDS: once it has changed
+  GET /api/jobs/{job_id}/events  its changes, as server-sent events
+  GET /api/jobs?id=A&id=B        the statuses of up to 100 jobs
+  GET /livez, /readyz, /metrics  whether the process serves, whether it can answer; Prometheus
+  GET /schema                    the API's page; /schema/openapi.json: the OpenAPI document
 """
 
 _KEY = """\

@@ -43,8 +43,13 @@ class Lane(Litestar):
                 outcome = "miss"
                 reply = await self._ask(key, scope)
             if reply is not None:
-                known = await reply.send(send, if_none_match)
-                self.metrics.read(reply.counts_as(outcome, known), time.monotonic() - begun)
+                if if_none_match is None or not reply.is_known_to(if_none_match):
+                    await reply.send_whole(send)
+                    outcome = reply.counts_as(outcome)
+                else:
+                    await reply.send_not_modified(send)
+                    outcome = "not_modified"
+                self.metrics.read(outcome, time.monotonic() - begun)
                 return
         await super().__call__(scope, receive, send)
         state = scope.get("state", {})

@@ -1,61 +1,68 @@
 """An answer as it goes over the wire: the messages of ASGI, made once for however many ask."""
 
+import functools
 import math
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
+from litestar.types import HTTPResponseBodyEvent, Send
 
 from jobstatus.status import JobState
 from jobstatus_service.answer import answer, matches
 from jobstatus_service.found import Found
 from jobstatus_service.metrics import Outcome
 
-_NO_BODY: Final[HTTPResponseBodyEvent] = {
+Header = tuple[bytes, bytes]
+
+NO_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",
     "body": b"",
     "more_body": False,
 }
 
-_WEIGHT: Final = 2_600
-"""Bytes that a reply takes beside its body: its messages, its headers, its place in the cache."""
+_JSON: Final[Header] = (b"content-type", b"application/json")  # the server knows the length
+
+_WEIGHT: Final = 550
+"""Bytes that a reply takes beside its body: itself, its validator, its place in the cache."""
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What `GET` answers; whether whole or "not modified" depends on who asks.
 
+    Small, since a poll costs little more than bringing it into the processor's cache: what many
+    replies have in common they share, and the messages of ASGI are made anew for each request.
+
     Attributes:
-        etag: The validator.
-        state: The state that it tells; None for many jobs.
+        tag: The header with the validator.
+        rest: The headers of a 304 beside it.
         body: The JSON.
+        state: The state that it tells; None for many jobs.
         until: Until when it may be served without asking Redis, on the monotonic clock.
         changed: When the job last changed, on the monotonic clock; minus infinity: not known.
         interval: Seconds between two changes of the job, as far as they were seen.
-        head: The start of a 200.
-        tail: The rest of it.
-        not_modified: The start of a 304.
     """
 
-    etag: bytes
-    state: JobState | None
+    tag: Header
+    rest: tuple[Header, ...]
     body: bytes
-    until: float
-    changed: float
-    interval: float
-    head: HTTPResponseStartEvent
-    tail: HTTPResponseBodyEvent
-    not_modified: HTTPResponseStartEvent
+    state: JobState | None = None
+    until: float = -math.inf
+    changed: float = -math.inf
+    interval: float = 0.0
+
+    @property
+    def etag(self) -> bytes:
+        """The validator."""
+        return self.tag[1]
 
     @property
     def is_over(self) -> bool:
         """Whether the job is."""
         return self.state is not None and self.state.is_over
 
-    def counts_as(self, outcome: Outcome, known: bool) -> Outcome:
-        """How the answer is counted, given where it came from and whether it was a 304."""
-        if known:
-            return "not_modified"
+    def counts_as(self, outcome: Outcome) -> Outcome:
+        """How a 200 is counted, given where it came from."""
         return "unknown" if self.state is JobState.UNKNOWN else outcome
 
     @property
@@ -67,55 +74,41 @@ class Reply(msgspec.Struct, frozen=True):
         """Whether the header `If-None-Match` names it."""
         if if_none_match is None:
             return False
-        etag = self.etag
+        etag = self.tag[1]
         return if_none_match == etag or matches(if_none_match.decode("latin-1"), etag.decode())
 
-    async def send(
-        self, send: Send, if_none_match: bytes | None, *more: tuple[bytes, bytes]
-    ) -> bool:
-        """Answer; whether that was a 304.
+    async def send_whole(self, send: Send, *more: Header) -> None:
+        """Answer with a 200, and with headers beside the reply's own."""
+        headers = [_JSON, self.tag, *self.rest, *more]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
-        Args:
-            send: As in ASGI.
-            if_none_match: The header, if the request has it.
-            *more: Headers beside the reply's own.
-        """
-        known = if_none_match is not None and self.is_known_to(if_none_match)
-        head, tail = (self.not_modified, _NO_BODY) if known else (self.head, self.tail)
-        if more:
-            head = head | {"headers": [*head["headers"], *more]}
-        await send(head)
-        await send(tail)
-        return known
+    async def send_not_modified(self, send: Send, *more: Header) -> None:
+        """Answer with a 304, and with headers beside the reply's own."""
+        headers = [self.tag, *self.rest, *more]
+        await send({"type": "http.response.start", "status": 304, "headers": headers})
+        await send(NO_BODY)
+
+
+@functools.cache
+def _rest(cache_control: str, pace: int | None) -> tuple[Header, ...]:
+    cached = (b"cache-control", cache_control.encode())
+    return (cached,) if pace is None else (cached, (b"retry-after", b"%d" % pace))
 
 
 def reply(
-    body: bytes,
-    etag: str,
-    cache_control: str,
-    pace: int | None = None,
-    *,
-    state: JobState | None = None,
-    until: float = -math.inf,
-    changed: float = -math.inf,
-    interval: float = 0.0,
+    body: bytes, etag: str, cache_control: str, pace: int | None = None, **more: Any
 ) -> Reply:
-    """Make a reply; `Reply` says what the arguments are."""
-    headers = [(b"etag", etag.encode()), (b"cache-control", cache_control.encode())]
-    if pace is not None:
-        headers.append((b"retry-after", b"%d" % pace))
-    whole = [(b"content-type", b"application/json"), *headers]  # the server knows the length
-    return Reply(
-        etag.encode(),
-        state,
-        body,
-        until,
-        changed,
-        interval,
-        {"type": "http.response.start", "status": 200, "headers": whole},
-        {"type": "http.response.body", "body": body, "more_body": False},
-        {"type": "http.response.start", "status": 304, "headers": headers},
-    )
+    """Make a reply.
+
+    Args:
+        body: The JSON.
+        etag: Its validator, quotes included.
+        cache_control: Who may keep it for how long.
+        pace: Seconds after which it is worth asking again; None: it isn't.
+        **more: What else `Reply` has.
+    """
+    return Reply((b"etag", etag.encode()), _rest(cache_control, pace), body, **more)
 
 
 def reply_about(

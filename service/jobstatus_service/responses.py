@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobstatus_service.keys import ApiKey
 from jobstatus_service.metrics import Metrics, Outcome
-from jobstatus_service.reply import Reply
+from jobstatus_service.reply import NO_BODY, Reply
 from jobstatus_service.statuses import Statuses
 from jobstatus_service.watch import Watch
 
@@ -30,7 +30,6 @@ _STREAM: Final[Any] = {
     ],
 }
 _NO_CONTENT: Final[Any] = {"type": "http.response.start", "status": 204, "headers": []}
-_END: Final[Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -62,8 +61,12 @@ def respond(
 
     async def told(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        known = await reply.send(send, if_none_match, *more)
-        scope["state"]["outcome"] = reply.counts_as(outcome, known)
+        if reply.is_known_to(if_none_match):
+            await reply.send_not_modified(send, *more)
+            scope["state"]["outcome"] = "not_modified"
+        else:
+            await reply.send_whole(send, *more)
+            scope["state"]["outcome"] = reply.counts_as(outcome)
 
     return told
 
@@ -126,7 +129,7 @@ def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
         ):
             await send(_STREAM)
             await _tell(watch, send, statuses.metrics)
-            await send(_END)
+            await send(NO_BODY)
 
     return told
 
@@ -162,4 +165,4 @@ async def no_content(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 204, after which an `EventSource` doesn't come back."""
     del scope, receive
     await send(_NO_CONTENT)
-    await send(_END)
+    await send(NO_BODY)

@@ -7,7 +7,7 @@ import socket
 import tempfile
 from typing import Any, Final
 
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.server import Server
 
 from jobstatus.errors import JobStatusError
@@ -69,6 +69,8 @@ def _serve(host: str, port: int, workers: int, requests: int) -> None:
         http=HTTPModes.http1,  # telling HTTP/2 apart costs 12 KiB for each connection
         factory=True,
         websockets=False,
+        runtime_mode=RuntimeModes.mt,
+        runtime_threads=2,  # some 5 % more reads than with one, even on one core
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,
         backpressure=requests,

@@ -115,17 +115,8 @@ def serving(
 
 def granian(app: str, port: int) -> list[str]:
     """A bare Granian, with the options of `jobstatus serve`."""
-    options = [
-        "--interface",
-        "asgi",
-        "--loop",
-        "uvloop",
-        "--no-ws",
-        "--http",
-        "1",
-        "--log-level",
-        "error",
-    ]
+    options = ["--interface", "asgi", "--loop", "uvloop", "--no-ws", "--http", "1"]
+    options += ["--runtime-mode", "mt", "--runtime-threads", "2", "--log-level", "error"]
     return [sys.executable, "-m", "granian", *options, "--port", str(port), app]
 
 
