@@ -142,5 +142,9 @@ async def _connection(settings: ServiceSettings, protocol: int) -> Any:
     }
     pool = cast("Any", ConnectionPool).from_url(settings.redis_url or DEFAULT_URL, **options)
     connection = pool.make_connection()
-    await connection.connect()
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)  # it may stand half
+        raise
     return connection
