@@ -8,7 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from jobstatus_service.reader import UnavailableError
+from jobstatus_service.link import UnavailableError
 from jobstatus_service.watch import TooManyError
 
 _log = logging.getLogger("jobstatus.service")

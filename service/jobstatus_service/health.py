@@ -8,8 +8,8 @@ from typing import Any, Final
 from litestar import MediaType, Request, Response, get
 
 from jobstatus_service import metrics
+from jobstatus_service.link import UnavailableError
 from jobstatus_service.processes import Processes
-from jobstatus_service.reader import UnavailableError
 from jobstatus_service.statuses import Statuses
 
 _log = logging.getLogger("jobstatus.service")
@@ -34,7 +34,7 @@ class Readiness:
         async with self._lock:
             if time.monotonic() - self._asked >= _FRESH:
                 try:
-                    await self._statuses.reader.ping()
+                    await self._statuses.reader.link.ping()
                     self._fault = None
                 except UnavailableError as error:
                     _log.warning("not ready: %s", error)

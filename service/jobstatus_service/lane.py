@@ -11,8 +11,8 @@ from typing import Any, Final
 from litestar import Litestar
 
 from jobstatus_service.keys import ApiKeys
+from jobstatus_service.link import UnavailableError
 from jobstatus_service.metrics import Metrics, Outcome
-from jobstatus_service.reader import UnavailableError
 from jobstatus_service.reply import Reply
 from jobstatus_service.statuses import Statuses
 

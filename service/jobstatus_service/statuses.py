@@ -42,7 +42,7 @@ class Statuses:
 
     def start(self) -> None:
         """Connect to Redis, and stay connected."""
-        self.reader.start()
+        self.reader.link.start()
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def close(self) -> None:
@@ -63,7 +63,7 @@ class Statuses:
             return None
         if now is None:
             now = time.monotonic()
-        if now >= reply.until or now >= self.reader.proven:
+        if now >= reply.until or now >= self.reader.link.proven:
             return None
         self.near.replies.move_to_end(key)
         return reply
@@ -90,7 +90,7 @@ class Statuses:
     def sample(self) -> Sample:
         """All numbers of this process now."""
         own, near, open_ = self.metrics, self.near, self.watches.open
-        proven = self.reader.proven > time.monotonic()
+        proven = self.reader.link.proven > time.monotonic()
         return Sample(
             {f"reads|{outcome}": count for outcome, count in own.reads.items()}
             | {
@@ -102,7 +102,7 @@ class Statuses:
                 "evictions": near.evicted,
             },
             {
-                "redis_up": int(self.reader.is_up),
+                "redis_up": int(self.reader.link.is_up),
                 "near_cache_proven": int(proven),
                 "near_cache_entries": len(near.replies),
                 "near_cache_bytes": near.size,
@@ -119,7 +119,7 @@ class Statuses:
     def _found(self, key: str, found: Found, asked: float) -> Reply:
         interval = self.near.interval(key)
         reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)
-        if self.reader.tracks:
+        if self.reader.link.tracks:
             self.near.put(key, reply)
         self.watches.publish(key, reply)
         if found.fault:
@@ -140,10 +140,10 @@ class Statuses:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(_LOOK)
-            if not self.reader.is_up:
+            if not self.reader.link.is_up:
                 continue
             now = time.monotonic()
-            tracks = self.reader.tracks
+            tracks = self.reader.link.tracks
             for key, topic in self.watches.topics.items():
                 if topic.is_stale or not tracks or topic.reply.until <= now:
                     self.reader.ask(key)

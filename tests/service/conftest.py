@@ -57,7 +57,7 @@ class Poller(httpx.AsyncClient):
 
     async def settle(self) -> None:
         """Wait until the service has been told of all that was written so far."""
-        await self.app.statuses.reader.ping()
+        await self.app.statuses.reader.link.ping()
 
     async def flushed(self, since: int) -> None:
         """Wait until the near cache was emptied once more than `since` times."""
@@ -68,7 +68,7 @@ class Poller(httpx.AsyncClient):
     async def proven(self) -> None:
         """Wait until the near cache is trusted."""
         async with asyncio.timeout(10):
-            while self.app.statuses.reader.proven < time.monotonic():  # noqa: ASYNC110
+            while self.app.statuses.reader.link.proven < time.monotonic():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
 

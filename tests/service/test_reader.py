@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from jobstatus_service.found import Found
-from jobstatus_service.reader import Reader, UnavailableError
+from jobstatus_service.link import UnavailableError
+from jobstatus_service.reader import Reader
 from jobstatus_service.settings import ServiceSettings
 
 FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
@@ -20,7 +21,7 @@ FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
 async def reading(settings: ServiceSettings) -> AsyncIterator[Reader[Found]]:
     """A reader that runs."""
     reader = Reader(settings, lambda _key, found, _asked: found, lambda _: None)
-    reader.start()
+    reader.link.start()
     yield reader
     await reader.close()
 
@@ -38,8 +39,8 @@ async def test_reads_of_one_turn_share_a_pipeline(
     for n in range(10):
         put(redis, f"job:{n}")
     async with reading(replace(service_settings, near_cache_bytes=near_cache)) as reader:
-        await reader.ping()
-        assert reader.tracks == (near_cache > 0)
+        await reader.link.ping()
+        assert reader.link.tracks == (near_cache > 0)
         redis.config_resetstat()
         found = await asyncio.gather(*(reader.read(f"job:{n % 10}") for n in range(200)))
         calls = redis.info("commandstats")
@@ -88,7 +89,7 @@ async def test_no_redis() -> None:
             with pytest.raises(UnavailableError, match=r"127[.]0"):
                 await reader.read("job:1")
         with pytest.raises(UnavailableError, match=r"127[.]0"):
-            await reader.ping()
+            await reader.link.ping()
 
 
 async def test_refused_command(service_settings: ServiceSettings, redis: Any) -> None:

@@ -67,8 +67,8 @@ async def test_change_while_reading() -> None:
     events: list[Any] = []
     reader = Reader(ServiceSettings(), lambda key, *_: events.append(key), events.append)
     connection = Connection()
-    wire = Wire(connection, reader._changed)
-    reader._wire = wire
+    wire = Wire(connection, reader.link._changed)
+    reader.link.wire = wire
     future = reader.read("job:1")
     reader.ask("job:1")
     reader._send()
