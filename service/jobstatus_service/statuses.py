@@ -129,9 +129,10 @@ class Statuses:
     def _changed(self, keys: Sequence[str] | None) -> None:
         if keys is None:
             self.near.clear()
-            keys = list(self.watches.topics)
             self.metrics.flushes += 1
-        self.metrics.invalidations += len(keys)
+            keys = list(self.watches.topics)
+        else:
+            self.metrics.invalidations += len(keys)
         for key in keys:
             self.near.drop(key)
             if self.watches.stale(key):
