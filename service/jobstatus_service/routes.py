@@ -218,8 +218,8 @@ def _statuses(request: AnyRequest) -> Statuses:
 
 
 def _header(request: AnyRequest, name: str) -> bytes | None:
-    value = request.headers.get(name)
-    return None if value is None else value.encode("latin-1")
+    values = request.headers.getall(name, [])  # lines of one header are one list
+    return ", ".join(values).encode("latin-1") if values else None
 
 
 async def _read(request: AnyRequest, job: Job) -> tuple[Reply, Outcome]:

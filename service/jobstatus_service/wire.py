@@ -2,8 +2,10 @@
 
 The one module of the service that talks to Redis. redis-py connects (URLs, TLS, passwords); from
 then on the socket is ours: commands go out as bytes, replies and invalidations are handed on in
-the order in which Redis sent them, so there is no moment in which one can overtake the other.
-RESP3, https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking,
+the order in which Redis sent them. A pipeline is not atomic: its replies are handed on together,
+and what Redis said between them afterwards, so that no word of a change comes before the reply
+that it makes old. RESP3,
+https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking,
 https://valkey.io/topics/client-side-caching/.
 """
 
@@ -55,6 +57,7 @@ class Wire(asyncio.Protocol):
             encoding="utf-8", errors="replace", notEnoughData=_NOTHING, replyError=ReplyError
         )
         self._replies: list[Any] = []
+        self._between: list[Sequence[str] | None] = []
         self._asked: set[asyncio.Future[Any]] = set()
         self._expected: deque[tuple[int, Replied]] = deque()
         self._transport.set_protocol(self)
@@ -115,12 +118,20 @@ class Wire(asyncio.Protocol):
         while (reply := self._parser.gets()) is not _NOTHING:
             if isinstance(reply, hiredis.PushNotification):
                 if reply[0] == "invalidate":
-                    self._changed(reply[1])
-                continue
-            self._replies.append(reply)
-            if len(self._replies) == self._expected[0][0]:
-                replies, self._replies = self._replies, []
-                self._expected.popleft()[1](replies)
+                    self._between.append(reply[1])
+            else:
+                self._replies.append(reply)
+                if len(self._replies) == self._expected[0][0]:
+                    replies, self._replies = self._replies, []
+                    self._expected.popleft()[1](replies)
+            if not self._replies:
+                self._tell()
+
+    def _tell(self) -> None:
+        """Tell what has changed, now that no reply is waiting for others of its pipeline."""
+        between, self._between = self._between, []
+        for keys in between:
+            self._changed(keys)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""

@@ -109,6 +109,15 @@ async def test_lane_is_taken(
     assert (await client.get(f"/api/jobs/{uuid4()}")).status_code == 200
 
 
+async def test_repeated_validators(client: Poller, put: Put) -> None:
+    """Several lines of `If-None-Match` are one list."""
+    put(JOB)
+    etag = (await client.get(URL)).headers["etag"]
+    for tags in (['"a"', etag], [etag, '"a"']):
+        headers = [("Authorization", "secret"), *(("If-None-Match", tag) for tag in tags)]
+        assert (await client.get(URL, headers=headers)).status_code == 304
+
+
 async def test_revoked_key(service_settings: ServiceSettings, tmp_path: Path) -> None:
     """A key that is taken away is not known to the lane either."""
     file = tmp_path / "keys"

@@ -236,6 +236,36 @@ async def test_nothing_older_than_the_bound(
         assert value >= needed, f"{value} at {begun - written[0][0]:.3f} s, {needed} was there"
 
 
+async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> None:
+    """Writes in the middle of large pipelines are not lost: when all is quiet, all is right."""
+    ids = [uuid4() for _ in range(1000)]
+    fields = {"name": "n", "state": "pending", "created": 1, "attempt": 0, "updated": 1}
+    states = ("pending", "succeeded")
+
+    def write(*numbers: int) -> None:
+        for number in numbers:
+            write_all(states[number % 2])
+
+    def write_all(state: str) -> None:
+        with redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hset(f"job:{job_id}", mapping=fields | {"state": state})
+                pipe.expire(f"job:{job_id}", 60)
+            pipe.execute()
+
+    write(0)
+    async with polling(replace(service_settings, staleness=60)) as client:
+        await client.proven()
+        statuses = client.app.statuses
+        writing = asyncio.create_task(asyncio.to_thread(write, *range(30)))
+        while not writing.done():
+            await asyncio.gather(*(statuses.get(f"job:{job_id}") for job_id in ids))
+        await writing
+        await client.settle()
+        told = await asyncio.gather(*(statuses.get(f"job:{job_id}") for job_id in ids))
+    assert [reply.state for reply in told].count(JobState.SUCCEEDED) == len(ids)
+
+
 async def test_server_without_resp3() -> None:
     """A server that knows nothing of RESP3 is asked in RESP2."""
     with ValkeyServer(config={"save": "", "rename-command": 'HELLO ""'}) as server:

@@ -52,6 +52,20 @@ async def test_order(size: int) -> None:
     assert events == [["job:1"], 3, ["job:1"], "LOADING wait", None]
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(("word", "told"), [(CHANGED, ["job:1"]), (FLUSHED, None)])
+async def test_change_between_replies(size: int, word: bytes, told: Any) -> None:
+    """What Redis says in the middle of a pipeline comes after all that was read before it."""
+    events: list[Any] = []
+    wire = Wire(Connection(), events.append)
+    wire.send(b"", 5, lambda replies: events.append(len(replies)))
+    wire.send(b"", 1, events.append)
+    stream = TIME + FOUND[:4] + word + FOUND[4:] + word + FOUND + b"+PONG\r\n"
+    for start in range(0, len(stream), size):
+        wire.data_received(stream[start : start + size])
+    assert events == [5, told, told, ["PONG"]]
+
+
 async def test_nothing_after_close() -> None:
     """Of what comes after the connection was dropped nothing is believed."""
     connection = Connection()
