@@ -23,6 +23,10 @@ NO_BODY: Final[HTTPResponseBodyEvent] = {
 
 _JSON: Final[Header] = (b"content-type", b"application/json")  # the server knows the length
 
+_LONGEST: Final = 60.0
+"""Seconds after which Redis is asked again, though it has said nothing: not even a fault in what it
+says can be believed for ever."""
+
 _WEIGHT: Final = 550
 """Bytes that a reply takes beside its body: itself, its validator, its place in the cache."""
 
@@ -131,7 +135,7 @@ def reply_about(
         told.cache_control,
         told.pace,
         state=told.state,
-        until=asked + told.good_for,
+        until=asked + min(told.good_for, _LONGEST),
         changed=asked - age,
         interval=interval,
     )
