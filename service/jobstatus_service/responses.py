@@ -100,11 +100,14 @@ async def hold(
         statuses.watches.admit(job.owner, "wait"),
         statuses.watch(job.key, reply, receive) as watch,
     ):
-        while (left := deadline - time.monotonic()) > 0 and not watch.is_dismissed:
+        while not is_worth(watch.topic.reply):
+            left = deadline - time.monotonic()
+            if left <= 0 or watch.is_dismissed:
+                break
             await watch.sleep(left)
-            if is_worth(watch.topic.reply):
-                statuses.metrics.wakes.observe(time.monotonic() - watch.topic.told)
-                return watch.topic.reply
+        else:
+            statuses.metrics.wakes.observe(time.monotonic() - watch.topic.told)
+            return watch.topic.reply
         if watch.is_gone:
             return watch.topic.reply
     return await statuses.get(job.key)

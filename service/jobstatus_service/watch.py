@@ -35,7 +35,7 @@ class Topic:
         reply: The newest reply.
         is_dismissed: Whether everybody is being sent away.
         is_stale: Whether the job is known, or feared, to have changed since.
-        told: When that was told, on the monotonic clock.
+        told: When the last change was told, on the monotonic clock.
         watches: Who watches.
     """
 
@@ -178,6 +178,8 @@ class Watches:
         topic = self.topics.get(key)
         if topic is None:
             return
+        if not topic.is_stale:
+            topic.told = time.monotonic()  # nobody told: a lease lapsed, or it was looked up
         topic.is_stale = False
         changed = topic.reply.etag != reply.etag
         topic.reply = reply

@@ -79,6 +79,13 @@ async def test_watchers(client: Poller, put: Put) -> None:
     assert found["jobstatus_invalidations_total"] == 1
 
 
+async def test_wake_of_a_lapse(client: Poller, put: Put) -> None:
+    """What nobody told of, a lease that lapsed, counts from the moment in which it was seen."""
+    put(JOB, lease=300)
+    assert (await client.get(f"{URL}?wait=20")).json()["state"] == "unknown"
+    assert client.app.metrics.wakes.sum < 0.2
+
+
 async def test_every_family(client: Poller) -> None:
     """Each name in the tables is there, with a help text."""
     text = (await client.get("/metrics")).text
