@@ -247,8 +247,9 @@ async def unavailable(client: Poller) -> None:
 async def test_redis_is_down(fragile: Poller, own_valkey: ValkeyServer) -> None:
     """Without Redis it is a 503 within a second, and all is well when it is back."""
     assert (await fragile.get(URL)).status_code == 200
-    port = own_valkey.port
+    port, flushes = own_valkey.port, fragile.app.metrics.flushes
     own_valkey.terminate()
+    await fragile.flushed(flushes)
     await unavailable(fragile)
     assert (await fragile.get("/readyz")).status_code == 503
     own_valkey._desired_port = port
