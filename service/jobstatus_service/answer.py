@@ -67,7 +67,7 @@ def answer(job_id: UUID, found: Found, lease: float, interval: float = 0.0) -> A
         lease: Seconds for which a silent worker is believed.
         interval: Seconds between two changes of the job, as far as they were seen.
     """
-    status, stands = _describe(job_id, found, lease)
+    status, stands = describe(job_id, found, lease)
     body = status.to_json()
     good_for = min(stands, found.ttl / 1000 if found.ttl >= 0 else math.inf)
     pace: int | None = None
@@ -82,13 +82,11 @@ def validator(body: bytes) -> str:
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def describe(job_id: UUID, found: Found, lease: float) -> JobStatus:
-    """What is to be said of a job; the arguments are those of `answer`."""
-    return _describe(job_id, found, lease)[0]
+def describe(job_id: UUID, found: Found, lease: float) -> tuple[JobStatus, float]:
+    """What is to be said, and for how many seconds that stands if nothing is written.
 
-
-def _describe(job_id: UUID, found: Found, lease: float) -> tuple[JobStatus, float]:
-    """What is to be said, and for how many seconds that stands if nothing is written."""
+    The arguments are those of `answer`.
+    """
     record = found.record
     if record is None:
         reason = f"the stored record can't be read: {found.fault}" if found.fault else NO_RECORD
