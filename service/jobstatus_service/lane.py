@@ -43,12 +43,7 @@ class Lane(Litestar):
                 outcome = "miss"
                 reply = await self._ask(key, scope)
             if reply is not None:
-                if if_none_match is None or not reply.is_known_to(if_none_match):
-                    await reply.send_whole(send)
-                    outcome = reply.counts_as(outcome)
-                else:
-                    await reply.send_not_modified(send)
-                    outcome = "not_modified"
+                outcome = await reply.send(send, if_none_match, outcome)
                 self.metrics.read(outcome, time.monotonic() - begun)
                 return
         await super().__call__(scope, receive, send)

@@ -69,13 +69,11 @@ class Metrics:
         """A read was answered; within so many seconds, unless it was asked to wait."""
         self.reads[outcome] += 1
         if seconds is not None:
-            histogram = self.seconds
-            histogram.buckets[bisect_left(_SECONDS, seconds)] += 1
-            histogram.sum += seconds
+            self.seconds.observe(seconds)
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """All numbers of one process at one moment, by the names in `FAMILIES`.
+    """All numbers of one process at one moment, by the names in the tables below.
 
     Attributes:
         counters: They only rise; `name|label` where there is a label.

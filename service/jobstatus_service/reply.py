@@ -65,10 +65,6 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         """Whether the job is."""
         return self.state is not None and self.state.is_over
 
-    def counts_as(self, outcome: Outcome) -> Outcome:
-        """How a 200 is counted, given where it came from."""
-        return "unknown" if self.state is JobState.UNKNOWN else outcome
-
     @property
     def size(self) -> int:
         """About how many bytes it takes in memory."""
@@ -81,17 +77,29 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         etag = self.tag[1]
         return if_none_match == etag or matches(if_none_match.decode("latin-1"), etag.decode())
 
-    async def send_whole(self, send: Send, *more: Header) -> None:
-        """Answer with a 200, and with headers beside the reply's own."""
+    async def send(
+        self, send: Send, if_none_match: bytes | None, outcome: Outcome, *more: Header
+    ) -> Outcome:
+        """Answer, with a 304 if the client knows it already.
+
+        Args:
+            send: As in ASGI.
+            if_none_match: The header, if the request has it.
+            outcome: Where the reply came from.
+            *more: Headers beside the reply's own.
+
+        Returns:
+            How the answer is counted.
+        """
+        if self.is_known_to(if_none_match):
+            headers = [self.tag, *self.rest, *more]
+            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send(NO_BODY)
+            return "not_modified"
         headers = [_JSON, self.tag, *self.rest, *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
-
-    async def send_not_modified(self, send: Send, *more: Header) -> None:
-        """Answer with a 304, and with headers beside the reply's own."""
-        headers = [self.tag, *self.rest, *more]
-        await send({"type": "http.response.start", "status": 304, "headers": headers})
-        await send(NO_BODY)
+        return "unknown" if self.state is JobState.UNKNOWN else outcome
 
 
 @functools.cache

@@ -54,19 +54,15 @@ def respond(
 
     Args:
         reply: What to say.
-        outcome: How a 200 is counted.
+        outcome: Where the reply came from.
         if_none_match: The header, if the request has it.
         *more: Headers beside the reply's own.
     """
 
     async def told(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        if reply.is_known_to(if_none_match):
-            await reply.send_not_modified(send, *more)
-            scope["state"]["outcome"] = "not_modified"
-        else:
-            await reply.send_whole(send, *more)
-            scope["state"]["outcome"] = reply.counts_as(outcome)
+        counted = await reply.send(send, if_none_match, outcome, *more)
+        scope["state"]["outcome"] = counted
 
     return told
 

@@ -1,6 +1,7 @@
 """What can be asked for: one job, many jobs, the events of a job."""
 
 import asyncio
+import functools
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -84,6 +85,10 @@ def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
     connection.state.api_key = key
 
 
+_get = functools.partial(get, guards=[must_have_key], tags=["jobs"], security=openapi.SECURITY)
+"""A route of the API: a key is needed."""
+
+
 def _says(kind: type | None, description: str, **more: Any) -> ResponseSpec:
     return ResponseSpec(kind, description=description, generate_examples=False, **more)
 
@@ -96,13 +101,10 @@ _NOT_MODIFIED: Final = {304: _says(None, "Not changed since the validator")}
 _TOO_MANY: Final = {429: _says(Detail, "The API key has too many waits and streams open")}
 
 
-@get(
+@_get(
     "/api/jobs/{job_id:str}",
-    guards=[must_have_key],
     operation_id="get_job_status_jobs__job_id__get",
     summary="Get Job Status",
-    tags=["jobs"],
-    security=openapi.SECURITY,
     responses=_ALWAYS
     | _NOT_MODIFIED
     | _TOO_MANY
@@ -139,13 +141,10 @@ async def get_job_status(
     return respond(told, "miss", known, *more)
 
 
-@get(
+@_get(
     "/api/jobs/{job_id:str}/events",
-    guards=[must_have_key],
     operation_id="get_job_events",
     summary="Follow a Job",
-    tags=["jobs"],
-    security=openapi.SECURITY,
     responses=_ALWAYS
     | _TOO_MANY
     | {
@@ -168,13 +167,10 @@ async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
     return stream(_statuses(request), job, reply)
 
 
-@get(
+@_get(
     "/api/jobs",
-    guards=[must_have_key],
     operation_id="get_job_statuses",
     summary="Get Many Job Statuses",
-    tags=["jobs"],
-    security=openapi.SECURITY,
     responses=_ALWAYS
     | _NOT_MODIFIED
     | {
