@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 from litestar import Litestar
 
-from jobstatus.store import check_url
 from jobstatus_service import openapi
 from jobstatus_service.drain import on_shutdown_signal
 from jobstatus_service.errors import handlers
@@ -31,7 +30,6 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
         SettingsError: a setting can't be used, or there is no API key.
     """
     settings = settings or ServiceSettings.from_env()
-    check_url(settings)
     keys = ApiKeys(settings)
     metrics = Metrics()
     statuses = Statuses(settings, metrics)

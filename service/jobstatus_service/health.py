@@ -34,13 +34,22 @@ class Readiness:
         async with self._lock:
             if time.monotonic() - self._asked >= _FRESH:
                 try:
-                    await self._statuses.reader.link.ping()
+                    await self._ping()
                     self._fault = None
                 except UnavailableError as error:
                     _log.warning("not ready: %s", error)
                     self._fault = "Redis can't be reached"
                 self._asked = time.monotonic()
         return self._fault
+
+    async def _ping(self) -> None:
+        """Ask all servers at once; one that answers will do, or a failover took everybody out."""
+        links = self._statuses.reader.links
+        found = await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
+        if not links:
+            raise UnavailableError("no server is known")
+        if all(isinstance(each, UnavailableError) for each in found):
+            raise UnavailableError(str(found[0]))
 
 
 @get("/livez", media_type=MediaType.TEXT, include_in_schema=False)

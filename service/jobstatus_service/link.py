@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
+from jobstatus_service.servers import Server
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.wire import Changed, LostError, ReplyError, Wire
 
@@ -19,8 +20,6 @@ _PINGS: Final = 4
 
 _BACKOFF: Final = (0.02, 0.5)
 """Seconds before connecting again: the first, and the longest."""
-
-_PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
 _NEAR: Final = "it tells what changes, so the near cache is on"
 _FAR: Final = "it doesn't tell what changes, so the near cache is off"
@@ -32,18 +31,32 @@ class UnavailableError(Exception):
     """Redis can't answer in time."""
 
 
+class Proof:
+    """Until when a link is trusted.
+
+    Attributes:
+        until: Until when, on the monotonic clock, all changes are known to have been told.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self) -> None:
+        self.until = float("-inf")
+
+
 class Link:
-    """The way to Redis. Belongs to one event loop.
+    """The way to one server. Belongs to one event loop.
 
     Attributes:
         wire: The connection, while there is one.
         tracks: Whether Redis tells what of that which was read has changed.
-        proven: Until when, on the monotonic clock, all changes are known to have been told.
+        proof: Until when that is believed.
         fault: Why there is no connection, or why the last one was lost.
     """
 
     def __init__(
         self,
+        server: Server,
         settings: ServiceSettings,
         changed: Changed,
         up: Callable[[], None],
@@ -52,7 +65,8 @@ class Link:
         """A link that connects when it is started.
 
         Args:
-            settings: Where Redis is, and how long it may take.
+            server: Where it goes.
+            settings: How long it may take.
             changed: Called with the keys that have changed; with None when that holds for all,
                 or is not known any more.
             up: Called when a connection stands.
@@ -60,8 +74,9 @@ class Link:
         """
         self.wire: Wire | None = None
         self.tracks = False
-        self.proven = float("-inf")
+        self.proof = Proof()
         self.fault = "it was not asked yet"
+        self._server = server
         self._settings = settings
         self._changed = changed
         self._tell_up = up
@@ -106,7 +121,7 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await self._up.wait()
-                reply = await cast("Wire", self.wire).ask(_PING)
+                reply = await cast("Wire", self.wire).ask(self._server.probe)
         except TimeoutError:
             raise UnavailableError(self.late()) from None
         except LostError as error:
@@ -120,7 +135,7 @@ class Link:
         pause = least
         while not self._closing:
             try:
-                wire = await Wire.connect(self._settings, self._changed)
+                wire = await Wire.connect(self._server, self._settings, self._changed)
             except LostError as error:
                 if pause == least:
                     _log.warning("Redis can't be reached: %s", error)
@@ -151,24 +166,27 @@ class Link:
         self._up.clear()
         self._down_since = time.monotonic()
         self.fault = "the connection was lost"
-        self.proven = float("-inf")
+        self.proof.until = float("-inf")
         if not self._closing:
             _log.warning("the connection to Redis was lost")
         self._tell_down(self.fault)
         self._changed(None)
 
     async def _prove(self, wire: Wire) -> None:
-        """Ping until the connection is lost or doesn't answer within the staleness bound."""
+        """Probe until the connection is lost, doesn't answer in time, or it is the wrong server."""
         bound = self._settings.staleness
         while not (wire.lost.done() or self._closing):
             sent = time.monotonic()
-            ping = wire.ask(_PING)
+            ping = wire.ask(self._server.probe)
             await asyncio.wait((ping,), timeout=bound)
             if not ping.done():
                 # Perhaps it was this process that stood still, and the answer is here already.
                 await asyncio.wait((ping,), timeout=0.01)
             if not ping.done() or ping.exception() is not None:
                 return
+            if not await self._server.stands(wire.connection, ping.result()):
+                _log.warning("another server has taken over, or this one is out")
+                return
             if self.tracks and not isinstance(ping.result(), ReplyError):
-                self.proven = sent + bound
+                self.proof.until = sent + bound
             await asyncio.wait((wire.lost,), timeout=bound / _PINGS)

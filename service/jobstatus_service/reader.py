@@ -16,6 +16,7 @@ import msgspec
 from jobstatus.status import Record
 from jobstatus_service.found import Found
 from jobstatus_service.link import Link, UnavailableError
+from jobstatus_service.servers import Server
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.wire import Changed, ReplyError
 
@@ -26,6 +27,7 @@ _BATCH: Final = 1000
 """Keys in one pipeline at most, so that no reply is long in coming."""
 
 _TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
+_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _READ: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 _log = logging.getLogger("jobstatus.service")
@@ -33,24 +35,44 @@ _log = logging.getLogger("jobstatus.service")
 T = TypeVar("T")
 
 
+Made = Callable[[str, Found, float, Link | None], T]
+"""Makes what `read` returns of a key, of what was found there, of the monotonic time at which it
+was asked for, and of the link that tells when it changes; None: none does."""
+
+Redirected = Callable[[str, list[asyncio.Future[Any]], str], bool]
+"""Takes a key, who waits for it, and Redis's error; whether that said where else it is."""
+
+
 class _Batch(Generic[T]):
-    """Keys that go out together, and who waits for what is found there."""
+    """Keys that go out together, and who waits for what is found there.
+
+    Attributes:
+        keys: Who waits, by key.
+        asking: Keys that are on their way to this server from another one, in a Cluster.
+        alarm: Goes off when it has taken too long.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[str, list[asyncio.Future[T]]] = {}
+        self.asking: set[str] = set()
         self.alarm: asyncio.TimerHandle | None = None
 
     def fail(self, why: str) -> None:
         """Tell everybody that there will be no answer."""
         for waiting in self.keys.values():
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(UnavailableError(why))
+            fail(waiting, why)
             waiting.clear()
 
 
+def fail(waiting: list[asyncio.Future[T]], why: str) -> None:
+    """Tell those who wait that there will be no answer."""
+    for future in waiting:
+        if not future.done():
+            future.set_exception(UnavailableError(why))
+
+
 class Reader(Generic[T]):
-    """Reads records. Belongs to one event loop.
+    """Reads records of one server. Belongs to one event loop.
 
     Attributes:
         link: The way to Redis.
@@ -58,29 +80,46 @@ class Reader(Generic[T]):
 
     def __init__(
         self,
+        server: Server,
         settings: ServiceSettings,
-        found: Callable[[str, Found, float], T],
+        found: Made[T],
         changed: Changed,
         sent: Callable[[int], None] = lambda _: None,
+        redirected: Redirected | None = None,
     ) -> None:
         """A reader whose link is still to be started.
 
         Args:
-            settings: Where Redis is, and how long it may take.
-            found: Makes of what was found what `read` returns, given the key and the monotonic
-                time at which it was asked for. Called in the order in which Redis answers and
-                tells changes.
+            server: Which one.
+            settings: How long it may take.
+            found: Called in the order in which Redis answers and tells changes.
             changed: Called with the keys that have changed; with None when that holds for all,
                 or is not known any more.
             sent: Called with the number of keys in each pipeline.
+            redirected: Called when Redis says that a key may be elsewhere.
         """
-        self.link = Link(settings, changed, self._schedule, self._fail_sent)
+        self.link = Link(server, settings, changed, self._schedule, self._fail_sent)
         self._timeout = settings.timeout
         self._found = found
         self._sent = sent
+        self._redirected = redirected
         self._next: deque[_Batch[T]] = deque()
         self._in_flight: deque[_Batch[T]] = deque()
         self._scheduled = False
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self.link.start()
+
+    @property
+    def links(self) -> list[Link]:
+        """Every link: the one."""
+        return [self.link]
+
+    def link_of(self, key: str) -> Link | None:
+        """The link over which a key is read."""
+        del key
+        return self.link
 
     async def close(self) -> None:
         """Close the link; what is still being read fails."""
@@ -88,8 +127,12 @@ class Reader(Generic[T]):
         for batch in self._next:
             batch.fail("the service is shutting down")
 
-    def ask(self, key: str) -> list[asyncio.Future[T]]:
+    def ask(self, key: str, *, asking: bool = False) -> list[asyncio.Future[T]]:
         """Have `key` read in the next pipeline, whoever else asks for it.
+
+        Args:
+            key: Which.
+            asking: Whether it is on its way to this server from another one, in a Cluster.
 
         Returns:
             Who waits for what is found there, to join.
@@ -101,6 +144,8 @@ class Reader(Generic[T]):
             loop = asyncio.get_running_loop()
             batch.alarm = loop.call_later(self._timeout, self._give_up, batch)
             self._schedule()
+        if asking:
+            batch.asking.add(key)
         return batch.keys.setdefault(key, [])
 
     async def read(self, key: str) -> T:
@@ -131,10 +176,11 @@ class Reader(Generic[T]):
         commands = [_TIME]
         for key in batch.keys:
             name = key.encode()
-            commands.append(_READ % (len(name), name, len(name), name))
+            read = _READ % (len(name), name, len(name), name)
+            commands.append(_asking(read) if key in batch.asking else read)
         self.link.wire.send(
             b"".join(commands),
-            1 + 2 * len(batch.keys),
+            1 + 2 * (len(batch.keys) + len(batch.asking)),
             lambda replies: self._take(replies, asked),
         )
         self._sent(len(batch.keys))
@@ -150,19 +196,29 @@ class Reader(Generic[T]):
             return
         seconds, microseconds = map(int, replies[0])
         now = seconds * 1000 + microseconds // 1000
-        for (key, waiting), fields, ttl in zip(
-            batch.keys.items(), replies[1::2], replies[2::2], strict=True
-        ):
+        each = iter(replies)
+        next(each)
+        for key, waiting in batch.keys.items():
+            link: Link | None = self.link
+            if key in batch.asking:
+                fields, ttl = [(next(each), next(each))[1] for _ in range(2)]
+                link = None
+            else:
+                fields, ttl = next(each), next(each)
+            error = fields if isinstance(fields, ReplyError) else ttl
+            if isinstance(error, ReplyError) and self._sends_elsewhere(key, waiting, str(error)):
+                continue
             try:
-                result = self._found(key, _found(key, fields, ttl, now), asked)
-            except UnavailableError as error:
-                for future in waiting:
-                    if not future.done():
-                        future.set_exception(error)
+                result = self._found(key, _found(key, fields, ttl, now), asked, link)
+            except UnavailableError as unavailable:
+                fail(waiting, str(unavailable))
                 continue
             for future in waiting:
                 if not future.done():
                     future.set_result(result)
+
+    def _sends_elsewhere(self, key: str, waiting: list[asyncio.Future[Any]], error: str) -> bool:
+        return self._redirected is not None and self._redirected(key, waiting, error)
 
     def _give_up(self, batch: _Batch[T]) -> None:
         """Nobody waits longer; what was sent is answered later, what wasn't is not sent."""
@@ -174,6 +230,12 @@ class Reader(Generic[T]):
         """What was sent gets no answer any more; what wasn't waits for the next connection."""
         while self._in_flight:
             self._in_flight.popleft().fail(why)
+
+
+def _asking(read: bytes) -> bytes:
+    """A read of two commands, ASKING before each."""
+    first, second, third = read.partition(b"*2\r\n$4\r\nPTTL")
+    return _ASKING + first + _ASKING + second + third
 
 
 def _found(key: str, fields: Any, ttl: Any, now: int) -> Found:

@@ -11,9 +11,13 @@ from litestar.types import HTTPResponseBodyEvent, Send
 from jobstatus.status import JobState
 from jobstatus_service.answer import answer, matches
 from jobstatus_service.found import Found
+from jobstatus_service.link import Proof
 from jobstatus_service.metrics import Outcome
 
 Header = tuple[bytes, bytes]
+
+_UNPROVEN: Final = Proof()
+"""Of what nobody tells when it changes."""
 
 NO_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",
@@ -45,6 +49,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         until: Until when it may be served without asking Redis, on the monotonic clock.
         changed: When the job last changed, on the monotonic clock; minus infinity: not known.
         interval: Seconds between two changes of the job, as far as they were seen.
+        proof: Until when it is sure that a change of it would have been told.
     """
 
     tag: Header
@@ -54,6 +59,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     until: float = -math.inf
     changed: float = -math.inf
     interval: float = 0.0
+    proof: Proof = _UNPROVEN
 
     @property
     def etag(self) -> bytes:
@@ -124,7 +130,12 @@ def reply(
 
 
 def reply_about(
-    job_id: UUID, found: Found, lease: float, asked: float, interval: float = 0.0
+    job_id: UUID,
+    found: Found,
+    lease: float,
+    asked: float,
+    interval: float = 0.0,
+    proof: Proof = _UNPROVEN,
 ) -> Reply:
     """The reply about one job.
 
@@ -134,6 +145,7 @@ def reply_about(
         lease: Seconds for which a silent worker is believed.
         asked: When Redis was asked, on the monotonic clock.
         interval: Seconds between two changes of the job, as far as they were seen.
+        proof: Until when it is sure that a change of it would have been told.
     """
     told = answer(job_id, found, lease, interval)
     age = (found.now - found.record.updated) / 1000 if found.record else math.inf
@@ -146,4 +158,5 @@ def reply_about(
         until=asked + min(told.good_for, _LONGEST),
         changed=asked - age,
         interval=interval,
+        proof=proof,
     )

@@ -9,11 +9,16 @@ from uuid import UUID
 
 from litestar.types import Receive
 
+from jobstatus.address import Kind
+from jobstatus.client import address_of
+from jobstatus_service.cluster import ClusterReader
 from jobstatus_service.found import Found
+from jobstatus_service.link import Link
 from jobstatus_service.metrics import Metrics, Sample
 from jobstatus_service.near import NearCache
 from jobstatus_service.reader import Reader
 from jobstatus_service.reply import Reply, reply_about
+from jobstatus_service.servers import server_of
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.watch import Watch, Watches
 
@@ -34,15 +39,23 @@ class Statuses:
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self.near = NearCache(settings.near_cache_bytes)
-        self.reader = Reader(settings, self._found, self._changed, metrics.batches.observe)
+        self.reader = self._reader(settings, metrics)
         self.watches = Watches(settings)
         self._lease = settings.lease
         self.metrics = metrics
         self._looking: asyncio.Task[None] | None = None
 
+    def _reader(
+        self, settings: ServiceSettings, metrics: Metrics
+    ) -> Reader[Reply] | ClusterReader[Reply]:
+        hear = (settings, self._found, self._changed, metrics.batches.observe)
+        if address_of(settings).kind is Kind.CLUSTER:
+            return ClusterReader(*hear)
+        return Reader(server_of(settings), *hear)
+
     def start(self) -> None:
         """Connect to Redis, and stay connected."""
-        self.reader.link.start()
+        self.reader.start()
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def close(self) -> None:
@@ -63,7 +76,7 @@ class Statuses:
             return None
         if now is None:
             now = time.monotonic()
-        if now >= reply.until or now >= self.reader.link.proven:
+        if now >= reply.until or now >= reply.proof.until:
             return None
         self.near.replies.move_to_end(key)
         return reply
@@ -90,7 +103,7 @@ class Statuses:
     def sample(self) -> Sample:
         """All numbers of this process now."""
         own, near, open_ = self.metrics, self.near, self.watches.open
-        proven = self.reader.link.proven > time.monotonic()
+        links, now = self.reader.links, time.monotonic()
         return Sample(
             {f"reads|{outcome}": count for outcome, count in own.reads.items()}
             | {
@@ -102,8 +115,8 @@ class Statuses:
                 "evictions": near.evicted,
             },
             {
-                "redis_up": int(self.reader.link.is_up),
-                "near_cache_proven": int(proven),
+                "redis_up": int(bool(links) and all(link.is_up for link in links)),
+                "near_cache_proven": int(any(link.proof.until > now for link in links)),
                 "near_cache_entries": len(near.replies),
                 "near_cache_bytes": near.size,
                 "waits_open": open_["wait"],
@@ -116,11 +129,13 @@ class Statuses:
             },
         )
 
-    def _found(self, key: str, found: Found, asked: float) -> Reply:
+    def _found(self, key: str, found: Found, asked: float, link: Link | None) -> Reply:
         interval = self.near.interval(key)
-        reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)
-        if self.reader.link.tracks:
+        if link is not None and link.tracks:
+            reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval, link.proof)
             self.near.put(key, reply)
+        else:
+            reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)
         self.watches.publish(key, reply)
         if found.fault:
             self.metrics.unreadable += 1
@@ -141,10 +156,10 @@ class Statuses:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(_LOOK)
-            if not self.reader.link.is_up:
-                continue
             now = time.monotonic()
-            tracks = self.reader.link.tracks
             for key, topic in self.watches.topics.items():
-                if topic.is_stale or not tracks or topic.reply.until <= now:
+                link = self.reader.link_of(key)
+                if link is None or not link.is_up:
+                    continue
+                if topic.is_stale or not link.tracks or topic.reply.until <= now:
                     self.reader.ask(key)

@@ -1,7 +1,7 @@
 """One connection to Redis over which records are read and changes are told.
 
-The one module of the service that talks to Redis. redis-py connects (URLs, TLS, passwords); from
-then on the socket is ours: commands go out as bytes, replies and invalidations are handed on in
+The one module of the service that talks to Redis. redis-py connects (`servers`); from then on the
+socket is ours: commands go out as bytes, replies and invalidations are handed on in
 the order in which Redis sent them. A pipeline is not atomic: its replies are handed on together,
 and what Redis said between them afterwards, so that no word of a change comes before the reply
 that it makes old. RESP3,
@@ -13,15 +13,13 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import hiredis
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from jobstatus.store import DEFAULT_URL, OUTAGE, client_options
+from jobstatus.store import OUTAGE
+from jobstatus_service.servers import Server
 from jobstatus_service.settings import ServiceSettings
 
 Replied = Callable[[Sequence[Any]], None]
@@ -45,12 +43,13 @@ class Wire(asyncio.Protocol):
     Attributes:
         tracks: Whether Redis tells which of the keys that were read here have changed.
         lost: Done when the connection is.
+        connection: redis-py's, whose socket this is.
     """
 
     def __init__(self, connection: Any, changed: Changed) -> None:
         self.tracks = False
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._connection = connection  # it would close the socket, were it collected
+        self.connection = connection  # it would close the socket, were it collected
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
         self._changed = changed
         self._parser = hiredis.Reader(
@@ -63,8 +62,13 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     @classmethod
-    async def connect(cls, settings: ServiceSettings, changed: Changed) -> Self:
+    async def connect(cls, server: Server, settings: ServiceSettings, changed: Changed) -> Self:
         """Connect, and have Redis track what is read if it can and should.
+
+        Args:
+            server: Where to.
+            settings: How long it may take, and whether tracking is wanted.
+            changed: Called with what has changed.
 
         Raises:
             LostError: Redis can't be reached.
@@ -73,10 +77,10 @@ class Wire(asyncio.Protocol):
             async with asyncio.timeout(settings.connect_timeout + settings.timeout):
                 if settings.near_cache_bytes:
                     with contextlib.suppress(ResponseError):  # it knows no RESP3
-                        wire = cls(await _connection(settings, 3), changed)
+                        wire = cls(await server.connect(3), changed)
                         await wire._track()
                         return wire
-                return cls(await _connection(settings, 2), changed)
+                return cls(await server.connect(2), changed)
         except (*OUTAGE, TimeoutError) as error:
             raise LostError(str(error) or "Redis did not answer in time") from None
 
@@ -140,22 +144,6 @@ class Wire(asyncio.Protocol):
             if not reply.done():
                 reply.set_exception(LostError("the connection was lost"))
                 reply.exception()  # whoever asked may have gone
-        self._connection._writer = None  # noqa: SLF001 - there is nothing to close any more
+        self.connection._writer = None  # noqa: SLF001 - there is nothing to close any more
         if not self.lost.done():
             self.lost.set_result(None)
-
-
-async def _connection(settings: ServiceSettings, protocol: int) -> Any:
-    options = client_options(settings) | {
-        "client_name": "jobstatus-service",
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": protocol,
-    }
-    pool = cast("Any", ConnectionPool).from_url(settings.redis_url or DEFAULT_URL, **options)
-    connection = pool.make_connection()
-    try:
-        await connection.connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)  # it may stand half
-        raise
-    return connection

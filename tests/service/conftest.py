@@ -57,7 +57,8 @@ class Poller(httpx.AsyncClient):
 
     async def settle(self) -> None:
         """Wait until the service has been told of all that was written so far."""
-        await self.app.statuses.reader.link.ping()
+        for link in self.app.statuses.reader.links:
+            await link.ping()
 
     async def flushed(self, since: int) -> None:
         """Wait until the near cache was emptied once more than `since` times."""
@@ -68,7 +69,9 @@ class Poller(httpx.AsyncClient):
     async def proven(self) -> None:
         """Wait until the near cache is trusted."""
         async with asyncio.timeout(10):
-            while self.app.statuses.reader.link.proven < time.monotonic():  # noqa: ASYNC110
+            while not all(  # noqa: ASYNC110
+                link.proof.until > time.monotonic() for link in self.app.statuses.reader.links
+            ):
                 await asyncio.sleep(0.001)
 
 

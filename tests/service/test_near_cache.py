@@ -272,7 +272,7 @@ async def test_server_without_resp3() -> None:
         settings = ServiceSettings(redis_url=server.connection_url, no_auth=True)
         async with polling(settings) as client:
             assert (await client.get(URL)).json()["state"] == "unknown"
-            assert not client.app.statuses.reader.link.tracks
+            assert not any(link.tracks for link in client.app.statuses.reader.links)
 
 
 async def test_server_without_tracking(
@@ -287,7 +287,7 @@ async def test_server_without_tracking(
         for value in (1.0, 2.0):
             put(JOB, progress=value)
             assert await progress(client) == value
-        assert not client.app.statuses.reader.link.tracks
+        assert not any(link.tracks for link in client.app.statuses.reader.links)
         assert client.app.metrics.reads["hit"] == 0
         waiting = asyncio.create_task(client.get(f"{URL}?wait=5"))
         await asyncio.sleep(0.1)

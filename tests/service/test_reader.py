@@ -12,6 +12,7 @@ import pytest
 from jobstatus_service.found import Found
 from jobstatus_service.link import UnavailableError
 from jobstatus_service.reader import Reader
+from jobstatus_service.servers import server_of
 from jobstatus_service.settings import ServiceSettings
 
 FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
@@ -20,7 +21,7 @@ FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
 @contextlib.asynccontextmanager
 async def reading(settings: ServiceSettings) -> AsyncIterator[Reader[Found]]:
     """A reader that runs."""
-    reader = Reader(settings, lambda _key, found, _asked: found, lambda _: None)
+    reader = Reader(server_of(settings), settings, lambda _key, found, *_: found, lambda _: None)
     reader.link.start()
     yield reader
     await reader.close()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from jobstatus_service.reader import Reader
+from jobstatus_service.servers import server_of
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.wire import Wire
 
@@ -79,7 +80,10 @@ async def test_nothing_after_close() -> None:
 async def test_change_while_reading() -> None:
     """What was read is forgotten when the change comes in the same packet, before anybody runs."""
     events: list[Any] = []
-    reader = Reader(ServiceSettings(), lambda key, *_: events.append(key), events.append)
+    settings = ServiceSettings()
+    reader = Reader(
+        server_of(settings), settings, lambda key, *_: events.append(key), events.append
+    )
     connection = Connection()
     wire = Wire(connection, reader.link._changed)
     reader.link.wire = wire

@@ -90,6 +90,17 @@ class Pending:
         """Nothing to do: it is always due."""
 
 
+class Repeat(Pending):
+    """A record that was written shortly before an outage, and is written once more after it.
+
+    A server that comes back may have lost what it had said yes to: a replica that was promoted
+    hadn't got it yet, or the disk. Writing twice changes nothing.
+    """
+
+    def __init__(self, write: Write) -> None:
+        super().__init__(write, is_run_known=True)
+
+
 class Attempt:
     """What the publisher knows of one attempt, and what it last wrote of it.
 

@@ -6,16 +6,24 @@ Job threads hand items in; one thread, the publisher's, calls `tick` and does al
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from jobstatus.attempt import Attempt, Pending
+from jobstatus.attempt import Attempt, Pending, Repeat
+from jobstatus.cluster import AnyStore
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import Written
-from jobstatus.store import OUTAGE, Refused, Run, Store, Write
+from jobstatus.store import OUTAGE, Refused, Run, Write
 
 _RETRY: Final = (0.05, 0.5)
 """Seconds until the next try when Redis can't answer: at first, and at most."""
+
+_REPEATED: Final = 30.0
+"""Seconds for which what was written last of a job is kept, to be written again after an outage."""
+
+_MOST_REPEATED: Final = 10_000
+"""Records that are kept so at most."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -33,7 +41,7 @@ class Delivery:
         flushed: Notified when `served` moves.
     """
 
-    def __init__(self, store: Store, settings: PublisherSettings) -> None:
+    def __init__(self, store: AnyStore, settings: PublisherSettings) -> None:
         self._store = store
         self._settings = settings
         # Reentrant: a signal handler may report while its own thread is reporting.
@@ -46,6 +54,7 @@ class Delivery:
         self._items: dict[Item, None] = {}
         self._changed: list[Item] = []
         self._sample_at = 0.0
+        self._written: deque[tuple[float, Write]] = deque(maxlen=_MOST_REPEATED)
 
     def add(self, item: Item) -> None:
         """Take an item whose state has changed."""
@@ -153,14 +162,25 @@ class Delivery:
         if isinstance(result, Refused):
             _log.error("%s can't be written: %s", item.key, result.why)
         elif result is Written.FENCED:
-            _log.warning("%s was taken over by a later attempt or run", item.key)
-        elif result is not Written.LATE and write.lease:
-            return
+            if not isinstance(item, Repeat):
+                _log.warning("%s was taken over by a later attempt or run", item.key)
+        elif result is not Written.LATE:
+            if write.lease:
+                return
+            self._written.append((time.monotonic(), write))
         self.forget(item)
 
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next try: any of it may not have arrived, or be gone."""
         if not self.failures:
             _log.warning("Redis can't take status, reports are held: %s", error)
+            self._repeat()
         self.refresh()
         self.back_off()
+
+    def _repeat(self) -> None:
+        """Write the last records of jobs again: Redis may come back without them."""
+        since = time.monotonic() - _REPEATED
+        with self.lock:
+            self._items |= {Repeat(write): None for at, write in self._written if at >= since}
+        self._written.clear()

@@ -21,11 +21,12 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from jobstatus.attempt import Attempt, Pending, RunningJob, ms_until, now_ms, pending_write
+from jobstatus.cluster import AnyStore, store_for
 from jobstatus.delivery import Delivery, Item
 from jobstatus.report import Outcome
 from jobstatus.sampling import Sampling
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import OUTAGE, Store, Write
+from jobstatus.store import OUTAGE, Write
 
 _PAUSE: Final = 0.02
 """Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
@@ -53,7 +54,7 @@ class Publisher:
     child it is as if nothing had been reported: the jobs of the parent stay the parent's.
     """
 
-    def __init__(self, store: Store, settings: PublisherSettings | None = None) -> None:
+    def __init__(self, store: AnyStore, settings: PublisherSettings | None = None) -> None:
         self.settings = settings or PublisherSettings.from_env()
         self._store = store
         self._closed = False
@@ -65,7 +66,7 @@ class Publisher:
         """A publisher to the Redis at `url`. It connects when there is something to report.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`; None: `JOBSTATUS_REDIS_URL`, else
+            url: As `JOBSTATUS_REDIS_URL` (see `jobstatus.address`); None: what that says, else
                 `redis://127.0.0.1:6379/0`.
             **settings: Fields of `PublisherSettings` that win over the environment's.
 
@@ -75,7 +76,7 @@ class Publisher:
         if url is not None:
             settings["redis_url"] = url
         known = PublisherSettings.from_env(**settings)
-        return cls(Store.from_settings(known), known)
+        return cls(store_for(known), known)
 
     def _reset(self) -> None:
         """As if nothing had been reported; also what a forked child begins with."""

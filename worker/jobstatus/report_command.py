@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from jobstatus.attempt import key_of, now_ms
+from jobstatus.cluster import AnyStore, store_for
 from jobstatus.errors import JobStatusError
 from jobstatus.publisher import Publisher
 from jobstatus.report import JobReport, Outcome
@@ -30,7 +31,7 @@ from jobstatus.status import (
     Record,
     one_line,
 )
-from jobstatus.store import OUTAGE, Refused, Store, Write
+from jobstatus.store import OUTAGE, Refused, Write
 
 _TO_WRAPPER: Final = "JOBSTATUS_REPORT_FILE"
 """Set for the command that is run: where reports for its own job go."""
@@ -130,7 +131,7 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(wrapper)
         return
-    store = Store.from_settings(settings)
+    store = store_for(settings)
     try:
         (result,) = store.write([_write(store, settings, arguments)])
     finally:
@@ -141,7 +142,7 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
         sys.exit("jobstatus-report: the job is over, or was taken over: nothing was changed")
 
 
-def _write(store: Store, settings: PublisherSettings, arguments: argparse.Namespace) -> Write:
+def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Namespace) -> Write:
     """The write of one report: it goes on with the run that stands there, or begins one."""
     key = key_of(settings, arguments.job_id)
     (run,) = store.runs([key])
@@ -174,7 +175,7 @@ def _run(
             folder = tempfile.TemporaryDirectory(prefix="jobstatus-report-")
             reports = Path(stack.enter_context(folder)) / "report"
         environ = {"JOBSTATUS_JOB_ID": arguments.job_id, _TO_WRAPPER: str(reports or "")}
-        publisher = Publisher(Store.from_settings(settings), settings)
+        publisher = Publisher(store_for(settings), settings)
         with publisher.job(arguments.job_id, name=arguments.name or command[0]) as report:
             if arguments.progress is not None:
                 report.progress(arguments.progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from jobstatus.address import parse_address
 from jobstatus.errors import SettingsError
 
 Parse = Callable[[str], Any]
@@ -32,10 +33,17 @@ def prefix(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """A URL that redis-py understands."""
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
-    return text
+    """Where Redis is, see `jobstatus.address`."""
+    return parse_address(text).url
+
+
+def readable(text: str) -> str:
+    """The path of a file that can be read."""
+    try:
+        with Path(text).open("rb"):
+            return text
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
 
 
 def env(name: str, parse: Parse, default: Any = None, *, secret: bool = False) -> Any:
@@ -113,6 +121,9 @@ class StatusSettings(EnvSettings):
         lease: Seconds for which an attempt is believed after its worker was last heard.
         connect_timeout: Seconds that connecting to Redis may take.
         timeout: Seconds that one round trip to Redis may take.
+        ca_file: PEM file of who may vouch for Redis, with TLS; None: the system's.
+        cert_file: PEM file of the certificate that is shown to Redis, with TLS.
+        key_file: PEM file of that certificate's key.
     """
 
     redis_url: str | None = env("REDIS_URL", redis_url, secret=True)
@@ -120,6 +131,9 @@ class StatusSettings(EnvSettings):
     lease: float = env("LEASE", seconds(1, 86_400), 30.0)
     connect_timeout: float = env("REDIS_CONNECT_TIMEOUT", seconds(0.01, 60), 0.5)
     timeout: float = env("REDIS_TIMEOUT", seconds(0.01, 60), 0.8)
+    ca_file: str | None = env("REDIS_CA_FILE", readable)
+    cert_file: str | None = env("REDIS_CERT_FILE", readable)
+    key_file: str | None = env("REDIS_KEY_FILE", readable)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,14 @@
-"""Where the records are written: the one module of this package that talks to Redis."""
+"""Where the records are written: what is said to a server, and what of its answers."""
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
-from redis import ConnectionPool, Redis
-from redis.backoff import NoBackoff
+from redis import Redis
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -19,9 +18,8 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry
 
-from jobstatus.errors import SettingsError
+from jobstatus.client import client
 from jobstatus.settings import StatusSettings
 from jobstatus.status import FOLLOWS, OVER, UNFINISHED, JobState, Record, Written, format_progress
 
@@ -30,8 +28,6 @@ SCRIPT: Final = files("jobstatus").joinpath("write.lua").read_text(encoding="utf
 
 SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """By which name the server knows the script, once it was loaded."""
-
-DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 OUTAGE: Final = (RedisError, OSError)
 """What any trouble with Redis raises."""
@@ -148,34 +144,6 @@ class Run(msgspec.Struct, frozen=True):
             return None
 
 
-def check_url(settings: StatusSettings) -> str:
-    """The URL of the settings, which redis-py can use.
-
-    Raises:
-        SettingsError: it can't.
-    """
-    url = settings.redis_url or DEFAULT_URL
-    try:
-        connection: Any = ConnectionPool.from_url(url).make_connection()
-        if not 0 < getattr(connection, "port", 1) < 65_536:  # noqa: PLR2004
-            raise ValueError("the port is out of range")  # noqa: TRY301
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
-    return url
-
-
-def client_options(settings: StatusSettings) -> dict[str, Any]:
-    """Options of a redis-py client: every timeout set, no retries; the caller has its own."""
-    return {
-        "protocol": 2,
-        "socket_timeout": settings.timeout,
-        "socket_connect_timeout": settings.connect_timeout,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "jobstatus-publisher",
-    }
-
-
 class Store:
     """Writes records through one client, in one pipeline however many there are.
 
@@ -187,25 +155,28 @@ class Store:
 
     @classmethod
     def from_settings(cls, settings: StatusSettings) -> Self:
-        """A store at the URL of the settings. It connects when it is first used."""
-        url = check_url(settings)
-        return cls(Redis.from_url(url, **client_options(settings)))
+        """A store at the URL of the settings. It connects when it is first used.
+
+        Raises:
+            SettingsError: the URL can't be used.
+        """
+        return cls(client(settings))
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
         """Write all records in one round trip; each has its own result."""
-        results = self._send(writes)
-        if any(isinstance(result, NoScriptError) for result in results):
+        return [result_of(reply) for reply in self.send([write.packed() for write in writes])]
+
+    def send(self, packed: Sequence[bytes]) -> list[Any]:
+        """Send commands in RESP, and read all replies; errors of single ones are replies."""
+        replies = self._exchange(packed)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
             # The server is new to us, or was restarted. Writing twice changes nothing.
             self._redis.script_load(SCRIPT)
-            results = self._send(writes)
-        return [_result(result) for result in results]
+            replies = self._exchange(packed)
+        return replies
 
-    def _send(self, writes: Iterable[Write]) -> list[Any]:
-        """Send all writes at once and read all replies; errors of single writes are replies.
-
-        redis-py's own pipeline does the same, at three times the CPU.
-        """
-        packed = [write.packed() for write in writes]
+    def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
+        """Send all at once. redis-py's own pipeline does the same, at three times the CPU."""
         pool = self._redis.connection_pool
         connection = pool.get_connection()
         try:
@@ -235,7 +206,8 @@ class Store:
         self._redis.close()
 
 
-def _result(reply: Any) -> Written | Refused:
+def result_of(reply: Any) -> Written | Refused:
+    """What the reply to a write says."""
     if isinstance(reply, ResponseError):
         return Refused(str(reply), will_pass(reply))
     return Written(reply)

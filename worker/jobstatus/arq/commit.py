@@ -158,5 +158,31 @@ async def commit(
     return Committed.WITH_STATUS
 
 
+async def commit_again(
+    pool: ArqRedis, commands: Commands, write: Write | None, *, job_id: str, token: bytes
+) -> bool:
+    """Run a transaction once more that Redis may have forgotten; whether it had.
+
+    It had if the job's in-progress key is there again, and still whoever's `token` it was.
+
+    Raises:
+        RedisError, OSError: whatever arq's own part raises.
+    """
+    key = in_progress_key_prefix + job_id
+    async with pool.pipeline(transaction=True) as pipe:
+        await pipe.watch(key)
+        if await pipe.get(key) != token:
+            return False
+        _multi(pipe)
+        commands(pipe)
+        if write is not None:
+            pipe.execute_command(*write.command())
+        try:
+            await pipe.execute(raise_on_error=False)
+        except WatchError:
+            return False
+    return True
+
+
 def _multi(pipe: Any) -> None:
     pipe.multi()  # untyped in redis-py

@@ -8,9 +8,12 @@ from redis.asyncio import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.connection import parse_url
 
+from jobstatus.address import Address, Kind, parse_address
+from jobstatus.client import client_options
+from jobstatus.cluster import store_for
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store, client_options
+from jobstatus.store import Store
 
 _LOGIN = ("username", "password", "db", "credential_provider")
 
@@ -19,10 +22,30 @@ def shares_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
     """Whether the status is kept in the very database that the queue is in."""
     if settings.redis_url is None:
         return True
+    address = parse_address(settings.redis_url)
     if isinstance(pool.connection_pool, SentinelConnectionPool):
+        return _is_primary_of(pool.connection_pool, address)
+    if address.kind is not Kind.STANDALONE:
         return False
     return _place(cast("Any", parse_url)(settings.redis_url)) == _place(
         pool.connection_pool.connection_kwargs
+    )
+
+
+def _is_primary_of(pool: SentinelConnectionPool, address: Address) -> bool:
+    """Whether the same Sentinels are asked for the same service, and the database is the same."""
+    known: Any = pool
+    sentinels = {
+        (kwargs["host"], kwargs["port"])
+        for kwargs in (
+            s.connection_pool.connection_kwargs for s in known.sentinel_manager.sentinels
+        )
+    }
+    return (
+        address.kind is Kind.SENTINEL
+        and known.service_name == address.service
+        and bool(sentinels & set(address.hosts))
+        and (known.connection_kwargs.get("db") or 0) == address.db
     )
 
 
@@ -35,7 +58,7 @@ def _place(kwargs: Any) -> tuple[Any, ...]:
 def publisher_for(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
     """A publisher to where the settings say, else to the Redis of the pool."""
     if settings.redis_url is not None:
-        return Publisher(Store.from_settings(settings), settings)
+        return Publisher(store_for(settings), settings)
     return Publisher(Store(_client_like(pool, settings)), settings)
 
 

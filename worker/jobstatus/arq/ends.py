@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
 
-from jobstatus.arq.commit import Commands, Committed, commit
+from jobstatus.arq.commit import Commands, Committed, commit, commit_again
 from jobstatus.arq.ending import cut_short
 from jobstatus.arq.job import Job
 from jobstatus.arq.outage import OUTAGE, Outage
@@ -17,7 +18,7 @@ from jobstatus.attempt import Attempt
 from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome
 from jobstatus.status import OVER
-from jobstatus.store import Run
+from jobstatus.store import Run, Write
 
 T = TypeVar("T")
 
@@ -27,7 +28,15 @@ PATIENCE: Final = 10.0
 _LAST_TRIES: Final = 5.0
 """Seconds for which ends are still tried to be committed when the worker stops."""
 
+_REPEATED: Final = 30.0
+"""Seconds for which an end that was committed is kept, to be committed again after an outage."""
+
+_MOST_REPEATED: Final = 1000
+"""Ends that are kept so at most."""
+
 _log = logging.getLogger("jobstatus")
+
+_Kept = tuple[float, str, Commands, Write | None]
 
 
 class Ends:
@@ -61,6 +70,7 @@ class Ends:
         self._outage = outage
         self._shares_redis = shares_redis
         self._in_progress_seconds = in_progress_seconds
+        self._committed: deque[_Kept] = deque(maxlen=_MOST_REPEATED)
 
     async def commit(
         self,
@@ -105,12 +115,37 @@ class Ends:
             raise
         if done is Committed.SUPERSEDED:
             _log.warning("job %s was run again elsewhere: this end is void", job_id)
+        else:
+            self._committed.append((time.monotonic(), job_id, commands, sent))
         if attempt is None or outcome is None:
             return
         if done is Committed.WITHOUT_STATUS:
             self._publisher.end(attempt, outcome)
         else:
             self._publisher.forget(attempt)
+
+    async def repeat(self, token: bytes, runs_here: Callable[[str], bool]) -> None:
+        """Commit again what a Redis that was away has forgotten of the last ends.
+
+        A replica that was promoted may not have got them; without this their jobs would run again.
+
+        Args:
+            token: The value of the in-progress keys of this worker.
+            runs_here: Whether a job, by its id, is being run by this worker now.
+
+        Raises:
+            RedisError, OSError: Redis is away again; what is left is tried after that.
+        """
+        since = time.monotonic() - _REPEATED
+        while self._committed:
+            at, job_id, commands, write = self._committed[0]
+            if (
+                at >= since
+                and not runs_here(job_id)
+                and await commit_again(self._pool, commands, write, job_id=job_id, token=token)
+            ):
+                _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
+            self._committed.popleft()
 
     async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
         """Whether a job that arq calls expired is none: another worker has just finished it.

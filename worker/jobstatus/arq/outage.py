@@ -46,21 +46,25 @@ def raise_passing(error: BaseException) -> None:
 
 
 class Outage:
-    """Whether Redis is away; says so in the log once, when it goes and when it is back."""
+    """Whether Redis is away; says so in the log once, when it goes and when it is back.
+
+    Attributes:
+        is_on: Whether it is, or was when it was last asked.
+    """
 
     def __init__(self) -> None:
-        self._is_on = False
+        self.is_on = False
 
     async def wait(self, error: BaseException) -> None:
         """Redis is away, `error` says; wait a little."""
-        if not self._is_on:
-            self._is_on = True
+        if not self.is_on:
+            self.is_on = True
             _log.warning("Redis is away, the worker waits: %s: %s", type(error).__name__, error)
         await asyncio.sleep(_PAUSE)
 
     def end(self) -> bool:
         """Redis answers; whether it was away."""
-        was_on, self._is_on = self._is_on, False
+        was_on, self.is_on = self.is_on, False
         if was_on:
             _log.warning("Redis is back")
         return was_on

@@ -21,12 +21,15 @@ class Taking:
 
     The key's value says whose it is, so that a job whose taking was cut off by an outage can be
     taken when Redis is back, instead of when the key expires.
+
+    Attributes:
+        token: That value.
     """
 
     def __init__(self, queue: str, in_progress_seconds: float) -> None:
         self._queue = queue
         self._px = round(in_progress_seconds * 1000)
-        self._token = token_hex(8).encode()
+        self.token = token_hex(8).encode()
         self._uncertain: set[str] = set()
 
     async def take(self, pool: ArqRedis, job_ids: list[str]) -> dict[str, int]:
@@ -42,7 +45,7 @@ class Taking:
         try:
             async with pool.pipeline(transaction=True) as pipe:
                 for key, job_id in zip(keys, job_ids, strict=True):
-                    pipe.set(key, self._token, nx=True, px=self._px)
+                    pipe.set(key, self.token, nx=True, px=self._px)
                     pipe.zscore(self._queue, job_id)
                 replies = await pipe.execute()
             found = zip(job_ids, replies[::2], replies[1::2], strict=True)
@@ -66,7 +69,7 @@ class Taking:
         """
         keys = [in_progress_key_prefix + job_id for job_id in self._uncertain]
         values = await pool.mget(keys) if keys else []
-        mine = [key for key, value in zip(keys, values, strict=True) if value == self._token]
+        mine = [key for key, value in zip(keys, values, strict=True) if value == self.token]
         if mine:
             await pool.delete(*mine)
         self._uncertain.clear()
@@ -82,4 +85,4 @@ class Taking:
             return {}
         values = await pool.mget([in_progress_key_prefix + job_id for job_id in left])
         owned = zip(left, values, strict=True)
-        return {job_id: asked[job_id] for job_id, value in owned if value == self._token}
+        return {job_id: asked[job_id] for job_id, value in owned if value == self.token}

@@ -158,6 +158,8 @@ class StatusWorker(Worker):
         """Look into the queue; while Redis is away, wait."""
         try:
             async with asyncio.timeout(PATIENCE):
+                if self._outage.is_on and self._ends is not None:
+                    await self._ends.repeat(self._taking.token, self._runs_here)
                 await super()._poll_iteration()
         except (*OUTAGE, ResponseError) as error:
             if any(error is crash for crash in self._crashes) or not is_passing(error):

@@ -1,0 +1,179 @@
+"""The status in a Redis Cluster: written and read where each key is, wherever that goes."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from tests.redises import Cluster, Node, closing, identity
+from tests.service.conftest import Poller, polling
+from tests.waiting import eventually
+
+from jobstatus import Publisher
+from jobstatus.cluster import ClusterStore
+from jobstatus.settings import PublisherSettings
+from jobstatus.slots import slot_of
+from jobstatus.status import JobState, Record, Written
+from jobstatus.store import Write
+from jobstatus_service.settings import ServiceSettings
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries; no replicas are needed here."""
+    with closing(Cluster(tmp_path_factory.mktemp("cluster"), replicas=0)) as cluster:
+        yield cluster
+
+
+def settings(cluster: Cluster, **more: Any) -> ServiceSettings:
+    return ServiceSettings(redis_url=cluster.url, api_keys=("secret",), **more)
+
+
+def store(cluster: Cluster) -> ClusterStore:
+    return ClusterStore(PublisherSettings(redis_url=cluster.url))
+
+
+def record(progress: float, state: JobState = JobState.IN_PROGRESS) -> Record:
+    return Record(name="n", state=state, created=1_700_000_000_000, attempt=1, progress=progress)
+
+
+def write(to: ClusterStore, ids: list[UUID], progress: float) -> None:
+    lines = [Write(f"job:{i}", record(progress), 60_000, 30_000) for i in ids]
+    results = to.write(lines)
+    assert set(results) <= {Written.CHANGED, Written.RENEWED}, results
+
+
+async def values(client: Poller, ids: list[UUID]) -> set[float]:
+    answers = await asyncio.gather(*(client.get(f"/api/jobs/{i}") for i in ids))
+    assert {a.status_code for a in answers} == {200}
+    return {a.json()["progress"] for a in answers}
+
+
+async def settled(client: Poller, ids: list[UUID], value: float) -> None:
+    """Wait until all say so; they must within the staleness bound."""
+    async with asyncio.timeout(2):
+        while await values(client, ids) != {value}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_every_key_has_its_node(cluster: Cluster) -> None:
+    """Jobs are spread over all nodes, written, read, kept near, and told when they change."""
+    ids = [uuid4() for _ in range(100)]
+    own = store(cluster)
+    write(own, ids, 1)
+    assert {cluster.owner(slot_of(f"job:{i}")).port for i in ids} == {n.port for n in cluster.nodes}
+    async with polling(settings(cluster)) as client:
+        assert await values(client, ids) == {1}
+        await client.proven()
+        assert await values(client, ids) == {1}
+        hits = client.app.metrics.reads["hit"]
+        assert await values(client, ids) == {1}
+        assert client.app.metrics.reads["hit"] == hits + len(ids)
+        waiting = [asyncio.create_task(client.get(f"/api/jobs/{i}?wait=10")) for i in ids[:10]]
+        while client.app.statuses.watches.open["wait"] < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        write(own, ids, 2)
+        answers = await asyncio.gather(*waiting)
+        assert {a.json()["progress"] for a in answers} == {2}
+        await settled(client, ids, 2)
+        ready = await client.get("/readyz")
+        assert ready.status_code == 200
+    own.close()
+
+
+async def test_slot_on_its_way(cluster: Cluster) -> None:
+    """While a slot moves, and after it has moved, its jobs are written and read as ever."""
+    job = uuid4()
+    slot = slot_of(f"job:{job}")
+    missing = _in_slot(slot)
+    own = store(cluster)
+    write(own, [job], 1)
+    target = next(n for n in cluster.nodes if n is not cluster.owner(slot))
+    async with polling(settings(cluster)) as client:
+        assert await values(client, [job]) == {1}
+        await client.proven()
+        assert await values(client, [job]) == {1}
+        source = cluster.begin_migration(slot, target)
+        write(own, [job], 2)  # still at the source
+        await settled(client, [job], 2)
+        write(own, [missing], 5)  # not there: it begins at the target
+        await settled(client, [missing], 5)
+        assert cluster.migrate_keys(slot, source, target) == 1
+        write(own, [job, missing], 6)
+        await settled(client, [job, missing], 6)
+        cluster.end_migration(slot, target)
+        write(own, [job, missing], 7)
+        await settled(client, [job, missing], 7)
+        await client.proven()
+        write(own, [job, missing], 8)
+        await settled(client, [job, missing], 8)
+    own.close()
+
+
+async def test_slots_that_move_without_a_word(cluster: Cluster) -> None:
+    """What is near is forgotten when its slot moved at once, as Valkey 9 can move slots."""
+    ids = [uuid4() for _ in range(30)]
+    own = store(cluster)
+    write(own, ids, 1)
+    slots = sorted({slot_of(f"job:{i}") for i in ids})
+    async with polling(settings(cluster)) as client:
+        assert await values(client, ids) == {1}
+        await client.proven()
+        assert await values(client, ids) == {1}
+        for slot in slots:
+            source = cluster.owner(slot)
+            target = next(n for n in cluster.nodes if n is not source)
+            await asyncio.to_thread(_move, source, target, slot)
+            assert cluster.owner(slot) is not source
+        write(own, ids, 3)
+        await settled(client, ids, 3)
+    own.close()
+
+
+def _move(source: Node, target: Node, slot: int) -> None:
+    source.redis.execute_command(
+        "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", identity(target)
+    )
+
+    def is_there() -> bool:
+        found = target.redis.execute_command("CLUSTER", "SLOTS")
+        own = [range_ for range_, node in found.items() if node["primary"][1] == target.port]
+        return any(start <= slot <= end for start, end in own)
+
+    eventually(is_there)
+
+
+def _in_slot(slot: int) -> UUID:
+    deadline = time.monotonic() + 20
+    while slot_of(f"job:{(found := uuid4())}") != slot:
+        assert time.monotonic() < deadline
+    return found
+
+
+def test_publisher(cluster: Cluster) -> None:
+    """Jobs are published to a Cluster as to one server: runs are joined, every key has a TTL."""
+    with Publisher.from_url(cluster.url) as publisher:
+        for n in range(20):
+            publisher.pending(f"job-{n}", name="n")
+            with publisher.job(f"job-{n}", name="n") as report:
+                report.progress(50)
+    from jobstatus import job_uuid  # noqa: PLC0415
+
+    for n in range(20):
+        key = f"job:{job_uuid(f'job-{n}')}"
+        assert cluster.get(key)["state"] == "succeeded"
+        assert cluster.owner(slot_of(key)).redis.pttl(key) > 0
+
+
+async def test_cluster_that_is_away(tmp_path: Path) -> None:
+    """Without any node reads are a 503 in bounded time, and the process isn't ready."""
+    own = ServiceSettings(redis_url="redis+cluster://127.0.0.1:1,127.0.0.1:2", api_keys=("secret",))
+    async with polling(own) as client:
+        begun = time.monotonic()
+        answer = await client.get(f"/api/jobs/{uuid4()}")
+        assert answer.status_code == 503
+        assert time.monotonic() - begun < 1.5
+        assert (await client.get("/readyz")).status_code == 503

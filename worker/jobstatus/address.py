@@ -1,0 +1,112 @@
+"""Where Redis is: what a URL says. Pure.
+
+One server, `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads them; a primary that
+Sentinel names, `redis+sentinel://host:port,host:port/service?db=0`; or a Cluster,
+`redis+cluster://host:port,host:port`. The last two with TLS begin with `rediss+`.
+"""
+
+from enum import StrEnum
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+Host = tuple[str, int]
+
+_SINGLE: Final = ("redis", "rediss", "unix")
+_MANY: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_PORT: Final = {"sentinel": 26_379, "cluster": 6_379}
+_QUERY: Final = {
+    "sentinel": {"db", "sentinel_username", "sentinel_password"},
+    "cluster": set[str](),
+}
+
+
+class Kind(StrEnum):
+    """How the server is found."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Redis is.
+
+    Attributes:
+        kind: How the server is found.
+        url: The URL.
+        tls: Whether it is spoken to over TLS; Sentinels too.
+        hosts: Sentinels, or some nodes of the Cluster; none of a single server.
+        service: The name by which the Sentinels know the primary.
+        db: The database's number, behind Sentinel.
+        username: Who logs in, and `password`; of a single server the URL says so.
+        password: With what.
+        sentinel_username: Who logs in to the Sentinels, and `sentinel_password`.
+        sentinel_password: With what.
+    """
+
+    kind: Kind
+    url: str
+    tls: bool = False
+    hosts: tuple[Host, ...] = ()
+    service: str = ""
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+
+
+def parse_address(url: str) -> Address:
+    """Read a URL.
+
+    Raises:
+        ValueError: it can't be used; the message holds no secret.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme in _SINGLE and rest:
+        return Address(kind=Kind.STANDALONE, url=url, tls=scheme == "rediss")
+    if scheme not in _MANY:
+        known = ", ".join(f"{each}://" for each in (*_SINGLE, "redis+sentinel", "redis+cluster"))
+        raise ValueError(f"must start with one of {known}; with TLS rediss")
+    return _of_many(url, Kind(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
+
+
+def _of_many(url: str, kind: Kind, *, tls: bool) -> Address:
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if unknown := query.keys() - _QUERY[kind]:
+        raise ValueError(f"it can't say {', '.join(sorted(unknown))} for a {kind}")
+    service = unquote(parts.path.strip("/"))
+    if (kind is Kind.SENTINEL) != bool(service):
+        wanted = "the service's name after the hosts" if kind is Kind.SENTINEL else "hosts only"
+        raise ValueError(f"a {kind} has {wanted}")
+    db = query.get("db", "0")
+    if not (db.isascii() and db.isdigit()):
+        raise ValueError("db must be a number")
+    return Address(
+        kind=kind,
+        url=url,
+        tls=tls,
+        hosts=tuple(_host(each, _PORT[kind]) for each in hosts.split(",")),
+        service=service,
+        db=int(db),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        sentinel_username=query.get("sentinel_username"),
+        sentinel_password=query.get("sentinel_password"),
+    )
+
+
+def _host(text: str, default_port: int) -> Host:
+    try:
+        parts = urlsplit(f"//{text}")
+        port = parts.port or default_port
+    except ValueError:
+        raise ValueError("a port is out of range or no number") from None
+    if not parts.hostname:
+        raise ValueError("a host is missing: write host:port,host:port")
+    return parts.hostname, port

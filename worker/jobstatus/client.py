@@ -1,0 +1,92 @@
+"""Clients of redis-py, made as the settings say: every timeout set, no retries."""
+
+from typing import Any, Final, cast
+
+from redis import ConnectionPool, Redis, Sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from jobstatus.address import Address, Host, Kind, parse_address
+from jobstatus.errors import SettingsError
+from jobstatus.settings import StatusSettings
+
+DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
+
+
+def address_of(settings: StatusSettings) -> Address:
+    """Where the status is kept.
+
+    Raises:
+        SettingsError: redis-py can't use the URL.
+    """
+    try:
+        address = parse_address(settings.redis_url or DEFAULT_URL)
+        if address.kind is Kind.STANDALONE:
+            connection: Any = ConnectionPool.from_url(address.url).make_connection()
+            if not 0 < getattr(connection, "port", 1) < 65_536:  # noqa: PLR2004
+                raise ValueError("the port is out of range")  # noqa: TRY301
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
+    return address
+
+
+def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, Any]:
+    """Options of any client: every timeout set, no retries; the caller has its own.
+
+    Args:
+        settings: Timeouts, and the files of TLS.
+        tls: Whether to add what TLS needs.
+    """
+    options = {
+        "protocol": 2,
+        "socket_timeout": settings.timeout,
+        "socket_connect_timeout": settings.connect_timeout,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "jobstatus-publisher",
+    }
+    files = {
+        "ssl_ca_certs": settings.ca_file,
+        "ssl_certfile": settings.cert_file,
+        "ssl_keyfile": settings.key_file,
+    }
+    return options | {name: path for name, path in files.items() if tls and path}
+
+
+def login(address: Address) -> dict[str, Any]:
+    """Who logs in to a server that Sentinel or the Cluster names, and to which database."""
+    return {"username": address.username, "password": address.password, "db": address.db}
+
+
+def sentinel_options(address: Address, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a client of a Sentinel: as for Redis, but with a login of its own."""
+    return options | {
+        "username": address.sentinel_username,
+        "password": address.sentinel_password,
+        "ssl": address.tls,
+    }
+
+
+def client(settings: StatusSettings) -> "Redis":
+    """A client of one server, or of the primary that the Sentinels name.
+
+    Raises:
+        SettingsError: the URL can't be used.
+    """
+    address = address_of(settings)
+    options = client_options(settings, tls=address.tls)
+    if address.kind is Kind.STANDALONE:
+        return cast("Any", Redis).from_url(address.url, **options)  # type: ignore[no-any-return]
+    sentinel = cast("Any", Sentinel)(
+        address.hosts, sentinel_kwargs=sentinel_options(address, options)
+    )
+    return sentinel.master_for(  # type: ignore[no-any-return]
+        address.service, **options, **login(address), ssl=address.tls
+    )
+
+
+def node_client(settings: StatusSettings, address: Address, node: Host) -> "Redis":
+    """A client of one node of a Cluster."""
+    host, port = node
+    options = client_options(settings, tls=address.tls)
+    return Redis(host=host, port=port, **options, **login(address), ssl=address.tls)

@@ -1,0 +1,182 @@
+"""Records in a Redis Cluster: each write goes to the node that has its key.
+
+One key per operation, so a Cluster needs no more than this. A node that can't be reached holds up
+its own keys only: their writes are refused for now, and the publisher tries them again.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from jobstatus.address import Host, Kind
+from jobstatus.client import address_of, node_client
+from jobstatus.settings import StatusSettings
+from jobstatus.slots import Layout, layout_of
+from jobstatus.status import Written
+from jobstatus.store import OUTAGE, Refused, Run, Store, Write, result_of
+
+_REDIRECTS: Final = 5
+"""Times that one write is sent elsewhere at most, before it is tried anew later."""
+
+_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+
+Going = tuple[int, Host, bool]
+"""The number of a write, where it goes, and whether ASKING precedes it."""
+
+
+def store_for(settings: StatusSettings) -> "AnyStore":
+    """A store at the URL of the settings. It connects when it is first used.
+
+    Raises:
+        SettingsError: the URL can't be used.
+    """
+    if address_of(settings).kind is Kind.CLUSTER:
+        return ClusterStore(settings)
+    return Store.from_settings(settings)
+
+
+class ClusterStore:
+    """Does what a `Store` does, on the nodes of a Cluster. Not for two threads at once."""
+
+    def __init__(self, settings: StatusSettings) -> None:
+        self._settings = settings
+        self._address = address_of(settings)
+        self._nodes: dict[Host, Store] = {}
+        self._layout: Layout | None = None
+        self._suspects: dict[Host, None] = {}
+
+    def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
+        """Write all records, in one round trip to each node; each has its own result."""
+        results: dict[int, Written | Refused] = {}
+        going = self._going([write.key for write in writes], results)
+        for _ in range(_REDIRECTS):
+            groups: dict[Host, list[Going]] = {}
+            for each in going:
+                groups.setdefault(each[1], []).append(each)
+            going = []
+            for host, group in groups.items():
+                going += self._write_to(host, group, writes, results)
+            if not going:
+                break
+        for number, host, _ in going:
+            results[number] = Refused(f"TRYAGAIN it was redirected too often, to {host}", True)
+        return [results[number] for number in range(len(writes))]
+
+    def runs(self, keys: Sequence[str]) -> list[Run | None]:
+        """The run that stands at each key, or None where no readable record is."""
+        layout = self._known_layout()
+        groups: dict[Host, list[str]] = {}
+        for key in keys:
+            groups.setdefault(self._owner(layout, key), []).append(key)
+        found: dict[str, Run | None] = {}
+        for host, group in groups.items():
+            try:
+                found |= zip(group, self._node(host).runs(group), strict=True)
+            except (*OUTAGE, ResponseError) as error:
+                self._doubt(host)
+                raise RedisConnectionError(f"{host}: {error}") from None
+        return [found[key] for key in keys]
+
+    def close(self) -> None:
+        """Close every connection."""
+        nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
+            node.close()
+
+    def _going(self, keys: Sequence[str], results: dict[int, Written | Refused]) -> list[Going]:
+        layout = self._known_layout()
+        going = []
+        for number, key in enumerate(keys):
+            if (host := layout.owner(key)) is None:
+                self._layout = None
+                results[number] = Refused("CLUSTERDOWN no node has its slot", True)
+            else:
+                going.append((number, host, False))
+        return going
+
+    def _write_to(
+        self,
+        host: Host,
+        group: list[Going],
+        writes: Sequence[Write],
+        results: dict[int, Written | Refused],
+    ) -> list[Going]:
+        """Write to one node; what is to be sent elsewhere."""
+        packed = []
+        for number, _, asks in group:
+            packed += [_ASKING] * asks + [writes[number].packed()]
+        try:
+            replies = iter(self._node(host).send(packed))
+        except OUTAGE as error:
+            self._doubt(host)
+            for number, _, _ in group:
+                results[number] = Refused(f"TRYAGAIN {host}: {error}", True)
+            return []
+        elsewhere = []
+        for number, _, asks in group:
+            reply: Any = [next(replies) for _ in range(1 + asks)][-1]
+            if isinstance(reply, AskError):  # MOVED is one, for redis-py
+                moved = isinstance(reply, MovedError)
+                if moved:
+                    self._layout = None
+                elsewhere.append((number, (reply.host or host[0], int(reply.port)), not moved))
+                continue
+            if isinstance(reply, ClusterDownError):
+                self._layout = None
+            results[number] = result_of(reply)
+        return elsewhere
+
+    def _owner(self, layout: Layout, key: str) -> Host:
+        host = layout.owner(key)
+        if host is None:
+            self._layout = None
+            raise RedisConnectionError(f"no node of the Cluster has the slot of {key}")
+        return host
+
+    def _node(self, host: Host) -> Store:
+        node = self._nodes.get(host)
+        if node is None:
+            node = self._nodes[host] = Store(node_client(self._settings, self._address, host))
+        return node
+
+    def _doubt(self, host: Host) -> None:
+        """The node can't be reached: others are asked first who has its slots now."""
+        self._layout = None
+        self._suspects[host] = None
+
+    def _known_layout(self) -> Layout:
+        """Who has which slots.
+
+        Raises:
+            RedisConnectionError: no node can say.
+        """
+        if self._layout is None:
+            hosts = dict.fromkeys((*self._nodes, *self._address.hosts))
+            first = [host for host in hosts if host not in self._suspects]
+            fault: Exception | None = None
+            for host in (*first, *(host for host in hosts if host in self._suspects)):
+                try:
+                    self._adopt(host)
+                    break
+                except (*OUTAGE, ValueError) as error:
+                    self._suspects[host] = None
+                    fault = error
+            else:
+                raise RedisConnectionError(f"no node of the Cluster can be reached: {fault}")
+        return self._layout  # type: ignore[return-value]
+
+    def _adopt(self, host: Host) -> None:
+        (reply,) = self._node(host).send([_SLOTS])
+        if isinstance(reply, ResponseError):
+            raise reply
+        self._layout = layout_of(reply, host)
+        self._suspects.clear()
+        for gone in self._nodes.keys() - set(self._layout.owners):
+            if gone not in self._address.hosts:
+                self._nodes.pop(gone).close()
+
+
+AnyStore = Store | ClusterStore
