@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,21 @@ class Cluster:
             *("cluster-enabled yes", f"cluster-node-timeout {TIMEOUT}"),
             *("cluster-replica-validity-factor 0", "repl-diskless-sync-delay 0"),
         )
-        self.nodes = [Node(folder, *options) for _ in range(3 + replicas)]
+        buses = [free_port() for _ in range(3 + replicas)]
+        self.nodes = [Node(folder, *options, f"cluster-port {bus}") for bus in buses]
+        with _closed_on_failure(self):
+            self._join(buses)
+
+    def _join(self, buses: list[int]) -> None:
         first, *others = self.nodes
         for node in others:
-            node.redis.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
+            node.redis.execute_command("CLUSTER MEET", "127.0.0.1", first.port, buses[0])
         bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
         for node, start, end in zip(self.nodes, bounds, bounds[1:], strict=False):
             node.redis.execute_command("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
         eventually(lambda: all(self._knows(n) == len(self.nodes) for n in self.nodes))
         for node, primary in zip(self.nodes[3:], self.nodes, strict=False):
-            eventually(lambda n=node, p=primary: self._replicates(n, p))
+            eventually(partial(self._replicates, node, primary))
         eventually(self.is_well, 20)
 
     @property
@@ -130,9 +136,9 @@ class Cluster:
         """The primary that has a slot now."""
         live = next(node for node in self.nodes if node.process is not None)
         found = live.redis.execute_command("CLUSTER", "SLOTS")
-        for (start, end), owned in found.items():
+        for start, end, primary, *_ in found:
             if start <= slot <= end:
-                return next(n for n in self.nodes if n.port == owned["primary"][1])
+                return next(n for n in self.nodes if n.port == primary[1])
         raise AssertionError(f"nobody has slot {slot}")
 
     def get(self, key: str) -> dict[str, str]:
@@ -197,7 +203,8 @@ class Sentinels:
             f"sentinel failover-timeout {self.service} 5000",
         )
         self.sentinels = [Node(folder, *watch, sentinel=True) for _ in range(3)]
-        eventually(lambda: all(map(self._sees_all, self.sentinels)), 20)
+        with _closed_on_failure(self):
+            eventually(lambda: all(map(self._sees_all, self.sentinels)), 20)
 
     def _sees_all(self, sentinel: Node) -> bool:
         seen = sentinel.redis.sentinel_master(self.service)
@@ -219,6 +226,15 @@ class Sentinels:
         """End all servers."""
         for node in (*self.sentinels, *self.servers):
             node.kill()
+
+
+@contextlib.contextmanager
+def _closed_on_failure(redises: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        redises.close()
+        raise
 
 
 @contextlib.contextmanager

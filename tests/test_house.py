@@ -33,6 +33,7 @@ def test_public_names() -> None:
         "StatusWorker",
         "create_pool",
         "create_worker",
+        "redis_settings",
         "run_worker",
     ]
     for module in (jobstatus, jobstatus.arq):

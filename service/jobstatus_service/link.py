@@ -111,6 +111,7 @@ class Link:
             self._keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeping
+        await self._server.close()
 
     async def ping(self) -> None:
         """See whether Redis answers.

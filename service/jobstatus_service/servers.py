@@ -46,6 +46,9 @@ class Server(Protocol):
     async def stands(self, connection: Any, reply: Any) -> bool:
         """Whether the reply to the probe says that this is still the server to ask."""
 
+    async def close(self) -> None:
+        """Close what was opened to find it."""
+
 
 def server_of(settings: StatusSettings) -> Server:
     """The server, or what Sentinel says is it.
@@ -76,6 +79,9 @@ class SingleServer:
         del connection, reply
         return True
 
+    async def close(self) -> None:
+        """Nothing was."""
+
 
 class SentinelPrimary:
     """Whoever the Sentinels say is the primary."""
@@ -104,6 +110,11 @@ class SentinelPrimary:
         except (MasterNotFoundError, *OUTAGE):
             return True
         return named == (connection.host, connection.port)
+
+    async def close(self) -> None:
+        """Let the Sentinels go."""
+        for sentinel in self._sentinel.sentinels:
+            await sentinel.aclose()
 
 
 class ClusterNode:
@@ -149,6 +160,9 @@ class ClusterNode:
             self._layout_changed()
         self._epoch = found[1]
         return _IS_OK.search(text) is not None
+
+    async def close(self) -> None:
+        """Nothing was."""
 
 
 def _options(settings: StatusSettings, address: Address) -> dict[str, Any]:

@@ -7,13 +7,13 @@ its own keys only: their writes are refused for now, and the publisher tries the
 from collections.abc import Sequence
 from typing import Any, Final
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from jobstatus.address import Host, Kind
 from jobstatus.client import address_of, node_client
 from jobstatus.settings import StatusSettings
-from jobstatus.slots import Layout, layout_of
+from jobstatus.slots import Layout, layout_of, redirect_of
 from jobstatus.status import Written
 from jobstatus.store import OUTAGE, Refused, Run, Store, Write, result_of
 
@@ -118,15 +118,15 @@ class ClusterStore:
         elsewhere = []
         for number, _, asks in group:
             reply: Any = [next(replies) for _ in range(1 + asks)][-1]
-            if isinstance(reply, AskError):  # MOVED is one, for redis-py
-                moved = isinstance(reply, MovedError)
-                if moved:
+            redirect = None
+            if isinstance(reply, ResponseError):
+                redirect = redirect_of(str(reply), host)
+                if str(reply).startswith(("MOVED", "CLUSTERDOWN")):
                     self._layout = None
-                elsewhere.append((number, (reply.host or host[0], int(reply.port)), not moved))
-                continue
-            if isinstance(reply, ClusterDownError):
-                self._layout = None
-            results[number] = result_of(reply)
+            if redirect is None:
+                results[number] = result_of(reply)
+            else:
+                elsewhere.append((number, redirect.host, redirect.once))
         return elsewhere
 
     def _owner(self, layout: Layout, key: str) -> Host:

@@ -1,6 +1,7 @@
 """Where the records are written: what is said to a server, and what of its answers."""
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -18,6 +19,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.sentinel import SentinelConnectionPool
 
 from jobstatus.client import client
 from jobstatus.settings import StatusSettings
@@ -39,6 +41,9 @@ _OVER = f" {' '.join(sorted(OVER))} "
 _PACKED = (
     b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode() + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 )
+PRIMARY_FOR: Final = 1.0
+"""Seconds for which a primary is believed to be it, where there are Sentinels to ask."""
+
 _FEW: Final = 16
 """Replies for which it isn't worth telling the kernel to wait."""
 
@@ -54,6 +59,8 @@ _PASSING = (
     "MASTERDOWN",
     "CLUSTERDOWN",
     "TRYAGAIN",
+    "MOVED",
+    "ASK",
     "MISCONF",
 )
 
@@ -152,6 +159,9 @@ class Store:
 
     def __init__(self, client: "Redis") -> None:
         self._redis: Any = client  # redis-py types sync and async as one
+        pool: Any = client.connection_pool
+        self._sentinels: Any = pool if isinstance(pool, SentinelConnectionPool) else None
+        self._asked = float("-inf")
 
     @classmethod
     def from_settings(cls, settings: StatusSettings) -> Self:
@@ -177,6 +187,7 @@ class Store:
 
     def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
         """Send all at once. redis-py's own pipeline does the same, at three times the CPU."""
+        self._stay_with_the_primary()
         pool = self._redis.connection_pool
         connection = pool.get_connection()
         try:
@@ -189,6 +200,20 @@ class Store:
             raise
         finally:
             pool.release(connection)
+
+    def _stay_with_the_primary(self) -> None:
+        """Ask the Sentinels now and then: a primary that was replaced may not know it.
+
+        Raises:
+            ConnectionError: it was replaced; what was written to it last may be lost.
+        """
+        if self._sentinels is None or time.monotonic() - self._asked < PRIMARY_FOR:
+            return
+        before = self._sentinels.master_address
+        now = self._sentinels.get_master_address()  # it leaves the old one, too
+        self._asked = time.monotonic()
+        if before not in {None, now}:
+            raise ConnectionError(f"another primary has taken over: {now}")
 
     def runs(self, keys: Sequence[str]) -> list[Run | None]:
         """The run that stands at each key, or None where no readable record is."""
@@ -204,6 +229,8 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self._redis.close()
+        for sentinel in self._sentinels.sentinel_manager.sentinels if self._sentinels else ():
+            sentinel.close()
 
 
 def result_of(reply: Any) -> Written | Refused:
@@ -214,7 +241,7 @@ def result_of(reply: Any) -> Written | Refused:
 
 
 def will_pass(error: ResponseError) -> bool:
-    """Whether what Redis says will be over some time: it is full, loading, a replica now."""
+    """Whether what Redis says will be over some time: full, loading, a replica now, elsewhere."""
     # redis-py strips the code of errors that it has a class for.
     known = isinstance(error, (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError))
     return known or str(error).startswith(_PASSING)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import uuid4
@@ -14,6 +15,7 @@ from arq.utils import timestamp_ms, to_ms, to_unix_ms
 from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from jobstatus.arq.connection import publisher_for, shares_redis
+from jobstatus.arq.queue import close_sentinels, redis_settings, sentinel_pool
 from jobstatus.attempt import pending_write
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
@@ -168,6 +170,7 @@ class StatusRedis(ArqRedis):
         if self._publisher is not None and self._owns_publisher:
             await asyncio.to_thread(self._publisher.close)
         await super().aclose(close_connection_pool)
+        await close_sentinels(self)
 
     async def close(self, close_connection_pool: bool | None = None) -> None:
         """Do as `aclose` does: arq calls it by its old name, of which redis-py warns."""
@@ -187,7 +190,7 @@ async def create_pool(
     """`arq.create_pool`, whose `enqueue_job` shows the job as `pending`.
 
     Args:
-        settings_: As arq's; so are the others but the last.
+        settings_: As arq's; None: as `jobstatus.arq.redis_settings` says.
         retry: As arq's.
         job_serializer: As arq's.
         job_deserializer: As arq's.
@@ -199,8 +202,17 @@ async def create_pool(
         SettingsError: a `JOBSTATUS_` variable can't be used.
     """
     known = status or PublisherSettings.from_env()
+    where = settings_ or redis_settings()
+    if where.sentinel:
+        where = replace(where, conn_retries=max(0, where.conn_retries - retry))
+        pool = await _connected(where)
+        pool.job_serializer = job_serializer
+        pool.job_deserializer = job_deserializer
+        pool.default_queue_name = default_queue_name
+        pool.expires_extra_ms = expires_extra_ms
+        return StatusRedis.over(pool, known)
     pool = await create_arq_pool(
-        settings_,
+        where,
         retry=retry,
         job_serializer=job_serializer,
         job_deserializer=job_deserializer,
@@ -208,3 +220,20 @@ async def create_pool(
         expires_extra_ms=expires_extra_ms,
     )
     return StatusRedis.over(pool, known)
+
+
+async def _connected(settings: RedisSettings) -> ArqRedis:
+    """A pool behind Sentinel that has answered once; tries as often as arq does elsewhere."""
+    pool = sentinel_pool(settings)
+    for left in range(settings.conn_retries, -1, -1):
+        try:
+            await pool.ping()
+        except (RedisError, OSError) as error:
+            if not left:
+                await pool.aclose(close_connection_pool=True)
+                raise
+            _log.warning("Redis can't be reached, %d tries are left: %s", left, error)
+            await asyncio.sleep(settings.conn_retry_delay)
+        else:
+            break
+    return pool

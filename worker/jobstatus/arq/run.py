@@ -5,6 +5,7 @@ from typing import Any
 
 from arq.worker import Worker
 
+from jobstatus.arq.queue import redis_settings
 from jobstatus.arq.worker import StatusWorker
 
 _PARAMETERS = {*signature(Worker).parameters, "status"}
@@ -21,8 +22,17 @@ def settings_of(settings: Any) -> dict[str, Any]:
 
 
 def create_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """A `StatusWorker` of a `WorkerSettings`; `kwargs` win over it."""
-    return StatusWorker(**{**settings_of(settings), **kwargs})
+    """A `StatusWorker` of a `WorkerSettings`; `kwargs` win over it.
+
+    Where neither says which Redis the queue is in, `jobstatus.arq.redis_settings` does.
+
+    Raises:
+        SettingsError: a `JOBSTATUS_` variable can't be used.
+    """
+    known = {**settings_of(settings), **kwargs}
+    if known.get("redis_settings") is None and known.get("redis_pool") is None:
+        known["redis_settings"] = redis_settings()
+    return StatusWorker(**known)
 
 
 def run_worker(settings: Any, **kwargs: Any) -> StatusWorker:

@@ -61,6 +61,17 @@ class Taking:
             raise
         return {job_id: int(mine[job_id]) for job_id in mine if job_id not in gone}
 
+    async def reclaim(self, pool: ArqRedis, job_ids: list[str]) -> None:
+        """Say again that these jobs are being run here, to a Redis that may have forgotten it.
+
+        Raises:
+            RedisError, OSError: Redis can't answer.
+        """
+        async with pool.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.set(in_progress_key_prefix + job_id, self.token, nx=True, px=self._px)
+            await pipe.execute()
+
     async def release(self, pool: ArqRedis) -> None:
         """Let others have what was taken without learning so. For a worker that stops.
 

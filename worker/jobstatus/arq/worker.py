@@ -28,6 +28,7 @@ from jobstatus.arq.ends import PATIENCE, Ends
 from jobstatus.arq.job import Job
 from jobstatus.arq.outage import OUTAGE, Outage, is_passing
 from jobstatus.arq.pool import StatusRedis, create_pool
+from jobstatus.arq.queue import Primary
 from jobstatus.arq.taking import Taking
 from jobstatus.current import current_job
 from jobstatus.publisher import Publisher
@@ -52,6 +53,7 @@ class StatusWorker(Worker):
         self._status = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
         self._ends: Ends | None = None
+        self._primary: Primary | None = None
         self._outage = Outage()
         self._jobs: dict[str, Job] = {}
         self._endings: set[asyncio.Task[None]] = set()
@@ -87,6 +89,7 @@ class StatusWorker(Worker):
                 expires_extra_ms=self.expires_extra_ms,
                 status=self._status,
             )
+        self._primary = Primary(self._pool)
         self._publisher = publisher_for(self._pool, self._status)
         if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
             self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
@@ -158,8 +161,10 @@ class StatusWorker(Worker):
         """Look into the queue; while Redis is away, wait."""
         try:
             async with asyncio.timeout(PATIENCE):
-                if self._outage.is_on and self._ends is not None:
-                    await self._ends.repeat(self._taking.token, self._runs_here)
+                if self._primary is not None:
+                    await self._primary.check()
+                if self._outage.is_on:
+                    await self._recover()
                 await super()._poll_iteration()
         except (*OUTAGE, ResponseError) as error:
             if any(error is crash for crash in self._crashes) or not is_passing(error):
@@ -169,8 +174,18 @@ class StatusWorker(Worker):
             if self._outage.end() and self._publisher is not None:
                 self._publisher.refresh()
 
+    async def _recover(self) -> None:
+        """Redis is back, perhaps without what was said to it last: say that again."""
+        if self._primary is not None:
+            self._primary.back()
+        await self._taking.reclaim(self.pool, [i for i in self.tasks if self._runs_here(i)])
+        if self._ends is not None:
+            await self._ends.repeat(self._taking.token, self._runs_here)
+
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
+        if self._primary is not None and self._primary.is_new:
+            return
         waiting = [job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id)]
         while waiting and (free := self.max_jobs - self.job_counter) > 0:
             batch, waiting = waiting[:free], waiting[free:]

@@ -1,0 +1,147 @@
+"""Where arq's queue is: as the environment says, for those whose code doesn't."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+
+from jobstatus.address import Address, Kind, parse_address
+from jobstatus.errors import SettingsError
+from jobstatus.settings import PublisherSettings, env, redis_url
+from jobstatus.store import PRIMARY_FOR
+
+_QUIET = 1.5
+"""Seconds after a failover for which no job is taken: every worker says first which it has."""
+
+_TIMEOUT = 5.0
+"""Seconds that a primary behind Sentinel may take to answer arq: one that is frozen never does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSettings(PublisherSettings):
+    """Where the queue is, and the status.
+
+    Attributes:
+        queue_url: Where the queue is; None: where the status is.
+    """
+
+    queue_url: str | None = env("QUEUE_URL", redis_url, secret=True)
+
+
+def redis_settings(url: str | None = None) -> RedisSettings:
+    """Arq's settings of the queue's Redis.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`, see `jobstatus.address`;
+            None: `JOBSTATUS_QUEUE_URL`, else `JOBSTATUS_REDIS_URL`, else arq's own default.
+
+    Raises:
+        SettingsError: a setting can't be used, or it names a Cluster: arq's transactions have
+            keys in many slots, which a Cluster refuses.
+    """
+    settings = QueueSettings.from_env()
+    text = url or settings.queue_url or settings.redis_url
+    if text is None:
+        return RedisSettings()
+    address = parse_address(text)
+    if address.kind is Kind.CLUSTER:
+        raise SettingsError(
+            "JOBSTATUS_QUEUE_URL: arq's queue can't be in a Cluster: name a single Redis or a "
+            "Sentinel; the status (JOBSTATUS_REDIS_URL) can stay there"
+        )
+    found = _settings(address)
+    if address.tls:
+        found.ssl_ca_certs = settings.ca_file
+        found.ssl_certfile = settings.cert_file
+        found.ssl_keyfile = settings.key_file
+        found.ssl_check_hostname = True
+    return found
+
+
+def _settings(address: Address) -> RedisSettings:
+    if address.kind is Kind.STANDALONE:
+        return RedisSettings.from_dsn(address.url)
+    return RedisSettings(
+        host=list(address.hosts),
+        sentinel=True,
+        sentinel_master=address.service,
+        database=address.db,
+        username=address.username,
+        password=address.password,
+        ssl=address.tls,
+    )
+
+
+class Primary:
+    """Who is the primary behind a pool; for a pool without Sentinels it stays who it is."""
+
+    def __init__(self, pool: ArqRedis) -> None:
+        connections: Any = pool.connection_pool
+        self._connections = connections if isinstance(connections, SentinelConnectionPool) else None
+        self._asked = self._back = float("-inf")
+
+    async def check(self) -> None:
+        """Ask the Sentinels now and then who it is, if there are any.
+
+        Raises:
+            ConnectionError: it was replaced; what was said to it last may be lost.
+        """
+        if self._connections is None or time.monotonic() - self._asked < PRIMARY_FOR:
+            return
+        before = self._connections.master_address
+        now = await cast("Any", self._connections).get_master_address()  # it leaves the old one
+        self._asked = time.monotonic()
+        if before not in {None, now}:
+            raise ConnectionError(f"another primary has taken over: {now}")
+
+    def back(self) -> None:
+        """It answers again: perhaps it is another one, which may not know what is being run."""
+        if self._connections is not None:
+            self._back = time.monotonic()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether other workers may not have said yet which jobs they run."""
+        return time.monotonic() - self._back < _QUIET
+
+
+async def close_sentinels(pool: ArqRedis) -> None:
+    """Close what redis-py leaves open when a pool is closed."""
+    connections: Any = pool.connection_pool
+    if isinstance(connections, SentinelConnectionPool):
+        for sentinel in connections.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def sentinel_pool(settings: RedisSettings) -> ArqRedis:
+    """A pool to the primary that the Sentinels name.
+
+    As arq 0.28 makes it, and with what arq leaves out there: timeouts, and the files of TLS.
+    """
+    timeouts = {
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": settings.conn_timeout,
+        "socket_keepalive": True,
+    }
+    tls: dict[str, Any] = {"ssl": settings.ssl}
+    if settings.ssl:
+        tls |= {
+            "ssl_keyfile": settings.ssl_keyfile,
+            "ssl_certfile": settings.ssl_certfile,
+            "ssl_cert_reqs": settings.ssl_cert_reqs,
+            "ssl_ca_certs": settings.ssl_ca_certs,
+            "ssl_check_hostname": settings.ssl_check_hostname,
+        }
+    sentinel: Any = cast("Any", Sentinel)(settings.host, sentinel_kwargs=timeouts | tls)
+    return sentinel.master_for(  # type: ignore[no-any-return]
+        settings.sentinel_master,
+        redis_class=ArqRedis,
+        db=settings.database,
+        username=settings.username,
+        password=settings.password,
+        encoding="utf8",
+        **timeouts,
+        **tls,
+    )
