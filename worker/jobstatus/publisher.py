@@ -111,7 +111,7 @@ class Publisher:
         self._add(Pending(write, is_run_known=created is not None))
 
     def publish(self, write: Write) -> None:
-        """Send one `pending` record, whose run is known, on its way."""
+        """Send one record, whose run is known, on its way."""
         self._add(Pending(write, is_run_known=True))
 
     def job(

@@ -34,7 +34,7 @@ class Committed(Enum):
     WITH_STATUS = auto()
     WITHOUT_STATUS = auto()
     SUPERSEDED = auto()
-    """Nothing was done: a later attempt at the job is under way, or is done already."""
+    """Nothing was done: a later attempt at the job is under way, or it is done already."""
 
 
 def attempt_commands(
@@ -160,10 +160,10 @@ async def commit(
 
 async def commit_again(
     pool: ArqRedis, commands: Commands, write: Write | None, *, job_id: str, token: bytes
-) -> bool:
-    """Run a transaction once more that Redis may have forgotten; whether it had.
+) -> Committed:
+    """Run a transaction once more, if Redis has forgotten it.
 
-    It had if the job's in-progress key is there again, and still whoever's `token` it was.
+    It has if the job's in-progress key is there again, and still whoever's `token` it was.
 
     Raises:
         RedisError, OSError: whatever arq's own part raises.
@@ -172,16 +172,18 @@ async def commit_again(
     async with pool.pipeline(transaction=True) as pipe:
         await pipe.watch(key)
         if await pipe.get(key) != token:
-            return False
+            return Committed.SUPERSEDED
         _multi(pipe)
         commands(pipe)
         if write is not None:
             pipe.execute_command(*write.command())
         try:
-            await pipe.execute(raise_on_error=False)
+            results = await pipe.execute(raise_on_error=False)
         except WatchError:
-            return False
-    return True
+            return Committed.SUPERSEDED
+    if write is None or isinstance(results[-1], Exception):
+        return Committed.WITHOUT_STATUS
+    return Committed.WITH_STATUS
 
 
 def _multi(pipe: Any) -> None:

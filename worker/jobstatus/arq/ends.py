@@ -139,12 +139,12 @@ class Ends:
         since = time.monotonic() - _REPEATED
         while self._committed:
             at, job_id, commands, write = self._committed[0]
-            if (
-                at >= since
-                and not runs_here(job_id)
-                and await commit_again(self._pool, commands, write, job_id=job_id, token=token)
-            ):
-                _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
+            if at >= since and not runs_here(job_id):
+                done = await commit_again(self._pool, commands, write, job_id=job_id, token=token)
+                if done is not Committed.SUPERSEDED:
+                    _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
+                if done is Committed.WITHOUT_STATUS and write is not None:
+                    self._publisher.publish(write)
             self._committed.popleft()
 
     async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
