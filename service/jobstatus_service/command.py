@@ -49,6 +49,12 @@ The file holds no secret. A key is revoked by removing its line; a file without 
 as broken, and the last good keys stay.
 """
 
+_DRAIN = """\
+Tells a running `jobstatus serve` that it will be ended: /readyz turns 503, each answer closes its
+connection, waits are answered and event streams end with a time to come back. It goes on answering
+until SIGTERM. For a preStop hook: --wait gives load balancers the time to hear of it.
+"""
+
 _DEMO = """\
 Starts an embedded Valkey, the service and an arq worker, each a process of its own, and
 enqueues one job that writes a SHA-256 manifest of every file under PATH. Progress is shown as
@@ -80,6 +86,17 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=_count, default=1, help="processes that share the port (%(default)s)"
     )
     serve.add_argument("--no-auth", action="store_true", help="let everybody ask for everything")
+
+    drain = commands.add_parser(
+        "drain",
+        help="have a running server send its clients away",
+        description=_DRAIN,
+        formatter_class=raw,
+    )
+    drain.add_argument("--pid", type=_count, help="process of the server (1, as in a container)")
+    drain.add_argument(
+        "--wait", type=_wait, default=0.0, metavar="SECONDS", help="wait so long afterwards (0)"
+    )
 
     demo = commands.add_parser(
         "demo",
@@ -121,6 +138,13 @@ def _count(text: str) -> int:
     return count
 
 
+def _wait(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 3_600:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError("must be 0 to 3600")
+    return seconds
+
+
 def main() -> None:
     """Run `jobstatus`."""
     arguments = parser().parse_args()
@@ -128,6 +152,8 @@ def main() -> None:
         match arguments.command:
             case "serve":
                 _serve(arguments)
+            case "drain":
+                _drain(arguments)
             case "demo":
                 sys.exit(_demo(arguments))
             case "key":
@@ -142,6 +168,12 @@ def _serve(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise missing(error, "service") from None
     serve(arguments.host, arguments.port, arguments.workers, no_auth=arguments.no_auth)
+
+
+def _drain(arguments: argparse.Namespace) -> None:
+    from jobstatus_service.drain import drain_command  # noqa: PLC0415
+
+    drain_command(arguments.pid, arguments.wait)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from litestar import Litestar
 
+from jobstatus_service.drain import closing
 from jobstatus_service.keys import ApiKeys
 from jobstatus_service.link import UnavailableError
 from jobstatus_service.metrics import Metrics, Outcome
@@ -35,6 +36,8 @@ class Lane(Litestar):
         """Answer a plain read; let the application answer all else."""
         begun = time.monotonic()
         plain = self._plain(scope)
+        if plain is None or self.statuses.watches.is_draining:
+            send = closing(send, lambda: self.statuses.watches.is_draining)
         if plain is not None:
             key, if_none_match = plain
             outcome: Outcome = "hit"

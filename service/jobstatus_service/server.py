@@ -12,6 +12,7 @@ from granian.server import Server
 
 from jobstatus.errors import JobStatusError
 from jobstatus_service.app import create_app
+from jobstatus_service.drain import passing_drain_on
 from jobstatus_service.processes import VARIABLE as METRICS_DIR
 
 _READS: Final = 2_000
@@ -51,6 +52,7 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     logging.config.dictConfig(LOGGING)
     settings = create_app().state.settings
     _must_be_free(host, port)
+    passing_drain_on()
     _allow_open_files(settings.watchers + _READS)
     with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
         if workers > 1:
