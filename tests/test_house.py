@@ -65,7 +65,18 @@ def test_imports_run_one_way(statement: str, never: set[str]) -> None:
 
 
 LAYERS = [
-    *("errors", "address", "settings", "status", "handed", "slots", "client", "store", "cluster"),
+    *(
+        "errors",
+        "address",
+        "settings",
+        "status",
+        "handed",
+        "counts",
+        "slots",
+        "client",
+        "store",
+        "cluster",
+    ),
     *("progress", "report", "current", "attempt", "delivery", "sampling", "publisher"),
 ]
 

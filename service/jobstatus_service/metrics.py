@@ -4,7 +4,6 @@ Counting a read costs an addition and a search among sixteen bounds; prometheus-
 counters take a lock each, and cost more than a read out of the near cache.
 """
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -19,6 +18,8 @@ from prometheus_client.core import (
     Metric,
 )
 
+from jobstatus.counts import Histogram
+
 Outcome = Literal["hit", "miss", "not_modified", "unknown", "error"]
 """hit: a 200 out of the near cache; miss: one out of Redis; not_modified: a 304; unknown: a 200
 with that state; error: a 5xx."""
@@ -28,27 +29,6 @@ _SECONDS: Final = (
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
 )
 _KEYS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-
-
-class Histogram:
-    """Observations by upper bound. Quick to observe; not for two threads."""
-
-    __slots__ = ("bounds", "buckets", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.buckets[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    @property
-    def values(self) -> tuple[list[int], float]:
-        """Counts of each bucket, and the sum of all values."""
-        return self.buckets, self.sum
 
 
 class Metrics:

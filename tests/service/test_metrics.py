@@ -13,7 +13,8 @@ from tests.service.conftest import Poller, Put
 from tests.service.exchange import Exchange
 from tests.waiting import eventually
 
-from jobstatus_service.metrics import COUNTERS, GAUGES, HISTOGRAMS, Histogram, Sample, total
+from jobstatus.counts import Histogram
+from jobstatus_service.metrics import COUNTERS, GAUGES, HISTOGRAMS, Sample, total
 from jobstatus_service.processes import Processes
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")

@@ -41,7 +41,7 @@ def expected(stored: Record | None, new: Record) -> tuple[Written, Record]:
     if new.created > stored.created:
         return Written.CHANGED, new
     if new.attempt > stored.attempt:
-        return (Written.CHANGED, new) if stored.state in UNFINISHED else (Written.LATE, stored)
+        return _later(stored, new)
     if stored.state not in FOLLOWS[new.state]:
         return Written.LATE, stored
     known = [p for p in (stored.progress, new.progress) if p is not None]
@@ -54,6 +54,13 @@ def expected(stored: Record | None, new: Record) -> tuple[Written, Record]:
         progress=max(known, default=None),
     )
     return (Written.RENEWED if merged == stored else Written.CHANGED), merged
+
+
+def _later(stored: Record, new: Record) -> tuple[Written, Record]:
+    if stored.state not in UNFINISHED:
+        return Written.LATE, stored
+    took_over = new.state is stored.state is JobState.IN_PROGRESS
+    return (Written.TOOK_OVER if took_over else Written.CHANGED), new
 
 
 def write(store: Store, record: Record, *, ttl: int = 60_000) -> Written:

@@ -58,10 +58,17 @@ def pending_write(
 
 
 class Pending:
-    """A `pending` record on its way to Redis."""
+    """A `pending` record on its way to Redis.
+
+    Attributes:
+        key: Where it will stand.
+        is_run_known: Whether it is known which run it is.
+        changed: Since when its state waits to be written, on the monotonic clock; None: not.
+    """
 
     def __init__(self, write: Write, *, is_run_known: bool) -> None:
         self.key = write.key
+        self.changed: float | None = None
         self.is_run_known = is_run_known
         self._write: Write | None = write
 
@@ -112,6 +119,7 @@ class Attempt:
         report: What the job's code says.
         pid: The process that runs it.
         outcome: How it ended; None while it runs.
+        changed: Since when its state waits to be written, on the monotonic clock; None: not.
     """
 
     def __init__(
@@ -131,6 +139,7 @@ class Attempt:
         self.report = JobReport()
         self.pid = os.getpid()
         self.outcome: Outcome | None = None
+        self.changed: float | None = None
         self._settings = settings
         self._name = one_line(name, NAME_LIMIT)
         self._begun_ms = now_ms()
@@ -139,6 +148,8 @@ class Attempt:
         self._deadline = None if timeout is None else self._begun + timeout
         self._running_ttl = self._ttl(JobState.IN_PROGRESS, None)
         self._last: tuple[float | None, str] = (None, "")
+        self._made = 0
+        self._taken: tuple[float | None, str] = self._last
         self._renew_at = 0.0
 
     @property
@@ -199,6 +210,12 @@ class Attempt:
         return self._write(
             outcome.state, percent, one_line(outcome.reason, REASON_LIMIT), 0, outcome.delay
         )
+
+    def take_reports(self) -> tuple[int, bool]:
+        """How many reports were made since the last time; whether the last is being written."""
+        made, self._made = self._made, self.report.made
+        taken, self._taken = self._taken, self._last
+        return self._made - made, taken is not self._last
 
     def must_be_written_again(self) -> None:
         """What was last written may not have arrived, or may be gone."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from jobstatus.attempt import Attempt, Pending, Repeat
 from jobstatus.cluster import AnyStore
+from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import Written
 from jobstatus.store import OUTAGE, Refused, Run, Write
@@ -39,6 +40,7 @@ class Delivery:
         asked: How many flushes were asked for.
         served: How many of them are done.
         flushed: Notified when `served` moves.
+        counts: What has happened.
     """
 
     def __init__(self, store: AnyStore, settings: PublisherSettings) -> None:
@@ -51,6 +53,7 @@ class Delivery:
         self.failures = 0
         self.asked = 0
         self.served = 0
+        self.counts = Counts()
         self._items: dict[Item, None] = {}
         self._changed: list[Item] = []
         self._sample_at = 0.0
@@ -59,6 +62,7 @@ class Delivery:
     def add(self, item: Item) -> None:
         """Take an item whose state has changed."""
         with self.lock:
+            item.changed = time.monotonic()
             self._items[item] = None
             self._changed.append(item)
 
@@ -148,6 +152,8 @@ class Delivery:
                 _log.exception("%s: its report can't be read, it is dropped", item.key)
                 self.forget(item)
                 continue
+            if isinstance(item, Attempt) and (sample or item.is_over):
+                self.counts.reports(*item.take_reports())
             if write is not None:
                 yield item, write
             elif isinstance(item, Pending):
@@ -159,12 +165,18 @@ class Delivery:
         An item may have ended after its write was made, so what was written decides, never what
         the item is by now.
         """
+        if item.changed is not None:
+            self.counts.lag.observe(time.monotonic() - item.changed)
+            item.changed = None
         if isinstance(result, Refused):
+            self.counts.refused += 1
             _log.error("%s can't be written: %s", item.key, result.why)
         elif result is Written.FENCED:
+            self.counts.fenced += 1
             if not isinstance(item, Repeat):
                 _log.warning("%s was taken over by a later attempt or run", item.key)
         elif result is not Written.LATE:
+            self.counts.lost += result is Written.TOOK_OVER
             if write.lease:
                 return
             self._written.append((time.monotonic(), write))
@@ -172,6 +184,7 @@ class Delivery:
 
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next try: any of it may not have arrived, or be gone."""
+        self.counts.errors += 1
         if not self.failures:
             _log.warning("Redis can't take status, reports are held: %s", error)
             self._repeat()

@@ -22,6 +22,7 @@ from uuid import UUID
 
 from jobstatus.attempt import Attempt, Pending, RunningJob, ms_until, now_ms, pending_write
 from jobstatus.cluster import AnyStore, store_for
+from jobstatus.counts import Counts
 from jobstatus.delivery import Delivery, Item
 from jobstatus.report import Outcome
 from jobstatus.sampling import Sampling
@@ -175,11 +176,29 @@ class Publisher:
             if attempt.outcome is not None:
                 return
             attempt.outcome = outcome
+        self.counts.ends[outcome.state] += 1
         self._add(attempt)
 
-    def forget(self, attempt: Attempt) -> None:
-        """Leave the attempt to somebody else: its end is written already, or elsewhere."""
+    def forget(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Leave the attempt to somebody else, who has written how it ended."""
+        self.counts.ends[outcome.state] += 1
         self._delivery.forget(attempt)
+
+    @property
+    def counts(self) -> Counts:
+        """What has happened."""
+        return self._delivery.counts
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return sum(not item.is_over for item in self._delivery.items())
+
+    @property
+    def final_states_pending(self) -> int:
+        """How many attempts have ended whose end is still to be written."""
+        items = self._delivery.items()
+        return sum(isinstance(item, Attempt) and item.is_over for item in items)
 
     def refresh(self) -> None:
         """Write every attempt's whole record again: what stands in Redis may be gone."""

@@ -51,6 +51,7 @@ class JobReport:
         self._outcome: Outcome | None = None
         self._on_end: Callable[[Outcome], None] | None = None
         self._shown: tuple[str, str] = ("", "")
+        self._said = 0
 
     def progress(self, percent: float, reason: str | None = None) -> None:
         """Say how far the job has come.
@@ -60,6 +61,7 @@ class JobReport:
             reason: What the job is at, one line of at most 500 characters; None keeps the last.
         """
         self._percent = percent
+        self._said += 1
         if reason is not None:
             self._reason = reason
 
@@ -71,6 +73,7 @@ class JobReport:
     @reason.setter
     def reason(self, reason: str) -> None:
         self._reason = reason
+        self._said += 1
 
     @overload
     def track(
@@ -177,7 +180,14 @@ class JobReport:
 
     def follow(self, track: Track) -> None:
         """Count a loop whose position `track` tells, such as that of a progress bar."""
+        self._said += sum(t.done() for t in self._tracks if t.is_over)
         self._tracks = [*(t for t in self._tracks if not t.is_over), track]
+
+    @property
+    def made(self) -> int:
+        """How many reports were made, each step of a loop one; about."""
+        own = self._said + sum(track.done() for track in self._tracks)
+        return own + sum(step.made for step in self._steps)
 
     @property
     def has_progress(self) -> bool:

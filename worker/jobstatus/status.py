@@ -113,6 +113,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Written(IntEnum):
     """What the atomic write did."""
 
+    TOOK_OVER = 3
+    """What a poller sees moved; an earlier attempt, shown as running, had never ended."""
     CHANGED = 2
     """What a poller sees moved."""
     RENEWED = 1

@@ -9,8 +9,9 @@
 --   [10] stored states that a later attempt of the run may follow, as " a b c "
 --   [11] stored states that end a run, as " a b c "
 --
--- Returns 2: what a poller sees moved; 1: only lease and TTL were renewed; 0: nothing, the attempt
--- or the run is over; -1: nothing, a later attempt or run has reported.
+-- Returns 2: what a poller sees moved; 3: it did, and an earlier attempt of the run was still shown
+-- as running; 1: only lease and TTL were renewed; 0: nothing, the attempt or the run is over; -1:
+-- nothing, a later attempt or run has reported.
 -- A stored record whose run, attempt or state can't be read is replaced.
 
 local key = KEYS[1]
@@ -24,7 +25,7 @@ local stored_progress = tonumber(stored[4] or '')
 local stored_state = ' ' .. (stored[3] or '') .. ' '
 local is_readable = stored_created and stored_attempt
   and string.find(unfinished .. over, stored_state, 1, true)
-local same_attempt = false
+local same_attempt, took_over = false, false
 
 if ttl < 1 then
   return redis.error_reply('ERR the TTL is not positive')
@@ -35,6 +36,7 @@ if is_readable then
   end
   if created == stored_created then
     same_attempt = attempt == stored_attempt
+    took_over = not same_attempt and lease > 0 and state == stored[3]
     local may_follow = same_attempt and follows or unfinished
     if not string.find(may_follow, stored_state, 1, true) then
       return 0
@@ -68,4 +70,4 @@ elseif changed then
   redis.call('HDEL', key, 'lease')
 end
 redis.call('PEXPIRE', key, string.format('%.0f', ttl))
-return changed and 2 or 1
+return took_over and 3 or changed and 2 or 1

@@ -122,7 +122,7 @@ class Ends:
         if done is Committed.WITHOUT_STATUS:
             self._publisher.end(attempt, outcome)
         else:
-            self._publisher.forget(attempt)
+            self._publisher.forget(attempt, outcome)
 
     async def repeat(self, token: bytes, runs_here: Callable[[str], bool]) -> None:
         """Commit again what a Redis that was away has forgotten of the last ends.

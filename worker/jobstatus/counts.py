@@ -1,0 +1,56 @@
+"""What a publisher has done, in plain numbers; whoever exports metrics reads them."""
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Final
+
+from jobstatus.status import JobState
+
+LAGS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds, in seconds."""
+
+
+class Histogram:
+    """Observations by upper bound. Quick to observe; not for two threads."""
+
+    __slots__ = ("bounds", "buckets", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.buckets[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def values(self) -> tuple[list[int], float]:
+        """Counts of each bucket, and the sum of all values."""
+        return self.buckets, self.sum
+
+
+class Counts:
+    """What has happened in this process.
+
+    Attributes:
+        ends: Attempts that have ended, by how.
+        lost: Attempts that were begun although an earlier one never ended: its worker died.
+        written: Reports of running jobs that were written.
+        coalesced: Those that a later one had replaced before anybody looked.
+        refused: Writes that Redis refused for good.
+        fenced: Writes of attempts that a later attempt or run had replaced.
+        errors: Times that Redis could not take what was to be written.
+        lag: Seconds from a change of state to its being written.
+    """
+
+    def __init__(self) -> None:
+        self.ends: Counter[JobState] = Counter()
+        self.lost = self.written = self.coalesced = self.refused = self.fenced = self.errors = 0
+        self.lag = Histogram(LAGS)
+
+    def reports(self, made: int, is_written: bool) -> None:
+        """Between two looks at a job so many reports were made; whether the last was written."""
+        self.written += is_written
+        self.coalesced += max(0, made - is_written)
