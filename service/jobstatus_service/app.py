@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from litestar import Litestar
 
+from jobstatus.tracing import tracer
 from jobstatus_service import openapi
 from jobstatus_service.drain import on_shutdown_signal
 from jobstatus_service.errors import handlers
@@ -14,10 +15,25 @@ from jobstatus_service.health import Readiness, livez, metrics_text, readyz
 from jobstatus_service.keys import ApiKeys
 from jobstatus_service.lane import Lane
 from jobstatus_service.metrics import Metrics
+from jobstatus_service.observed import Observed
 from jobstatus_service.processes import Processes
+from jobstatus_service.rate import rate_of
 from jobstatus_service.routes import get_job_events, get_job_status, get_job_statuses
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.statuses import Statuses
+
+
+def application() -> Lane | Observed:
+    """The application as the environment says, with its requests logged and traced if it says so.
+
+    Raises:
+        SettingsError: a setting can't be used, or there is no API key.
+        MissingExtraError: traces are asked for, and OpenTelemetry isn't installed.
+    """
+    app = create_app()
+    traces = tracer("jobstatus-service")
+    logs: bool = app.state.settings.access_log
+    return Observed(app, traces, logs=logs) if logs or traces is not None else app
 
 
 def create_app(settings: ServiceSettings | None = None) -> Lane:
@@ -60,6 +76,7 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
     app.keys = app.state.api_keys = keys
     app.statuses = app.state.statuses = statuses
     app.metrics = app.state.metrics = metrics
+    app.rate = app.state.rate = metrics.rate = rate_of(settings)
     app.state.settings = settings
     openapi.publish_contract(app.openapi_schema)
     return app

@@ -24,6 +24,14 @@ environment (all optional, but there must be an API key):
   JOBSTATUS_WATCHERS               waits and streams that a process holds (default: 20000)
   JOBSTATUS_WATCHERS_PER_KEY       those of one API key (default: 10000)
   JOBSTATUS_IDS                    jobs that one bulk read may ask for (default: 100)
+  JOBSTATUS_RATE_LIMIT             requests a second that a process answers to one API key
+                                   (default: 0, all); JOBSTATUS_RATE_BURST: those at once
+  JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be slow or idle (default: 75)
+  JOBSTATUS_LOG_FORMAT             text or json (default: text)
+  JOBSTATUS_ACCESS_LOG             1: log each request
+  JOBSTATUS_TRACES                 1: OpenTelemetry traces
+  JOBSTATUS_REDIS_CA_FILE          with TLS: PEM file of who vouches for Redis; and
+                                   JOBSTATUS_REDIS_CERT_FILE, JOBSTATUS_REDIS_KEY_FILE: our own
   JOBSTATUS_REDIS_TIMEOUT          seconds for one round trip (default: 0.8)
   JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting (default: 0.5)
 

@@ -8,7 +8,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from jobstatus.logs import ABOUT
 from jobstatus_service.link import UnavailableError
+from jobstatus_service.reply import TOO_OFTEN
 from jobstatus_service.watch import TooManyError
 
 _log = logging.getLogger("jobstatus.service")
@@ -47,6 +49,18 @@ class InvalidRequestError(Exception):
     def __init__(self, *errors: ValidationError) -> None:
         super().__init__(errors)
         self.errors = errors
+
+
+class TooOftenError(Exception):
+    """The API key asks too often.
+
+    Attributes:
+        wait: Seconds after which it may ask again.
+    """
+
+    def __init__(self, wait: int) -> None:
+        super().__init__(TOO_OFTEN)
+        self.wait = wait
 
 
 def invalid_job_id(*loc: str | int) -> ValidationError:
@@ -96,20 +110,39 @@ def _too_many(request: Request[Any, Any, Any], error: TooManyError) -> Response[
     )
 
 
+def _too_often(_: Request[Any, Any, Any], error: TooOftenError) -> Response[Any]:
+    return Response(
+        Detail(str(error)),
+        status_code=429,
+        headers={"Retry-After": str(error.wait), "Cache-Control": "no-store"},
+    )
+
+
 def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     return Response(Detail(error.detail), status_code=error.status_code, headers=error.headers)
 
 
+def _route(request: Request[Any, Any, Any]) -> str:
+    """The route's pattern: what clients write into a path is theirs."""
+    return str(request.scope.get("path_template", "?"))
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    request_id = ABOUT.get().get("request_id", "")
+    _log.error("%s %s failed (%s)", request.method, _route(request), request_id, exc_info=error)
     request.scope["state"]["outcome"] = "error"
-    return Response(Detail("something is wrong here; it is in the log"), status_code=500)
+    return Response(
+        Detail("something is wrong here; it is in the log"),
+        status_code=500,
+        headers={"X-Request-ID": ABOUT.get().get("request_id", "")},
+    )
 
 
 handlers: ExceptionHandlersMap = {
     InvalidRequestError: _invalid,
     UnavailableError: _unavailable,
     TooManyError: _too_many,
+    TooOftenError: _too_often,
     ValidationException: _rejected,
     HTTPException: _http,
     Exception: _unexpected,

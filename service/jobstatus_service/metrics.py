@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 
 from jobstatus.counts import Histogram
+from jobstatus_service.rate import Rate
 
 Outcome = Literal["hit", "miss", "not_modified", "unknown", "error"]
 """hit: a 200 out of the near cache; miss: one out of Redis; not_modified: a 304; unknown: a 200
@@ -28,6 +29,9 @@ _SECONDS: Final = (
     *(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005),
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
 )
+_REMEMBERED: Final = 10_000
+"""Attempts with lapsed leases that are remembered at most, so that each counts once."""
+
 _KEYS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -44,6 +48,19 @@ class Metrics:
         self.unreadable = 0
         self.unauthorized = 0
         self.turned_away = 0
+        self.lapsed = 0
+        self.rate: Rate | None = None
+        self._lapsed: dict[tuple[str, int, int], None] = {}
+
+    def lapse(self, key: str, created: int, attempt: int) -> None:
+        """An attempt was found whose lease has run out; it counts once."""
+        one = (key, created, attempt)
+        if one in self._lapsed:
+            return
+        self.lapsed += 1
+        if len(self._lapsed) >= _REMEMBERED:
+            self._lapsed.clear()
+        self._lapsed[one] = None
 
     def read(self, outcome: Outcome, seconds: float | None) -> None:
         """A read was answered; within so many seconds, unless it was asked to wait."""
@@ -86,6 +103,8 @@ COUNTERS: Final = {
     "reads": ("Reads of jobs that were answered, waits included, by outcome.", "outcome"),
     "auth_failures": ("Requests without a valid API key.", ""),
     "turned_away": ("Waits and streams beyond a limit.", ""),
+    "rate_limited": ("Requests beyond the rate of an API key.", ""),
+    "lapsed_leases": ("Attempts found whose worker had stopped reporting, each once.", ""),
     "unreadable_records": ("Records that were found and can't be read.", ""),
     "invalidations": ("Jobs that Redis said have changed.", ""),
     "flushes": ("Times that the near cache was emptied, since what changes was in doubt.", ""),

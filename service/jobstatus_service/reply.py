@@ -108,6 +108,24 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         return "unknown" if self.state is JobState.UNKNOWN else outcome
 
 
+TOO_OFTEN: Final = "this API key asks too often; come back when Retry-After says"
+
+
+async def refuse(send: Send, status: int, why: str, *more: Header) -> None:
+    """Answer with an error, before any work is done.
+
+    Args:
+        send: As in ASGI.
+        status: The status.
+        why: In one sentence.
+        *more: Headers.
+    """
+    headers = [_JSON, *more, (b"cache-control", b"no-store")]
+    body = msgspec.json.encode({"detail": why})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 @functools.cache
 def _rest(cache_control: str, pace: int | None) -> tuple[Header, ...]:
     cached = (b"cache-control", cache_control.encode())

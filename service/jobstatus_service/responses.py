@@ -1,5 +1,7 @@
 """How the routes answer: at once, after a wait, or with a stream of events."""
 
+import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -125,9 +127,10 @@ def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
         with (
             statuses.watches.admit(job.owner, "stream"),
             statuses.watch(job.key, reply, receive) as watch,
-        ):
+            contextlib.suppress(TimeoutError),
+        ):  # it reads nothing: it is dropped
             await send(_STREAM)
-            await _tell(watch, send, statuses.metrics)
+            await _tell(watch, _impatient(send, statuses.client_timeout), statuses.metrics)
             await send(NO_BODY)
 
     return told
@@ -154,6 +157,16 @@ async def _tell(watch: Watch, send: Send, metrics: Metrics) -> None:
         else:
             await send(_part(b":\n\n"))
             spoke = time.monotonic()
+
+
+def _impatient(send: Send, seconds: float) -> Send:
+    """The same, but raises `TimeoutError` when a client leaves unread for so long what it gets."""
+
+    async def within(message: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await send(message)
+
+    return within
 
 
 def _part(body: bytes) -> Any:

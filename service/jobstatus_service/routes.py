@@ -21,12 +21,14 @@ from jobstatus_service.errors import (
     Detail,
     HTTPValidationError,
     InvalidRequestError,
+    TooOftenError,
     ValidationError,
     invalid_job_id,
 )
 from jobstatus_service.keys import ApiKey, ApiKeys
 from jobstatus_service.metrics import Outcome
 from jobstatus_service.preferences import LONGEST_WAIT, preferred_wait
+from jobstatus_service.rate import Rate
 from jobstatus_service.reply import Reply, reply
 from jobstatus_service.responses import Job, hold, no_content, respond, stream
 from jobstatus_service.settings import MOST_IDS
@@ -73,6 +75,7 @@ def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
 
     Raises:
         NotAuthorizedException: it has none, or a wrong one.
+        TooOftenError: it asks too often.
     """
     keys: ApiKeys = connection.app.state.api_keys
     key = keys.find(connection.headers.get("authorization"))
@@ -82,6 +85,11 @@ def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
             "a valid API key is needed in the Authorization header",
             headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
         )
+    rate: Rate | None = connection.app.state.rate
+    if rate is not None and not connection.scope["state"].get("is_admitted", False):
+        wait = rate.take(key.name)
+        if wait:
+            raise TooOftenError(wait)
     connection.state.api_key = key
 
 
@@ -98,7 +106,9 @@ _ALWAYS: Final = {
     503: _says(Detail, "Redis can't be reached in time, or the service is too busy"),
 }
 _NOT_MODIFIED: Final = {304: _says(None, "Not changed since the validator")}
-_TOO_MANY: Final = {429: _says(Detail, "The API key has too many waits and streams open")}
+_TOO_MANY: Final = {
+    429: _says(Detail, "The API key asks too often, or has too many waits and streams open")
+}
 
 
 @_get(
@@ -173,6 +183,7 @@ async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
     summary="Get Many Job Statuses",
     responses=_ALWAYS
     | _NOT_MODIFIED
+    | _TOO_MANY
     | {
         200: _says(JobStatuses, "The jobs' statuses, in the order asked"),
         422: _says(HTTPValidationError, "A bad id, no id, or too many"),

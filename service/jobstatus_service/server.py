@@ -8,30 +8,42 @@ import tempfile
 from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.http import HTTP1Settings
 from granian.server import Server
 
 from jobstatus.errors import JobStatusError
-from jobstatus_service.app import create_app
+from jobstatus.logs import formatter
+from jobstatus_service.app import application
 from jobstatus_service.drain import passing_drain_on
 from jobstatus_service.processes import VARIABLE as METRICS_DIR
+from jobstatus_service.settings import ServiceSettings
 
 _READS: Final = 2_000
 """Requests that one process handles at once beside waits and streams; more wait their turn."""
+
+_HEAD: Final = 32_768
+"""Bytes of a request's head that are read at once; how long it may be, the application says."""
 
 _OTHER_FILES: Final = 200
 
 _log = logging.getLogger("jobstatus.service")
 
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {
-        "jobstatus": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-        "_granian": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
-    },
-}
+
+def logging_config(kind: str) -> dict[str, Any]:
+    """Logging of the service.
+
+    Args:
+        kind: `text` or `json`.
+    """
+    ours = {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": formatter(kind)},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "loggers": {"jobstatus": ours, "_granian": ours},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+    }
 
 
 def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
@@ -49,20 +61,21 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     """
     if no_auth:
         os.environ["JOBSTATUS_NO_AUTH"] = "1"  # the server's processes read the environment
-    logging.config.dictConfig(LOGGING)
-    settings = create_app().state.settings
+    settings = ServiceSettings.from_env()
+    logging.config.dictConfig(logging_config(settings.log_format))
+    application()  # what can't be used is said here, once
     _must_be_free(host, port)
     passing_drain_on()
     _allow_open_files(settings.watchers + _READS)
     with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
         if workers > 1:
             os.environ[METRICS_DIR] = folder
-        _serve(host, port, workers, settings.watchers + _READS)
+        _serve(host, port, workers, settings)
 
 
-def _serve(host: str, port: int, workers: int, requests: int) -> None:
+def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> None:
     Server(
-        "jobstatus_service.app:create_app",
+        "jobstatus_service.app:application",
         address=host,
         port=port,
         workers=workers,
@@ -73,9 +86,13 @@ def _serve(host: str, port: int, workers: int, requests: int) -> None:
         websockets=False,
         runtime_mode=RuntimeModes.mt,
         runtime_threads=2,  # some 5 % more reads than with one, even on one core
-        log_dictconfig=LOGGING,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(1000 * settings.client_timeout),
+            max_buffer_size=_HEAD,
+        ),
+        log_dictconfig=logging_config(settings.log_format),
         respawn_failed_workers=True,
-        backpressure=requests,
+        backpressure=settings.watchers + _READS,
         workers_kill_timeout=4,
     ).serve()
 

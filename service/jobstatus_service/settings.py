@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from jobstatus.logs import log_format
 from jobstatus.settings import Parse, StatusSettings, env, seconds
 
 MOST_IDS: Final = 100
@@ -35,6 +36,14 @@ def size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def rate(text: str) -> float:
+    """Requests a second; 0 for no limit."""
+    value = float(text)
+    if not 0 <= value <= 1_000_000:  # noqa: PLR2004
+        raise ValueError("must be 0 to 1000000 requests a second")
+    return value
+
+
 def whole(least: int, most: int) -> Parse:
     """A parser of a whole number in `least`..`most`."""
 
@@ -62,6 +71,12 @@ class ServiceSettings(StatusSettings):
         watchers: Waits and streams that one process holds open at most.
         watchers_per_key: Those of one API key.
         ids: Jobs that one bulk read may ask for.
+        rate: Requests a second that each process answers to one API key, on average; 0: all.
+        burst: Requests that may come at once; 0: as many as in two seconds.
+        client_timeout: Seconds that a client may take to send a request, stay silent between two,
+            or leave a stream's event unread.
+        log_format: `text` or `json`.
+        access_log: Whether each request is logged.
     """
 
     api_keys_file: str | None = env("API_KEYS_FILE", str)
@@ -72,3 +87,8 @@ class ServiceSettings(StatusSettings):
     watchers: int = env("WATCHERS", whole(0, 1_000_000), 20_000)
     watchers_per_key: int = env("WATCHERS_PER_KEY", whole(0, 1_000_000), 10_000)
     ids: int = env("IDS", whole(1, MOST_IDS), MOST_IDS)
+    rate: float = env("RATE_LIMIT", rate, 0.0)
+    burst: int = env("RATE_BURST", whole(0, 1_000_000), 0)
+    client_timeout: float = env("CLIENT_TIMEOUT", seconds(1, 3_600), 75.0)
+    log_format: str = env("LOG_FORMAT", log_format, "text")
+    access_log: bool = env("ACCESS_LOG", flag, False)

@@ -11,6 +11,7 @@ from litestar.types import Receive
 
 from jobstatus.address import Kind
 from jobstatus.client import address_of
+from jobstatus.status import JobState
 from jobstatus_service.cluster import ClusterReader
 from jobstatus_service.found import Found
 from jobstatus_service.link import Link
@@ -34,6 +35,7 @@ class Statuses:
         near: The near cache.
         reader: The way to Redis.
         watches: Who waits for which job.
+        client_timeout: Seconds for which a client may leave unread what it gets.
         metrics: What happens.
     """
 
@@ -41,6 +43,7 @@ class Statuses:
         self.near = NearCache(settings.near_cache_bytes)
         self.reader = self._reader(settings, metrics)
         self.watches = Watches(settings)
+        self.client_timeout = settings.client_timeout
         self._lease = settings.lease
         self.metrics = metrics
         self._looking: asyncio.Task[None] | None = None
@@ -109,6 +112,8 @@ class Statuses:
             | {
                 "auth_failures": own.unauthorized,
                 "turned_away": own.turned_away,
+                "rate_limited": own.rate.refused if own.rate else 0,
+                "lapsed_leases": own.lapsed,
                 "unreadable_records": own.unreadable,
                 "invalidations": own.invalidations,
                 "flushes": own.flushes,
@@ -139,6 +144,8 @@ class Statuses:
         self.watches.publish(key, reply)
         if found.fault:
             self.metrics.unreadable += 1
+        if reply.state is JobState.UNKNOWN and found.record is not None:
+            self.metrics.lapse(key, found.record.created, found.record.attempt)
         return reply
 
     def _changed(self, keys: Sequence[str] | None) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 from contextvars import Token
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -120,6 +120,7 @@ class Attempt:
         pid: The process that runs it.
         outcome: How it ended; None while it runs.
         changed: Since when its state waits to be written, on the monotonic clock; None: not.
+        span: What its writes are children of, where there are traces.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Attempt:
         self.pid = os.getpid()
         self.outcome: Outcome | None = None
         self.changed: float | None = None
+        self.span: Any = None
         self._settings = settings
         self._name = one_line(name, NAME_LIMIT)
         self._begun_ms = now_ms()

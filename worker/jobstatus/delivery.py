@@ -16,6 +16,7 @@ from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import Written
 from jobstatus.store import OUTAGE, Refused, Run, Write
+from jobstatus.tracing import told
 
 _RETRY: Final = (0.05, 0.5)
 """Seconds until the next try when Redis can't answer: at first, and at most."""
@@ -166,8 +167,11 @@ class Delivery:
         the item is by now.
         """
         if item.changed is not None:
-            self.counts.lag.observe(time.monotonic() - item.changed)
+            lag = time.monotonic() - item.changed
+            self.counts.lag.observe(lag)
             item.changed = None
+            if isinstance(item, Attempt) and item.span is not None:
+                told(item.span, write.record.state, lag)
         if isinstance(result, Refused):
             self.counts.refused += 1
             _log.error("%s can't be written: %s", item.key, result.why)

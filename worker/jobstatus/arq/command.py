@@ -13,8 +13,11 @@ from arq.logs import default_log_config
 from arq.utils import import_string
 from arq.worker import check_health
 
-from jobstatus.arq.run import create_worker, run_worker, settings_of
-from jobstatus.errors import JobStatusError
+from jobstatus.arq.run import create_worker, settings_of
+from jobstatus.arq.settings import ProcessSettings
+from jobstatus.errors import JobStatusError, MissingExtraError
+from jobstatus.logs import formatter
+from jobstatus.tracing import tracer
 
 _EPILOG = """\b
 Example:
@@ -27,6 +30,12 @@ Environment (all optional):
   JOBSTATUS_LEASE        seconds for which a silent worker is believed (default: 30)
   JOBSTATUS_RETENTION    seconds for which a finished job is shown (default: 86400)
   JOBSTATUS_INTERVAL     seconds between two samples of progress (default: 0.1)
+  JOBSTATUS_QUEUE_URL    where the queue is, if the settings don't say (default: where status is)
+  JOBSTATUS_COMPLETION_WAIT
+                         seconds that jobs get to complete on SIGTERM (default: as the code says)
+  JOBSTATUS_METRICS_PORT port of /metrics and /livez (default: none)
+  JOBSTATUS_LOG_FORMAT   text or json (default: text)
+  JOBSTATUS_TRACES       1: OpenTelemetry traces (default: none)
 """
 
 
@@ -58,23 +67,48 @@ def cli(
     """
     sys.path.append(str(Path.cwd()))
     settings = settings_of(import_string(worker_settings))
-    log = import_string(custom_log_dict) if custom_log_dict else log_config(verbose=verbose)
-    logging.config.dictConfig(log)
-    if check:
-        sys.exit(check_health(settings))
-    kwargs = {} if burst is None else {"burst": burst}
     try:
+        process = ProcessSettings.from_env()
+        config = import_string(custom_log_dict) if custom_log_dict else log_config(verbose, process)
+        logging.config.dictConfig(config)
+        if check:
+            sys.exit(check_health(settings))
         if watch:
             asyncio.run(_reload_on_change(watch, settings))
         else:
-            run_worker(settings, **kwargs)
+            _run(settings, process, {} if burst is None else {"burst": burst})
     except JobStatusError as error:
         sys.exit(f"jobstatus-worker: {error}")
 
 
-def log_config(*, verbose: bool) -> dict[str, Any]:
-    """Logging as arq has it, and the same for `jobstatus`."""
+def _run(settings: dict[str, Any], process: ProcessSettings, options: dict[str, Any]) -> None:
+    tracer("jobstatus-worker")  # if they are asked for, before the first job
+    if process.completion_wait is not None and not settings.get("job_completion_wait"):
+        options["job_completion_wait"] = process.completion_wait
+    worker = create_worker({"status": process} | settings, **options)
+    if not process.metrics_port:
+        worker.run()
+        return
+    try:
+        from jobstatus.arq.metrics import serving  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"JOBSTATUS_METRICS_PORT is set, and {error.name} is missing: "
+            "pip install 'jobstatus[metrics]'"
+        ) from None
+    with serving(worker, process.metrics_port):
+        worker.run()
+
+
+def log_config(verbose: bool, process: ProcessSettings) -> dict[str, Any]:
+    """Logging as arq has it, and the same for `jobstatus`; or all of it as JSON."""
     config: dict[str, Any] = default_log_config(verbose)
+    if process.log_format == "json":
+        config["formatters"] = {"json": formatter("json")}
+        for handler in config["handlers"].values():
+            handler["formatter"] = "json"
+        config["root"] = {"handlers": [*config["handlers"]], "level": "INFO"}
+        config["loggers"]["arq"]["propagate"] = False
     config["loggers"]["jobstatus"] = config["loggers"]["arq"]
     return config
 

@@ -59,10 +59,10 @@ def publisher_for(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
     """A publisher to where the settings say, else to the Redis of the pool."""
     if settings.redis_url is not None:
         return Publisher(store_for(settings), settings)
-    return Publisher(Store(_client_like(pool, settings)), settings)
+    return Publisher(Store(client_like(pool, settings)), settings)
 
 
-def _client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
+def client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
     """A sync client to the pool's Redis, with timeouts of its own."""
     connections: Any = pool.connection_pool
     kwargs = connections.connection_kwargs

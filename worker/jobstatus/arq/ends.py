@@ -19,6 +19,7 @@ from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome
 from jobstatus.status import OVER
 from jobstatus.store import Run, Write
+from jobstatus.tracing import told
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ class Ends:
                 write = job.attempt.last_write(outcome)
         except Exception:  # whatever it is, the job's end must be committed
             _log.exception("job %s: its status can't be told", job_id)
-        attempt = job.attempt
+        attempt, begun = job.attempt, time.monotonic()
         sent = write if self._shares_redis else None
 
         async def commit_once() -> Committed:
@@ -123,6 +124,8 @@ class Ends:
             self._publisher.end(attempt, outcome)
         else:
             self._publisher.forget(attempt, outcome)
+            if job.span is not None:
+                told(job.span, outcome.state, time.monotonic() - begun)
 
     async def repeat(self, token: bytes, runs_here: Callable[[str], bool]) -> None:
         """Commit again what a Redis that was away has forgotten of the last ends.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from jobstatus.arq.ending import Ended, Result
 from jobstatus.attempt import Attempt
@@ -21,6 +22,8 @@ class Job:
         attempt: Its attempt, once its coroutine has begun.
         ended: How its coroutine ended.
         result: What arq is about to keep.
+        carrier: Headers that name the trace in which it was enqueued.
+        span: The attempt's, where there are traces.
     """
 
     score: int
@@ -30,6 +33,8 @@ class Job:
     attempt: Attempt | None = None
     ended: Ended | None = None
     result: Result | None = None
+    carrier: dict[str, str] = field(default_factory=dict)
+    span: Any = None
 
     def begin(self) -> None:
         """It is read; from here on it may take its time, and is not simply taken again."""

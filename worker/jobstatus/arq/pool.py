@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -20,6 +21,7 @@ from jobstatus.attempt import pending_write
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import SCRIPT, Write
+from jobstatus.tracing import CARRIER, tracer
 
 _log = logging.getLogger("jobstatus")
 
@@ -90,10 +92,28 @@ class StatusRedis(ArqRedis):
         **kwargs: Any,
     ) -> Job | None:
         """Enqueue a job, as `ArqRedis.enqueue_job` of arq 0.28 does, and show it as pending."""
+        options = (_queue_name, _defer_until, _defer_by, _expires, _job_try)
+        job_id = _job_id or uuid4().hex
+        if (traces := tracer()) is None:
+            return await self._enqueue(job_id, function, args, kwargs, *options)
+        with traces.span(f"enqueue {function}", "PRODUCER", job_id=job_id, job_name=function):
+            return await self._enqueue(job_id, function, args, kwargs, *options)
+
+    async def _enqueue(
+        self,
+        job_id: str,
+        function: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        _queue_name: str | None,
+        _defer_until: datetime | None,
+        _defer_by: Duration,
+        _expires: Duration,
+        _job_try: int | None,
+    ) -> Job | None:
         if _defer_until and _defer_by:
             raise RuntimeError("use either 'defer_until' or 'defer_by' or neither, not both")
         queue = self.default_queue_name if _queue_name is None else _queue_name
-        job_id = _job_id or uuid4().hex
         job_key = job_key_prefix + job_id
         defer_by = to_ms(_defer_by)
         expires = to_ms(_expires)
@@ -108,7 +128,7 @@ class StatusRedis(ArqRedis):
             score = now + (defer_by or 0) if _defer_until is None else to_unix_ms(_defer_until)
             expires = expires or score - now + self.expires_extra_ms
             job = serialize_job(
-                function, args, kwargs, _job_try, now, serializer=self.job_serializer
+                function, args, kwargs, _job_try, now, serializer=self._job_serializer()
             )
             write = pending_write(self._status, job_id, function, now, expires)
             pipe.multi()
@@ -136,6 +156,14 @@ class StatusRedis(ArqRedis):
         if self._publisher is not None:
             self._publisher.publish(write)
         return Job(job_id, redis=self, _queue_name=queue, _deserializer=self.job_deserializer)
+
+    def _job_serializer(self) -> Serializer | None:
+        """The pool's own; where traces are on, what goes out says which one it belongs to."""
+        traces = tracer()
+        if traces is None:
+            return self.job_serializer
+        plain, carrier = self.job_serializer or pickle.dumps, traces.carrier()
+        return lambda data: plain(data | {CARRIER: carrier})
 
     async def _execute(self, pipe: Any, write: Write) -> None:
         """Execute the transaction, with the write in it where the Redis is the same."""

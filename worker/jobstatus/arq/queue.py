@@ -1,15 +1,14 @@
 """Where arq's queue is: as the environment says, for those whose code doesn't."""
 
 import time
-from dataclasses import dataclass
 from typing import Any, cast
 
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from jobstatus.address import Address, Kind, parse_address
+from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import SettingsError
-from jobstatus.settings import PublisherSettings, env, redis_url
 from jobstatus.store import PRIMARY_FOR
 
 _QUIET = 1.5
@@ -17,17 +16,6 @@ _QUIET = 1.5
 
 _TIMEOUT = 5.0
 """Seconds that a primary behind Sentinel may take to answer arq: one that is frozen never does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueueSettings(PublisherSettings):
-    """Where the queue is, and the status.
-
-    Attributes:
-        queue_url: Where the queue is; None: where the status is.
-    """
-
-    queue_url: str | None = env("QUEUE_URL", redis_url, secret=True)
 
 
 def redis_settings(url: str | None = None) -> RedisSettings:
@@ -41,7 +29,7 @@ def redis_settings(url: str | None = None) -> RedisSettings:
         SettingsError: a setting can't be used, or it names a Cluster: arq's transactions have
             keys in many slots, which a Cluster refuses.
     """
-    settings = QueueSettings.from_env()
+    settings = ProcessSettings.from_env()
     text = url or settings.queue_url or settings.redis_url
     if text is None:
         return RedisSettings()

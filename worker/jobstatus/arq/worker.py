@@ -10,7 +10,7 @@ import logging
 import pickle
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from arq.worker import Retry, Worker
 from redis.exceptions import ResponseError
 
 from jobstatus.arq.commit import attempt_commands, given_up_commands
-from jobstatus.arq.connection import publisher_for, shares_redis
+from jobstatus.arq.connection import client_like, publisher_for, shares_redis
 from jobstatus.arq.context import carry_context_into_threads
 from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.ends import PATIENCE, Ends
@@ -31,10 +31,12 @@ from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.queue import Primary
 from jobstatus.arq.taking import Taking
 from jobstatus.current import current_job
+from jobstatus.logs import ABOUT
 from jobstatus.publisher import Publisher
 from jobstatus.report import RUNNING, Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import SCRIPT
+from jobstatus.tracing import CARRIER, tracer
 
 _log = logging.getLogger("jobstatus")
 
@@ -46,19 +48,28 @@ class StatusWorker(Worker):
 
     Args:
         status: Where and for how long status is kept; None: as the environment says.
+
+    Attributes:
+        publisher: Who publishes; None while it doesn't run.
+        polled_at: When it last looked into the queue, seconds since the epoch; 0: never.
     """
 
     def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._status = status or PublisherSettings.from_env()
-        self._publisher: Publisher | None = None
+        self.publisher: Publisher | None = None
         self._ends: Ends | None = None
+        self.polled_at = 0.0
+        self._queue_client: Any = None
         self._primary: Primary | None = None
         self._outage = Outage()
         self._jobs: dict[str, Job] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._crashes: list[BaseException] = []
         self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
+        self._traces = tracer("jobstatus-worker")
+        if self._traces is not None:
+            self.job_deserializer = self._deserializing(self.job_deserializer)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
         if self.on_job_start is not None:
@@ -74,9 +85,9 @@ class StatusWorker(Worker):
         try:
             super().run()
         finally:
-            if self._publisher is not None:  # something ended the event loop before `close`
+            if self.publisher is not None:  # something ended the event loop before `close`
                 self._hand_back()
-                self._publisher.close()
+                self.publisher.close()
 
     async def main(self) -> None:
         """Connect, then work as arq does."""
@@ -90,13 +101,13 @@ class StatusWorker(Worker):
                 status=self._status,
             )
         self._primary = Primary(self._pool)
-        self._publisher = publisher_for(self._pool, self._status)
+        self.publisher = publisher_for(self._pool, self._status)
         if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
-            self._pool = StatusRedis.over(self._pool, self._status, self._publisher)
+            self._pool = StatusRedis.over(self._pool, self._status, self.publisher)
         shares = shares_redis(self._pool, self._status)
         self._ends = Ends(
             self._pool,
-            self._publisher,
+            self.publisher,
             self._outage,
             shares_redis=shares,
             in_progress_seconds=self.in_progress_timeout_s,
@@ -106,6 +117,17 @@ class StatusWorker(Worker):
             with contextlib.suppress(ResponseError):  # who may not load it may not write status
                 await self._pool.script_load(SCRIPT)
         await super().main()
+
+    @property
+    def is_waiting_for_redis(self) -> bool:
+        """Whether the queue's Redis was away when it was last asked."""
+        return self._outage.is_on
+
+    def queue_client(self) -> Any:
+        """A client of the queue's Redis for other threads; None while it doesn't run."""
+        if self._queue_client is None and self._pool is not None:
+            self._queue_client = client_like(self._pool, self._status)
+        return self._queue_client
 
     async def close(self) -> None:
         """Stop as arq does, but in bounded time and whole, whatever fails on the way.
@@ -128,11 +150,14 @@ class StatusWorker(Worker):
                 await self.on_shutdown(self.ctx)
         finally:
             self._hand_back()
-            if self._publisher is not None:
-                await asyncio.to_thread(self._publisher.close)
-                self._publisher = None
+            if self.publisher is not None:
+                await asyncio.to_thread(self.publisher.close)
+                self.publisher = None
             await self._pool.aclose(close_connection_pool=True)
             self._pool = None
+            client, self._queue_client = self._queue_client, None
+            if client is not None:
+                client.close()
         for end in ends:
             if isinstance(end, Exception) and not isinstance(end, OUTAGE):
                 raise end
@@ -150,10 +175,10 @@ class StatusWorker(Worker):
         """Show the attempts whose end arq will never hear of: it runs them again, in its time."""
         jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
-            if job.attempt is not None and self._publisher is not None:
+            if job.attempt is not None and self.publisher is not None:
                 crash = self._crashes[0] if self._crashes else None
                 outcome = cut_short(job.attempt.number, crash, self.in_progress_timeout_s)
-                self._publisher.end(job.attempt, outcome)
+                self.publisher.end(job.attempt, outcome)
 
     # ── taking jobs ──────────────────────────────────────────────────────────────────────────
 
@@ -171,8 +196,9 @@ class StatusWorker(Worker):
                 raise
             await self._outage.wait(error)
         else:
-            if self._outage.end() and self._publisher is not None:
-                self._publisher.refresh()
+            self.polled_at = time.time()
+            if self._outage.end() and self.publisher is not None:
+                self.publisher.refresh()
 
     async def _recover(self) -> None:
         """Redis is back, perhaps without what was said to it last: say that again."""
@@ -203,6 +229,7 @@ class StatusWorker(Worker):
     async def run_job(self, job_id: str, score: int) -> None:
         """Run a job as arq does; if Redis goes away before it has begun, once Redis is back."""
         since = time.monotonic()
+        ABOUT.set({"job_id": job_id})
         while True:
             try:
                 # Reading the job is bounded; from there on, `begin` lifts the limit.
@@ -242,7 +269,13 @@ class StatusWorker(Worker):
 
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
             job = self._jobs.get(ctx["job_id"])
-            if job is None or not self._begin(job, ctx, function.name, timeout):
+            if job is None:
+                return await coroutine(ctx, *args, **kwargs)
+            with self._traced(job, ctx, function.name):
+                return await visible(job, ctx, *args, **kwargs)
+
+        async def visible(job: Job, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
+            if not self._begin(job, ctx, function.name, timeout):
                 return await coroutine(ctx, *args, **kwargs)
             error: BaseException | None = None
             try:
@@ -263,13 +296,37 @@ class StatusWorker(Worker):
 
         return run
 
+    @contextlib.contextmanager
+    def _traced(self, job: Job, ctx: dict[Any, Any], name: str) -> Iterator[None]:
+        """The attempt as a span of the trace in which the job was enqueued, if there are traces."""
+        if self._traces is None:
+            yield
+            return
+        number = ctx["job_try"]
+        with self._traces.span(
+            name, "CONSUMER", job.carrier, job_id=ctx["job_id"], job_name=name, job_attempt=number
+        ) as job.span:
+            yield
+
+    def _deserializing(self, plain: Any) -> Any:
+        """The deserializer, which remembers of a job in which trace it was enqueued."""
+
+        def deserialize(data: bytes) -> Any:
+            found = (plain or pickle.loads)(data)
+            job = self._jobs.get(ABOUT.get().get("job_id", ""))
+            if job is not None and isinstance(found, dict):
+                job.carrier = found.get(CARRIER, {})
+            return found
+
+        return deserialize
+
     def _begin(self, job: Job, ctx: dict[Any, Any], name: str, limit: float | None) -> bool:
         """Show the job as in progress; whether that could be done."""
-        if self._publisher is None:
+        if self.publisher is None:
             return False
         try:
             created = to_unix_ms(ctx["enqueue_time"])
-            attempt = self._publisher.attempt(
+            attempt = self.publisher.attempt(
                 ctx["job_id"], name, created, ctx["job_try"], limit or None
             )
         except Exception:  # whatever it is, the job must run
@@ -277,8 +334,9 @@ class StatusWorker(Worker):
             return False
         job.begin()
         job.attempt = attempt
+        attempt.span = job.span
         RUNNING.set(attempt.report)
-        self._publisher.begin(attempt)
+        self.publisher.begin(attempt)
         return True
 
     def _serialize(self, data: dict[str, Any]) -> bytes:
@@ -337,11 +395,11 @@ class StatusWorker(Worker):
         if job.ended is not None:
             delay = _delay(job.ended)
             return finished(job.ended, job.result) if finish else retrying(job.ended, delay)
-        if not finish or job.result is None or self._publisher is None:
+        if not finish or job.result is None or self.publisher is None:
             return None  # it is as pending as it was
         # It was cancelled before the first step of its coroutine.
         result = job.result
-        job.attempt = self._publisher.attempt(
+        job.attempt = self.publisher.attempt(
             job_id, result.function, result.enqueued, result.attempt, None
         )
         return never_run(result)
@@ -359,10 +417,10 @@ class StatusWorker(Worker):
     async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
             result_data = None
-        if job.result is not None and self._publisher is not None:
+        if job.result is not None and self.publisher is not None:
             created = job.result.enqueued or None
             name = job.result.function if created else ""
-            job.attempt = self._publisher.attempt(job_id, name, created, job.result.attempt, None)
+            job.attempt = self.publisher.attempt(job_id, name, created, job.result.attempt, None)
             if created is None and await ends.was_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result_data = None, None
         commands = given_up_commands(

@@ -1,0 +1,117 @@
+"""Traces: from the enqueue over the attempt to the writes of its status, and each request."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from arq.connections import RedisSettings
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.service.conftest import Put, put
+from tests.worker.arq import app
+
+from jobstatus.arq import create_pool, create_worker
+from jobstatus.settings import PublisherSettings
+from jobstatus.tracing import tracer
+from jobstatus_service.app import create_app
+from jobstatus_service.observed import Observed
+from jobstatus_service.settings import ServiceSettings
+
+__all__ = ["put"]
+
+JOB = "67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8"
+
+_SPANS = InMemorySpanExporter()
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """Traces are on; what was traced."""
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(_SPANS))
+        trace.set_tracer_provider(provider)
+    monkeypatch.setenv("JOBSTATUS_TRACES", "1")
+    _SPANS.clear()
+    yield _SPANS
+    _SPANS.clear()
+
+
+async def work(redis_url: str, *functions: str) -> list[str]:
+    """Enqueue one job for each function, and run them; their ids."""
+    where = RedisSettings.from_dsn(redis_url)
+    pool = await create_pool(where)
+    jobs = [await pool.enqueue_job(function) for function in functions]
+    await pool.aclose()
+    worker = create_worker(
+        app.WorkerSettings,
+        redis_settings=where,
+        burst=True,
+        poll_delay=0.02,
+        handle_signals=False,
+        status=PublisherSettings(interval=0.02),
+    )
+    try:
+        await asyncio.wait_for(worker.main(), 20)
+    finally:
+        await worker.close()
+    return [job.job_id for job in jobs if job is not None]
+
+
+def children(spans: list[Any], parent: Any) -> set[str]:
+    return {s.name for s in spans if s.parent and s.parent.span_id == parent.context.span_id}
+
+
+async def test_job(redis_url: str, spans: InMemorySpanExporter) -> None:
+    """One trace leads from the enqueue to the attempt and to each change of its state."""
+    (job_id,) = await work(redis_url, "fail")
+    found = list(spans.get_finished_spans())
+    (enqueued,) = [s for s in found if s.name == "enqueue fail"]
+    (attempt,) = [s for s in found if s.name == "fail"]
+    assert {s.context.trace_id for s in found} == {enqueued.context.trace_id}
+    assert attempt.parent is not None
+    assert attempt.parent.span_id == enqueued.context.span_id
+    assert attempt.attributes is not None
+    assert attempt.attributes["job.id"] == job_id
+    assert attempt.attributes["job.attempt"] == 1
+    assert attempt.events[0].name == "exception"
+    assert children(found, attempt) == {"status in_progress", "status failed"}
+
+
+async def test_off(redis_url: str, spans: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is traced unless it is asked for."""
+    monkeypatch.delenv("JOBSTATUS_TRACES")
+    await work(redis_url, "fail")
+    assert not spans.get_finished_spans()
+
+
+async def test_request(
+    service_settings: ServiceSettings, spans: InMemorySpanExporter, put: Put
+) -> None:
+    """A request is a span of its caller's trace, with its route, its job and its status."""
+    put(JOB)
+    app: Any = Observed(created := create_app(service_settings), tracer(), logs=False)
+    transport = httpx.ASGITransport(app=app)
+    headers = {"Authorization": "secret", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    async with (
+        created.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
+    ):
+        answer = await client.get(f"/api/jobs/{JOB}?wait=0")
+        assert answer.status_code == 200
+        assert len(answer.headers["x-request-id"]) == 32
+        assert (await client.get("/api/jobs/none")).status_code == 422
+    found, refused = spans.get_finished_spans()
+    assert found.name == "GET /api/jobs/{job_id}"
+    assert found.context is not None
+    assert found.context.trace_id == int("a" * 32, 16)
+    assert found.attributes is not None
+    assert found.attributes["job.id"] == JOB
+    assert found.attributes["http.response.status_code"] == 200
+    assert refused.attributes is not None
+    assert refused.attributes["http.response.status_code"] == 422
+    assert "job.id" not in refused.attributes

@@ -1,0 +1,206 @@
+"""What a worker process does, for Prometheus, on a port of its own; and the liveness probe.
+
+The queue is asked when somebody scrapes: nothing is counted for nobody, and what is told is not
+old. Every worker of a queue tells the same of it, so look at the greatest, not at the sum.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from arq.constants import in_progress_key_prefix
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from jobstatus.arq.worker import StatusWorker
+from jobstatus.counts import Counts
+from jobstatus.errors import JobStatusError
+from jobstatus.status import JobState
+from jobstatus.store import OUTAGE
+
+_LOOK: Final = 500
+"""Jobs at the head of the queue among which the first that waits is looked for."""
+
+_ENDS: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED, JobState.RETRYING)
+
+_log = logging.getLogger("jobstatus")
+
+
+class WorkerMetrics:
+    """A collector of one worker's numbers."""
+
+    def __init__(self, worker: StatusWorker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family there is now."""
+        worker = self._worker
+        publisher = worker.publisher
+        if publisher is not None:
+            yield from _of_reports(publisher.counts)
+            yield GaugeMetricFamily(
+                "jobstatus_worker_jobs_running", "Attempts that run now.", publisher.running
+            )
+            yield GaugeMetricFamily(
+                "jobstatus_worker_final_states_pending",
+                "Attempts that have ended, and whose end is still to be written.",
+                publisher.final_states_pending,
+            )
+        yield GaugeMetricFamily(
+            "jobstatus_worker_max_jobs", "Jobs that it runs at once at most.", worker.max_jobs
+        )
+        yield GaugeMetricFamily(
+            "jobstatus_worker_heartbeat_timestamp_seconds",
+            "When it last looked into the queue, seconds since the epoch.",
+            worker.polled_at,
+        )
+        yield GaugeMetricFamily(
+            "jobstatus_worker_redis_up",
+            "Whether the queue's Redis answered when it was last asked.",
+            int(not worker.is_waiting_for_redis),
+        )
+        yield from self._of_queue()
+
+    def _of_queue(self) -> Iterable[Metric]:
+        with contextlib.suppress(*OUTAGE):
+            client = self._worker.queue_client()
+            if client is not None:
+                return _queue(client, self._worker.queue_name)
+        return ()
+
+
+def _of_reports(counts: Counts) -> Iterator[Metric]:
+    ends = CounterMetricFamily(
+        "jobstatus_worker_jobs", "Attempts that have ended, by how.", labels=["state"]
+    )
+    for state in _ENDS:
+        ends.add_metric([state], counts.ends[state])
+    yield ends
+    yield CounterMetricFamily(
+        "jobstatus_worker_jobs_lost",
+        "Attempts begun although an earlier one never ended: its worker died.",
+        counts.lost,
+    )
+    reports = CounterMetricFamily(
+        "jobstatus_worker_reports",
+        "Reports of running jobs: written, or replaced before they were (coalesced).",
+        labels=["outcome"],
+    )
+    reports.add_metric(["written"], counts.written)
+    reports.add_metric(["coalesced"], counts.coalesced)
+    yield reports
+    yield CounterMetricFamily(
+        "jobstatus_worker_redis_errors", "Times that Redis could not take status.", counts.errors
+    )
+    refused = CounterMetricFamily(
+        "jobstatus_worker_writes_refused",
+        "Writes that came to nothing: Redis refused them, or a later attempt had reported.",
+        labels=["why"],
+    )
+    refused.add_metric(["refused"], counts.refused)
+    refused.add_metric(["fenced"], counts.fenced)
+    yield refused
+    buckets, total = counts.lag.values
+    yield HistogramMetricFamily(
+        "jobstatus_worker_report_lag_seconds",
+        "From a change of state to its being written.",
+        _cumulative(counts.lag.bounds, buckets),
+        total,
+    )
+
+
+def _cumulative(bounds: tuple[float, ...], buckets: list[int]) -> list[tuple[str, float]]:
+    names, total, found = [*map(str, bounds), "+Inf"], 0, []
+    for name, count in zip(names, list(buckets), strict=True):
+        total += count
+        found.append((name, float(total)))
+    return found
+
+
+def _queue(client: Any, queue: str) -> list[Metric]:
+    """What stands in the queue: arq takes a job out only when it is over."""
+    now = time.time() * 1000
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zcard(queue)
+        pipe.zrangebyscore(queue, "-inf", now, start=0, num=_LOOK, withscores=True)
+        depth, due = pipe.execute()
+        for job_id, _ in due:
+            pipe.exists(in_progress_key_prefix + job_id.decode())
+        runs = pipe.execute() if due else []
+    waiting = [score for (_, score), running in zip(due, runs, strict=True) if not running]
+    jobs = GaugeMetricFamily(
+        "jobstatus_queue_jobs",
+        "Jobs in the queue, those that run and those that are deferred too.",
+        labels=["queue"],
+    )
+    jobs.add_metric([queue], depth)
+    age = GaugeMetricFamily(
+        "jobstatus_queue_oldest_job_age_seconds",
+        "For how long the oldest job that waits could have been run; 0: none waits.",
+        labels=["queue"],
+    )
+    age.add_metric([queue], max(0.0, (now - waiting[0]) / 1000) if waiting else 0.0)
+    return [jobs, age]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def serving(worker: StatusWorker, port: int) -> Iterator[None]:
+    """Serve `/metrics` and `/livez` while the block runs, from a thread.
+
+    `/livez` says that the process is there. It asks neither Redis nor the event loop: a job that
+    blocks the loop, or an outage, is no reason to kill a worker.
+
+    Args:
+        worker: Whose numbers.
+        port: TCP port, on every address; 0: don't.
+
+    Raises:
+        JobStatusError: the port can't be listened on.
+    """
+    if not port:
+        yield
+        return
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(WorkerMetrics(worker))
+    metrics: Any = make_wsgi_app(registry)
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/metrics":
+            return metrics(environ, start_response)
+        known = environ["PATH_INFO"] == "/livez"
+        status = "200 OK" if known else "404 Not Found"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"ok\n" if known else b"/metrics and /livez are here\n"]
+
+    try:
+        server = make_server("", port, answer, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise JobStatusError(f"JOBSTATUS_METRICS_PORT: can't listen on {port}: {error}") from None
+    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    _log.info("metrics are at port %d", port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(1)
