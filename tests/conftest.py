@@ -14,13 +14,54 @@ from jobstatus_service.settings import ServiceSettings
 MEMORY_ONLY = {"save": "", "appendonly": "no"}
 
 
+ACL = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
+"""Under whose rights everything runs."""
+
+TENANTS = ("one", "two", "tenant2")
+"""Prefixes of keys beside `job` that tests use."""
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """One real server for the whole session."""
+    """One real server for the whole session; nothing may have been denied to our users there."""
     server = ValkeyServer(config=MEMORY_ONLY)
     server.start()
-    yield server
+    with Redis.from_url(server.connection_url, decode_responses=True) as admin:
+        for user in users():
+            admin.execute_command("ACL", "SETUSER", *user)
+        yield server
+        log: Any = admin.acl_log(count=10_000)
+        denied = {(e["username"], e["reason"], e["object"]) for e in log}
     server.stop()
+    ours = {each for each in denied if each[0] in {"service", "worker", "keda"}}
+    allowed = {
+        ("worker", "command", "client|setinfo")
+    }  # redis-py's own word for arq; it is ignored
+    assert ours <= allowed, f"denied by deploy/redis/users.acl: {ours - allowed}"
+
+
+def users() -> list[list[str]]:
+    """The users of `deploy/redis/users.acl`, each with its name for a password."""
+    lines = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
+    found = [
+        [word.replace(f">{words[1].upper()}_PASSWORD", f">{words[1]}") for word in words[1:]]
+        for words in lines
+        if words[1] != "default"
+    ]
+    for words in found:  # each tenant's prefix is to be named, too
+        words += [
+            word.replace("job:", f"{tenant}:")
+            for word in words
+            if "~job:" in word
+            for tenant in TENANTS
+        ]
+    return found
+
+
+def url_of(server: ValkeyServer, user: str) -> str:
+    """The server's URL for one of the users."""
+    url: str = server.connection_url
+    return url.replace("redis://", f"redis://{user}:{user}@")
 
 
 @pytest.fixture
@@ -58,9 +99,14 @@ def redis(valkey: ValkeyServer) -> Iterator[Any]:
 
 @pytest.fixture
 def redis_url(redis: Any, valkey: ValkeyServer) -> str:
-    """The URL of the empty server."""
-    url: str = valkey.connection_url
-    return url
+    """The URL of the empty server, as a worker has it."""
+    return url_of(valkey, "worker")
+
+
+@pytest.fixture
+def service_url(redis: Any, valkey: ValkeyServer) -> str:
+    """The URL of the empty server, as the service has it."""
+    return url_of(valkey, "service")
 
 
 @pytest.fixture
@@ -70,9 +116,9 @@ def settings(redis_url: str) -> PublisherSettings:
 
 
 @pytest.fixture
-def service_settings(redis_url: str) -> ServiceSettings:
+def service_settings(service_url: str) -> ServiceSettings:
     """Settings of a service on the empty server, with the key `secret`."""
-    return ServiceSettings(redis_url=redis_url, api_keys=("secret",))
+    return ServiceSettings(redis_url=service_url, api_keys=("secret",))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -32,9 +32,9 @@ def poll(client: httpx.Client, job_id: str) -> dict[str, Any]:
     return body
 
 
-def test_lives_of_jobs(redis_url: str) -> None:
+def test_lives_of_jobs(redis_url: str, service_url: str) -> None:
     """Success with rising progress, a failure and a retry are seen as they happen."""
-    with service(redis_url) as client:
+    with service(service_url) as client:
         good = enqueue(redis_url, "steps", 10, 0.1)
         bad = enqueue(redis_url, "fail")
         again = enqueue(redis_url, "again", 1)
@@ -58,10 +58,10 @@ def test_lives_of_jobs(redis_url: str) -> None:
             eventually(lambda: poll(client, again)["state"] == "succeeded", 15)
 
 
-def test_killed_worker(redis_url: str, redis: Any) -> None:
+def test_killed_worker(redis_url: str, service_url: str, redis: Any) -> None:
     """A job whose worker was killed is unknown within a lease, then goes on elsewhere."""
     lease = {"JOBSTATUS_LEASE": "1", "TEST_REDIS_URL": redis_url}
-    with service(redis_url, JOBSTATUS_LEASE="1") as client:
+    with service(service_url, JOBSTATUS_LEASE="1") as client:
         job_id = enqueue(redis_url, "sleep", 2)
         with running(*WORKER, **lease) as worker:
             eventually(lambda: poll(client, job_id)["has_progress"], 20)

@@ -91,7 +91,7 @@ async def client(service_settings: ServiceSettings) -> AsyncIterator[Poller]:
 
 
 @pytest.fixture
-async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+async def proxy(service_url: str) -> AsyncIterator[Proxy]:
     """A way to the empty server that the test may cut."""
-    async with Proxy(redis_url).running() as proxy:
+    async with Proxy(service_url).running() as proxy:
         yield proxy

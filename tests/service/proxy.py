@@ -26,7 +26,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where to connect instead."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        login, at, _ = self._target.netloc.rpartition("@")
+        return f"redis://{login}{at}127.0.0.1:{self.port}/0"
 
     def cut(self) -> None:
         """Cut every connection."""

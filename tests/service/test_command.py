@@ -11,15 +11,15 @@ from tests.processes import run, service
 from tests.waiting import eventually
 
 
-def test_serve_answers(redis_url: str) -> None:
+def test_serve_answers(service_url: str) -> None:
     """`jobstatus serve` answers over HTTP, and ends with 0 on SIGTERM."""
-    with service(redis_url, "--workers", "2") as client:
+    with service(service_url, "--workers", "2") as client:
         assert client.get("/api/jobs/nothing").status_code == 422
         assert client.get("/livez").text == "ok\n"
         assert client.get("/schema/openapi.json").json()["info"]["title"] == "jobstatus"
 
 
-def test_keys_are_read_again_while_it_serves(redis_url: str, tmp_path: Path) -> None:
+def test_keys_are_read_again_while_it_serves(service_url: str, tmp_path: Path) -> None:
     """A key that is added to the file counts within seconds; no request fails meanwhile."""
     file = tmp_path / "keys"
     code, output = run("jobstatus", "key", "new", "web")
@@ -28,7 +28,7 @@ def test_keys_are_read_again_while_it_serves(redis_url: str, tmp_path: Path) -> 
     key = shown.rpartition(" ")[2]
     assert line == f"web {hashlib.sha256(key.encode()).hexdigest()}"
     file.write_text(f"first {hashlib.sha256(b'secret').hexdigest()}\n")
-    with service(redis_url, JOBSTATUS_API_KEYS_FILE=str(file), JOBSTATUS_API_KEYS="") as client:
+    with service(service_url, JOBSTATUS_API_KEYS_FILE=str(file), JOBSTATUS_API_KEYS="") as client:
         url = "/api/jobs/67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8"
         assert client.get(url, headers={"Authorization": key}).status_code == 401
         with file.open("a") as keys:
@@ -66,7 +66,7 @@ def test_bad_settings_stop_it_in_one_line(environ: dict[str, str], said: str) ->
     assert len(output.splitlines()) == 1
 
 
-def test_port_in_use_is_refused(redis_url: str) -> None:
+def test_port_in_use_is_refused(service_url: str) -> None:
     """A port that somebody listens on is refused, not shared."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -22,10 +22,10 @@ URL = f"/api/jobs/{JOB}"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_drain(redis_url: str, put: Put, workers: str) -> None:
+def test_drain(service_url: str, put: Put, workers: str) -> None:
     """Waits are answered, streams end with a delay, the process ends well within 5 s."""
     put(JOB)
-    with serving(redis_url, workers) as (process, client):
+    with serving(service_url, workers) as (process, client):
         told: list[httpx.Response] = []
         paths = [f"{URL}?wait=30", f"{URL}?wait=30&until=done", f"{URL}/events"] * 5
         pollers = [
@@ -49,11 +49,11 @@ def test_drain(redis_url: str, put: Put, workers: str) -> None:
     assert "rror" not in output
 
 
-def test_drain_command(redis_url: str, put: Put) -> None:
+def test_drain_command(service_url: str, put: Put) -> None:
     """A drained server is not ready and sends clients away, but answers until SIGTERM."""
     put(JOB)
     with (
-        serving(redis_url, "2") as (process, client),
+        serving(service_url, "2") as (process, client),
         ThreadPoolExecutor(2) as threads,
     ):
         waiting = threads.submit(client.get, f"{URL}?wait=30")
@@ -74,9 +74,9 @@ def test_drain_command(redis_url: str, put: Put) -> None:
         assert process.wait(10) == 0
 
 
-def test_drain_while_starting(redis_url: str) -> None:
+def test_drain_while_starting(service_url: str) -> None:
     """A server that is told to drain while it starts does so as soon as it serves."""
-    with serving(redis_url, "1", state=503, early=[signal.SIGUSR1]) as (process, client):
+    with serving(service_url, "1", state=503, early=[signal.SIGUSR1]) as (process, client):
         assert client.get("/livez").headers["connection"] == "close"
         assert process.poll() is None
 
@@ -93,11 +93,11 @@ def test_nobody_to_drain(pid: int | None) -> None:
 
 @contextlib.contextmanager
 def serving(
-    redis_url: str, workers: str, *, state: int = 200, early: Sequence[signal.Signals] = ()
+    service_url: str, workers: str, *, state: int = 200, early: Sequence[signal.Signals] = ()
 ) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client]]:
     """`jobstatus serve`, once `/readyz` answers with `state`; signals are sent before that."""
     port = free_port()
-    environ = {"JOBSTATUS_REDIS_URL": redis_url, "JOBSTATUS_API_KEYS": "secret"}
+    environ = {"JOBSTATUS_REDIS_URL": service_url, "JOBSTATUS_API_KEYS": "secret"}
     command = ("jobstatus", "serve", "--port", str(port), "--workers", workers)
     with (
         running(*command, **environ) as process,

@@ -47,7 +47,7 @@ def fuzz(document: dict[str, Any], url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["served", "contract"])
-def test_fuzz(redis_url: str, put: Put, tmp_path: Path, which: str) -> None:
+def test_fuzz(service_url: str, put: Put, tmp_path: Path, which: str) -> None:
     """Schemathesis finds nothing in the served document, nor in the contract.
 
     There is room for no wait and no stream, or it would wait with them: those are a 429.
@@ -55,7 +55,7 @@ def test_fuzz(redis_url: str, put: Put, tmp_path: Path, which: str) -> None:
     for number, state in enumerate(JobState):
         if state is not JobState.UNKNOWN:
             put(UUID(int=number), state=state)
-    with service(redis_url, JOBSTATUS_WATCHERS_PER_KEY="0") as client:
+    with service(service_url, JOBSTATUS_WATCHERS_PER_KEY="0") as client:
         if which == "served":
             fuzz(client.get("/schema/openapi.json").json(), str(client.base_url), tmp_path)
         else:

@@ -131,9 +131,9 @@ def test_ended_process_still_counts(tmp_path: Path) -> None:
     assert (tmp_path / f"{os.getpid()}.json").exists()
 
 
-async def test_several_processes(redis_url: str) -> None:
+async def test_several_processes(service_url: str) -> None:
     """Whichever process is asked, it answers for all that share the port."""
-    with service(redis_url, "--workers", "2") as client:
+    with service(service_url, "--workers", "2") as client:
         for _ in range(20):
             client.get(URL, headers={"Connection": "close"})
 

@@ -282,7 +282,7 @@ async def test_server_without_tracking(
     put(JOB, progress=1.0)
     commands = ["+@all", "-client|tracking"]
     redis.acl_setuser("plain", enabled=True, passwords=["+p"], keys=["*"], commands=commands)
-    url = (service_settings.redis_url or "").replace("redis://", "redis://plain:p@")
+    url = (service_settings.redis_url or "").replace("service:service@", "plain:p@")
     async with polling(replace(service_settings, redis_url=url)) as client:
         for value in (1.0, 2.0):
             put(JOB, progress=value)

@@ -98,7 +98,7 @@ async def test_refused_command(service_settings: ServiceSettings, redis: Any) ->
     put(redis, "job:1")
     url = service_settings.redis_url or ""
     redis.acl_setuser("reader", enabled=True, passwords=["+p"], keys=["job:1"], commands=["+@all"])
-    own = replace(service_settings, redis_url=url.replace("redis://", "redis://reader:p@"))
+    own = replace(service_settings, redis_url=url.replace("service:service@", "reader:p@"))
     async with reading(own) as reader:
         with pytest.raises(UnavailableError, match="NOPERM"):
             await reader.read("job:2")

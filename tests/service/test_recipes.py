@@ -18,11 +18,11 @@ JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 TEXT = (ROOT / "service" / "README.md").read_text(encoding="utf-8")
 
 
-def test_poller(redis_url: str, put: Put) -> None:
+def test_poller(service_url: str, put: Put) -> None:
     """It prints each change once, and ends with the job."""
     (code,) = re.findall(r"<!-- a test runs this -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     put(JOB, progress=1.0)
-    with service(redis_url) as client:
+    with service(service_url) as client:
         poller = subprocess.Popen(
             [sys.executable, "-u", "-c", code],
             env=environment(JOB=str(JOB), KEY="secret", SERVICE=str(client.base_url)),

@@ -44,6 +44,8 @@ def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, 
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "jobstatus-publisher",
+        "lib_name": None,  # CLIENT SETINFO, which an ACL for Redis 7.0 can't allow
+        "lib_version": None,
     }
     files = {
         "ssl_ca_certs": settings.ca_file,

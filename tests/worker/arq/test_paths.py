@@ -391,7 +391,7 @@ async def test_refused_status_harms_no_job(
     redis.acl_setuser(
         "queue", enabled=True, passwords=["+pw"], keys=["arq:*"], categories=["+@all"]
     )
-    url = redis_url.replace("redis://", "redis://queue:pw@")
+    url = redis_url.replace("worker:worker@", "queue:pw@")
 
     settings = RedisSettings.from_dsn(url)
     try:
