@@ -16,6 +16,7 @@ from tests.waiting import eventually
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     "jobstatus": "from jobstatus_service.command import main; main()",
+    "jobstatus-report": "from jobstatus.report_command import main; main()",
     "jobstatus-worker": "from jobstatus.command import main; main()",
 }
 

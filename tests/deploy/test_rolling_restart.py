@@ -120,9 +120,10 @@ class Load:
 class Replica:
     """One `jobstatus serve`, restarted as a pod is."""
 
-    def __init__(self, redis_url: str, stack: contextlib.ExitStack) -> None:
+    def __init__(self, redis_url: str, stack: contextlib.ExitStack, **environ: str) -> None:
         self.port = free_port()
-        self._environ = {"JOBSTATUS_REDIS_URL": redis_url, "JOBSTATUS_API_KEYS": "secret"}
+        keys = {"JOBSTATUS_API_KEYS": "secret"}
+        self._environ = {"JOBSTATUS_REDIS_URL": redis_url} | keys | environ
         self._stack = stack
         self.start()
 
@@ -147,7 +148,7 @@ class Replica:
 
 
 @pytest.mark.parametrize("mode", ["http", "tcp"])
-async def test_rolling_restarts(redis_url: str, put: Put, tmp_path: Path, mode: str) -> None:
+async def test_rolling_restarts(service_url: str, put: Put, tmp_path: Path, mode: str) -> None:
     """Ten restarts, by turns, under load: not one request fails.
 
     `http`: the balancer has its own connections to the servers; `tcp`: a client's connection goes
@@ -157,7 +158,7 @@ async def test_rolling_restarts(redis_url: str, put: Put, tmp_path: Path, mode: 
     for job in jobs:
         put(job, lease=60_000, progress=1.0)
     with contextlib.ExitStack() as stack:
-        replicas = [Replica(redis_url, stack) for _ in range(2)]
+        replicas = [Replica(service_url, stack) for _ in range(2)]
         balancer = HAProxy(tmp_path, mode, [replica.port for replica in replicas])
         with balancer.running():
             eventually(lambda: len(balancer.up()) == 2)
