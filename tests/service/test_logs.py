@@ -23,7 +23,7 @@ def test_logs(tmp_path: Path) -> None:
     """With everything that is logged turned on, and all that can go wrong, no secret is in it."""
     keys = tmp_path / "keys"
     keys.write_text(f"web {digest(KEY)}\n")
-    with ValkeyServer(config={"save": ""}) as server:
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server:
         with Redis.from_url(server.connection_url) as admin:
             admin.config_set("requirepass", PASSWORD)
         url = server.connection_url.replace("redis://", f"redis://:{PASSWORD}@")

