@@ -1,5 +1,6 @@
 """What is on its way to Redis: odd reports, refusals and outages."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -160,3 +161,42 @@ def test_close_is_bounded_and_says_what_is_lost(
     publisher.close()
     publisher.pending("c", name="x")
     assert "a report was dropped" in caplog.text
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_what_a_server_lost_is_written_again(own_valkey: ValkeyServer, is_idle: bool) -> None:
+    """Ends that a server took with it when it went are there again, whether or not work goes on."""
+    settings = outage_settings(own_valkey)
+    port = own_valkey.port
+    with contextlib.ExitStack() as stack:
+        publisher = stack.enter_context(Publisher(Store.from_settings(settings), settings))
+        for n in range(50):
+            with publisher.job(f"ended-{n}", name="x"):
+                pass
+        publisher.pending("waits", name="x")
+        publisher.flush()
+        if not is_idle:
+            stack.enter_context(publisher.job("running", name="x"))
+        own_valkey.terminate()
+        own_valkey._desired_port = port
+        own_valkey.start()  # empty, before anybody has noticed
+        redis = stack.enter_context(Redis(port=port, decode_responses=True))
+        keys = [key(f"ended-{n}") for n in range(50)]
+        eventually(lambda: redis.exists(*keys, key("waits")) == 51, 5)
+        assert {redis.hget(each, "state") for each in keys} == {"succeeded"}
+        assert all(0 < redis.pttl(each) <= 86_400_000 for each in keys)
+
+
+def test_what_was_deleted_stays_so(redis: Any, settings: PublisherSettings) -> None:
+    """A job that runs anew is not disturbed by what was kept of its last run."""
+    with Publisher(Store.from_settings(settings), settings) as publisher:
+        with publisher.job("x", name="first"):
+            pass
+        publisher.flush()
+        with publisher.job("x", name="second") as report:
+            report.progress(10)
+            publisher.flush()
+            publisher._delivery._repeat()
+            publisher.flush()
+            assert redis.hget(key("x"), "state") == "in_progress"
+            assert redis.hget(key("x"), "name") == "second"

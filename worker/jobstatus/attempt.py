@@ -102,10 +102,14 @@ class Repeat(Pending):
 
     A server that comes back may have lost what it had said yes to: a replica that was promoted
     hadn't got it yet, or the disk. Writing twice changes nothing.
+
+    Attributes:
+        at: When it was first written, on the monotonic clock.
     """
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: Write, at: float) -> None:
         super().__init__(write, is_run_known=True)
+        self.at = at
 
 
 class Attempt:

@@ -8,13 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from jobstatus.attempt import Attempt, Pending, Repeat
 from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import Written
+from jobstatus.status import UNFINISHED, Written
 from jobstatus.store import OUTAGE, Refused, Run, Write
 from jobstatus.tracing import told
 
@@ -26,6 +27,15 @@ _REPEATED: Final = 30.0
 
 _MOST_REPEATED: Final = 10_000
 """Records that are kept so at most."""
+
+_LOOK: Final = 1.0
+"""Seconds between two looks whether the last of them still stand."""
+
+_MARGIN: Final = 1000
+"""ms by which a record may be gone before its time."""
+
+_LOOKED_AT: Final = 20
+"""How many are looked at."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -59,6 +69,7 @@ class Delivery:
         self._changed: list[Item] = []
         self._sample_at = 0.0
         self._written: deque[tuple[float, Write]] = deque(maxlen=_MOST_REPEATED)
+        self._look_at = 0.0
 
     def add(self, item: Item) -> None:
         """Take an item whose state has changed."""
@@ -86,7 +97,9 @@ class Delivery:
 
     def seconds_until_due(self) -> float | None:
         """For how long there is nothing to do; None: until something is reported."""
-        return max(0.0, self._sample_at - time.monotonic()) if self._items else None
+        if self._items:
+            return max(0.0, self._sample_at - time.monotonic())
+        return max(0.0, self._look_at - time.monotonic()) if self._written else None
 
     def tick(self) -> bool:
         """Deliver what is due.
@@ -105,6 +118,7 @@ class Delivery:
             self._sample_at = now + self._settings.interval
         try:
             self._deliver(items, now, sample=sample)
+            self._look(now)
         except OUTAGE as error:
             self._hold(error)
             return sample
@@ -183,8 +197,26 @@ class Delivery:
             self.counts.lost += result is Written.TOOK_OVER
             if write.lease:
                 return
-            self._written.append((time.monotonic(), write))
+            at = item.at if isinstance(item, Repeat) else time.monotonic()
+            self._written.append((at, write))
         self.forget(item)
+
+    def _look(self, now: float) -> None:
+        """See whether what was written last still stands, though nothing went wrong.
+
+        A server that was replaced, or came back empty, while there was nothing to write may not
+        have it.
+        """
+        while self._written and self._written[0][0] < now - _REPEATED:
+            self._written.popleft()
+        if not self._written or now < self._look_at:
+            return
+        self._look_at = now + _LOOK
+        last = list(islice(reversed(self._written), _LOOKED_AT))
+        runs = self._store.runs([write.key for _, write in last])
+        if any(_is_lost(write, now - at, run) for (at, write), run in zip(last, runs, strict=True)):
+            _log.warning("Redis has lost what it had taken: it is written again")
+            self._repeat()
 
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next try: any of it may not have arrived, or be gone."""
@@ -199,5 +231,15 @@ class Delivery:
         """Write the last records of jobs again: Redis may come back without them."""
         since = time.monotonic() - _REPEATED
         with self.lock:
-            self._items |= {Repeat(write): None for at, write in self._written if at >= since}
+            self._items |= {Repeat(write, at): None for at, write in self._written if at >= since}
         self._written.clear()
+
+
+def _is_lost(write: Write, seconds: float, run: Run | None) -> bool:
+    """Whether a record that was written so many seconds ago is gone, or stands as it was before."""
+    if run is None:
+        return seconds * 1000 < write.ttl - _MARGIN
+    record = write.record
+    if (run.created, run.attempt) != (record.created, record.attempt):
+        return (run.created, run.attempt) < (record.created, record.attempt)
+    return run.state in UNFINISHED and run.state != record.state
