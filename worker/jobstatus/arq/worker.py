@@ -10,7 +10,7 @@ import logging
 import pickle
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,13 +30,14 @@ from jobstatus.arq.outage import OUTAGE, Outage, is_passing
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.queue import Primary
 from jobstatus.arq.taking import Taking
+from jobstatus.arq.traces import attempt_span, remembering
 from jobstatus.current import current_job
 from jobstatus.logs import ABOUT
 from jobstatus.publisher import Publisher
 from jobstatus.report import RUNNING, Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import SCRIPT
-from jobstatus.tracing import CARRIER, tracer
+from jobstatus.tracing import tracer
 
 _log = logging.getLogger("jobstatus")
 
@@ -69,7 +70,7 @@ class StatusWorker(Worker):
         self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
         self._traces = tracer("jobstatus-worker")
         if self._traces is not None:
-            self.job_deserializer = self._deserializing(self.job_deserializer)
+            self.job_deserializer = remembering(self.job_deserializer, self._current)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
         if self.on_job_start is not None:
@@ -271,7 +272,7 @@ class StatusWorker(Worker):
             job = self._jobs.get(ctx["job_id"])
             if job is None:
                 return await coroutine(ctx, *args, **kwargs)
-            with self._traced(job, ctx, function.name):
+            with attempt_span(self._traces, job, ctx, function.name):
                 return await visible(job, ctx, *args, **kwargs)
 
         async def visible(job: Job, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
@@ -296,29 +297,9 @@ class StatusWorker(Worker):
 
         return run
 
-    @contextlib.contextmanager
-    def _traced(self, job: Job, ctx: dict[Any, Any], name: str) -> Iterator[None]:
-        """The attempt as a span of the trace in which the job was enqueued, if there are traces."""
-        if self._traces is None:
-            yield
-            return
-        number = ctx["job_try"]
-        with self._traces.span(
-            name, "CONSUMER", job.carrier, job_id=ctx["job_id"], job_name=name, job_attempt=number
-        ) as job.span:
-            yield
-
-    def _deserializing(self, plain: Any) -> Any:
-        """The deserializer, which remembers of a job in which trace it was enqueued."""
-
-        def deserialize(data: bytes) -> Any:
-            found = (plain or pickle.loads)(data)
-            job = self._jobs.get(ABOUT.get().get("job_id", ""))
-            if job is not None and isinstance(found, dict):
-                job.carrier = found.get(CARRIER, {})
-            return found
-
-        return deserialize
+    def _current(self) -> Job | None:
+        """The job that this context reads."""
+        return self._jobs.get(ABOUT.get().get("job_id", ""))
 
     def _begin(self, job: Job, ctx: dict[Any, Any], name: str, limit: float | None) -> bool:
         """Show the job as in progress; whether that could be done."""
