@@ -109,6 +109,12 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
     assert script.returncode == 0, output
     assert not may("old")
     assert may("new")
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    script = rotate("redis-password", "mine", str(empty), REDIS_CLI=cli, ROLL="true")
+    assert "is empty" in script.communicate(timeout=10)[0]
+    assert script.returncode == 1
+    assert may("new")
     for user in ("nobody", "default"):
         script = rotate("redis-password", user, str(password), REDIS_CLI=cli, ROLL="true")
         output, _ = script.communicate(timeout=10)
@@ -121,7 +127,8 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
 def test_api_key(service_url: str, tmp_path: Path, prefix: str) -> None:
     """A poller gets a new API key while it polls; the old one ends, others stay."""
     keys, current = tmp_path / "keys", tmp_path / "current"
-    keys.write_text(f"# ours\nweb {digest('old')}{prefix}\nother {digest('other')}\n")
+    others = f"other {digest('other')}\nwe-b {digest('third')}\n"
+    keys.write_text(f"# ours\nwe.b {digest('old')}{prefix} # since May\n{others}")
     current.write_text("old")
     jobstatus = tmp_path / "jobstatus"
     jobstatus.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{SCRIPTS["jobstatus"]}" "$@"\n')
@@ -131,7 +138,7 @@ def test_api_key(service_url: str, tmp_path: Path, prefix: str) -> None:
         script = rotate(
             "api-key",
             str(keys),
-            "web",
+            "we.b",
             JOBSTATUS=str(jobstatus),
             WAIT="1.5",
             MOVE=f'printf %s "$NEW_KEY" > {current}; sleep 0.5',
@@ -153,6 +160,6 @@ def test_api_key(service_url: str, tmp_path: Path, prefix: str) -> None:
     assert new not in output
     assert keys.read_text().splitlines() == [
         "# ours",
-        f"other {digest('other')}",
-        f"web {digest(new)}{prefix}",
+        *others.splitlines(),
+        f"we.b {digest(new)}{prefix}",
     ]

@@ -55,6 +55,13 @@ def test_cluster() -> None:
         "redis+cluster://secret@h:x",
         "redis+cluster://secret@h:1,",
         "redis+cluster://",
+        "redis://u:TOP/secret@h:1/0",
+        "redis://u:TOP#secret@h:1/0",
+        "redis://u:TOP?secret=1@h:1/0",
+        "redis://h:1/secret",
+        "redis://h:secret",
+        "redis+cluster://u:TOP?secret=1@h:1",
+        "redis+sentinel://u:TOP/secret@h:1/main",
     ],
 )
 def test_urls_that_cannot_be(url: str) -> None:
@@ -62,6 +69,7 @@ def test_urls_that_cannot_be(url: str) -> None:
     with pytest.raises(ValueError, match=r"\w") as refused:
         parse_address(url)
     assert "secret" not in str(refused.value)
+    assert "TOP" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -16,6 +16,8 @@ Host = tuple[str, int]
 _SINGLE: Final = ("redis", "rediss", "unix")
 _MANY: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _PORT: Final = {"sentinel": 26_379, "cluster": 6_379}
+_ESCAPE: Final = "percent-encode / ? # @ : in a password"
+
 _QUERY: Final = {
     "sentinel": {"db", "sentinel_username", "sentinel_password"},
     "cluster": set[str](),
@@ -66,6 +68,7 @@ def parse_address(url: str) -> Address:
     """
     scheme, _, rest = url.partition("://")
     if scheme in _SINGLE and rest:
+        _check_single(url)
         return Address(kind=Kind.STANDALONE, url=url, tls=scheme == "rediss")
     if scheme not in _MANY:
         known = ", ".join(f"{each}://" for each in (*_SINGLE, "redis+sentinel", "redis+cluster"))
@@ -73,13 +76,29 @@ def parse_address(url: str) -> Address:
     return _of_many(url, Kind(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
 
 
+def _check_single(url: str) -> None:
+    """See whether redis-py can use a URL; its own words would hold parts of a password."""
+    parts = urlsplit(url)
+    if parts.fragment or "@" in parts.query or (parts.scheme != "unix" and "@" in parts.path):
+        raise ValueError(_ESCAPE)
+    if parts.scheme == "unix":
+        return
+    _host(parts.netloc.rpartition("@")[2] or "localhost", 6_379)
+    path = parts.path.strip("/")
+    if path and not (path.isascii() and path.isdigit()):
+        raise ValueError(f"what follows the host is no database's number; {_ESCAPE}")
+
+
 def _of_many(url: str, kind: Kind, *, tls: bool) -> Address:
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if unknown := query.keys() - _QUERY[kind]:
-        raise ValueError(f"it can't say {', '.join(sorted(unknown))} for a {kind}")
+    if parts.fragment or "@" in parts.query + parts.path:
+        raise ValueError(_ESCAPE)
+    if query.keys() - _QUERY[kind]:
+        known = ", ".join(sorted(_QUERY[kind])) or "nothing"
+        raise ValueError(f"after the ? of a {kind} may stand {known}")
     service = unquote(parts.path.strip("/"))
     if (kind is Kind.SENTINEL) != bool(service):
         wanted = "the service's name after the hosts" if kind is Kind.SENTINEL else "hosts only"

@@ -1,5 +1,6 @@
 """Clients of redis-py, made as the settings say: every timeout set, no retries."""
 
+import ssl
 from typing import Any, Final, cast
 
 from redis import ConnectionPool, Redis, Sentinel
@@ -22,12 +23,35 @@ def address_of(settings: StatusSettings) -> Address:
     try:
         address = parse_address(settings.redis_url or DEFAULT_URL)
         if address.kind is Kind.STANDALONE:
-            connection: Any = ConnectionPool.from_url(address.url).make_connection()
-            if not 0 < getattr(connection, "port", 1) < 65_536:  # noqa: PLR2004
-                raise ValueError("the port is out of range")  # noqa: TRY301
-    except (TypeError, ValueError, AttributeError) as error:
+            _check_query(address)
+    except ValueError as error:
         raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
+    if address.tls:
+        _check_files(settings)
     return address
+
+
+def _check_files(settings: StatusSettings) -> None:
+    """See whether the files of TLS are what they should be: later that would be an outage."""
+    context = ssl.create_default_context()
+    try:
+        if settings.ca_file:
+            context.load_verify_locations(settings.ca_file)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(
+            "JOBSTATUS_REDIS_CA_FILE, JOBSTATUS_REDIS_CERT_FILE, JOBSTATUS_REDIS_KEY_FILE: "
+            f"they are not what TLS needs: {error}"
+        ) from None
+
+
+def _check_query(address: Address) -> None:
+    """See whether redis-py takes what stands after the ?; its own words may hold secrets."""
+    try:
+        cast("Any", ConnectionPool).from_url(address.url).make_connection()
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError("redis-py doesn't take what stands after the ?") from None
 
 
 def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Delivery:
         self._sample_at = 0.0
         self._written: deque[tuple[float, Write]] = deque(maxlen=_MOST_REPEATED)
         self._look_at = 0.0
+        self._is_away = False
 
     def add(self, item: Item) -> None:
         """Take an item whose state has changed."""
@@ -117,14 +118,16 @@ class Delivery:
         if sample:
             self._sample_at = now + self._settings.interval
         try:
-            self._deliver(items, now, sample=sample)
+            is_answered = self._deliver(items, now, sample=sample)
             self._look(now)
         except OUTAGE as error:
             self._hold(error)
             return sample
-        if self.failures:
-            self.failures = 0
+        if self._is_away and is_answered:
+            self._is_away = False
             _log.warning("Redis takes status again")
+        if is_answered or not self._items:
+            self.failures = 0
         with self.lock:
             self.served = max(self.served, asked)
             self.flushed.notify_all()
@@ -137,7 +140,8 @@ class Delivery:
         self.failures = min(self.failures + 1, 10)
         self._sample_at = time.monotonic() + delay
 
-    def _deliver(self, items: list[Item], now: float, *, sample: bool) -> None:
+    def _deliver(self, items: list[Item], now: float, *, sample: bool) -> bool:
+        """Deliver what is due of the items; whether Redis was asked, and answered."""
         self._join([item for item in items if not item.is_run_known])
         due = list(self._due(items, now, sample=sample))
         results = self._store.write([write for _, write in due]) if due else []
@@ -149,6 +153,7 @@ class Delivery:
                 self._settle(item, write, result)
         if passing is not None:
             raise ConnectionError(passing.why)
+        return bool(due)
 
     def _join(self, items: list[Item]) -> None:
         """Find out to which runs the items belong; of one job, in the order they came in."""
@@ -221,7 +226,8 @@ class Delivery:
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next try: any of it may not have arrived, or be gone."""
         self.counts.errors += 1
-        if not self.failures:
+        if not self._is_away:
+            self._is_away = True
             _log.warning("Redis can't take status, reports are held: %s", error)
             self._repeat()
         self.refresh()

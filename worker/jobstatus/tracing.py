@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from jobstatus.errors import MissingExtraError
+from jobstatus.errors import MissingExtraError, SettingsError
 
 VARIABLE: Final = "JOBSTATUS_TRACES"
 
@@ -21,8 +21,17 @@ CARRIER: Final = "jobstatus"
 
 
 def is_on() -> bool:
-    """Whether traces are asked for."""
-    return os.environ.get(VARIABLE, "").lower() in {"1", "true", "yes", "on"}
+    """Whether traces are asked for.
+
+    Raises:
+        SettingsError: the variable is no switch.
+    """
+    word = os.environ.get(VARIABLE, "").lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word not in {"", "0", "false", "no", "off"}:
+        raise SettingsError(f"{VARIABLE}: {word!r} can't be used: must be 1 or 0")
+    return False
 
 
 def tracer(service: str = "jobstatus") -> "Tracer | None":

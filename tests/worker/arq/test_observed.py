@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,9 +52,9 @@ async def test_metrics(pool: StatusRedis, spawn: Spawn, status: Callable[[str], 
     await soon(lambda: float(status("long").get("progress", 0)) > 5)
     await pool.enqueue_job("add", 1, 1, _job_id="later", _defer_by=60)
     found = numbers(port)
-    assert found["jobstatus_worker_jobs_total|succeeded"] == 3
-    assert found["jobstatus_worker_jobs_total|failed"] == 1
-    assert found["jobstatus_worker_jobs_running"] == 1
+    assert found["jobstatus_worker_jobs_total|arq:queue|succeeded"] == 3
+    assert found["jobstatus_worker_jobs_total|arq:queue|failed"] == 1
+    assert found["jobstatus_worker_jobs_running|arq:queue"] == 1
     assert found["jobstatus_queue_jobs|arq:queue"] == 2
     assert found["jobstatus_queue_oldest_job_age_seconds|arq:queue"] == 0
     assert found["jobstatus_worker_reports_total|written"] >= 3
@@ -87,6 +88,26 @@ async def test_waiting_and_lost_jobs(
     await soon(lambda: numbers(port)["jobstatus_queue_oldest_job_age_seconds|arq:queue"] > 0)
     second.send(signal.SIGKILL)
     await asyncio.to_thread(second.end)
+
+
+async def test_age_behind_jobs_that_run(
+    pool: StatusRedis, spawn: Spawn, status: Callable[[str], Status], redis: Any
+) -> None:
+    """However many jobs run, the age of the first that waits behind them is told."""
+    port = free_port()
+    worker = spawn(JOBSTATUS_METRICS_PORT=str(port))
+    await pool.enqueue_job("add", 1, 1, _job_id="first")
+    await soon(lambda: status("first").get("state") == "succeeded")
+    worker.send(signal.SIGSTOP)  # or it would take what isn't there
+    now = time.time() * 1000
+    redis.zadd("arq:queue", {f"runs-{n}": now - 7_200_000 + n for n in range(2500)})
+    redis.mset({f"arq:in-progress:runs-{n}": "1" for n in range(2500)})
+    redis.zadd("arq:queue", {"waits": now - 3_600_000})
+    worker.send(signal.SIGCONT)
+    found = await asyncio.to_thread(numbers, port)
+    assert 3_600 <= found["jobstatus_queue_oldest_job_age_seconds|arq:queue"] < 3_700
+    worker.send(signal.SIGKILL)
+    await asyncio.to_thread(worker.end)
 
 
 async def test_metrics_without_redis(spawn: Spawn, own_valkey: Any) -> None:
@@ -161,6 +182,9 @@ async def test_worker_leaves(
         ("JOBSTATUS_COMPLETION_WAIT", "-1", "seconds"),
         ("JOBSTATUS_QUEUE_URL", "redis+cluster://h:1", "Cluster"),
         ("JOBSTATUS_REDIS_CA_FILE", "/nonexistent", "No such file"),
+        ("JOBSTATUS_REDIS_URL", "redis://u:DEF/secret@h:1", "percent-encode"),
+        ("JOBSTATUS_REDIS_URL", "redis://h/x", "number"),
+        ("JOBSTATUS_TRACES", "secretly", "1 or 0"),
     ],
 )
 def test_settings_that_cannot_be(variable: str, value: str, word: str) -> None:
@@ -169,6 +193,7 @@ def test_settings_that_cannot_be(variable: str, value: str, word: str) -> None:
     assert status == 1
     assert output.startswith(f"jobstatus-worker: {variable}: ")
     assert word in output
+    assert "DEF" not in output
     assert output.count("\n") == 1
 
 

@@ -6,6 +6,7 @@ old. Every worker of a queue tells the same of it, so look at the greatest, not 
 
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
@@ -28,8 +29,11 @@ from jobstatus.errors import JobStatusError
 from jobstatus.status import JobState
 from jobstatus.store import OUTAGE
 
-_LOOK: Final = 500
-"""Jobs at the head of the queue among which the first that waits is looked for."""
+_PAGE: Final = 1000
+"""Jobs that are looked at in one round trip."""
+
+_PAGES: Final = 50
+"""Round trips at most; where so many run, those that wait behind them are not told of."""
 
 _ENDS: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED, JobState.RETRYING)
 
@@ -47,18 +51,14 @@ class WorkerMetrics:
         worker = self._worker
         publisher = worker.publisher
         if publisher is not None:
-            yield from _of_reports(publisher.counts)
-            yield GaugeMetricFamily(
-                "jobstatus_worker_jobs_running", "Attempts that run now.", publisher.running
-            )
+            yield from _of_reports(publisher.counts, worker.queue_name)
+            yield self._own("jobs_running", "Attempts that run now.", publisher.running)
             yield GaugeMetricFamily(
                 "jobstatus_worker_final_states_pending",
                 "Attempts that have ended, and whose end is still to be written.",
                 publisher.final_states_pending,
             )
-        yield GaugeMetricFamily(
-            "jobstatus_worker_max_jobs", "Jobs that it runs at once at most.", worker.max_jobs
-        )
+        yield self._own("max_jobs", "Jobs that it runs at once at most.", worker.max_jobs)
         yield GaugeMetricFamily(
             "jobstatus_worker_heartbeat_timestamp_seconds",
             "When it last looked into the queue, seconds since the epoch.",
@@ -71,6 +71,12 @@ class WorkerMetrics:
         )
         yield from self._of_queue()
 
+    def _own(self, name: str, text: str, value: float) -> Metric:
+        """A gauge with the name of the worker's queue."""
+        family = GaugeMetricFamily(f"jobstatus_worker_{name}", text, labels=["queue"])
+        family.add_metric([self._worker.queue_name], value)
+        return family
+
     def _of_queue(self) -> Iterable[Metric]:
         with contextlib.suppress(*OUTAGE):
             client = self._worker.queue_client()
@@ -79,12 +85,12 @@ class WorkerMetrics:
         return ()
 
 
-def _of_reports(counts: Counts) -> Iterator[Metric]:
+def _of_reports(counts: Counts, queue: str) -> Iterator[Metric]:
     ends = CounterMetricFamily(
-        "jobstatus_worker_jobs", "Attempts that have ended, by how.", labels=["state"]
+        "jobstatus_worker_jobs", "Attempts that have ended, by how.", labels=["queue", "state"]
     )
     for state in _ENDS:
-        ends.add_metric([state], counts.ends[state])
+        ends.add_metric([queue, state], counts.ends[state])
     yield ends
     yield CounterMetricFamily(
         "jobstatus_worker_jobs_lost",
@@ -130,34 +136,55 @@ def _cumulative(bounds: tuple[float, ...], buckets: list[int]) -> list[tuple[str
 def _queue(client: Any, queue: str) -> list[Metric]:
     """What stands in the queue: arq takes a job out only when it is over."""
     now = time.time() * 1000
-    with client.pipeline(transaction=False) as pipe:
-        pipe.zcard(queue)
-        pipe.zrangebyscore(queue, "-inf", now, start=0, num=_LOOK, withscores=True)
-        depth, due = pipe.execute()
-        for job_id, _ in due:
-            pipe.exists(in_progress_key_prefix + job_id.decode())
-        runs = pipe.execute() if due else []
-    waiting = [score for (_, score), running in zip(due, runs, strict=True) if not running]
+    since = _oldest_waiting(client, queue, now)
     jobs = GaugeMetricFamily(
         "jobstatus_queue_jobs",
         "Jobs in the queue, those that run and those that are deferred too.",
         labels=["queue"],
     )
-    jobs.add_metric([queue], depth)
+    jobs.add_metric([queue], client.zcard(queue))
     age = GaugeMetricFamily(
         "jobstatus_queue_oldest_job_age_seconds",
         "For how long the oldest job that waits could have been run; 0: none waits.",
         labels=["queue"],
     )
-    age.add_metric([queue], max(0.0, (now - waiting[0]) / 1000) if waiting else 0.0)
+    age.add_metric([queue], 0.0 if since is None else max(0.0, (now - since) / 1000))
     return [jobs, age]
+
+
+def _oldest_waiting(client: Any, queue: str, now: float) -> float | None:
+    """Since when, in ms, the first job that nobody runs could have been run; None: there is none.
+
+    Jobs that run stand at the head of the queue, so it is looked through page by page.
+    """
+    for start in range(0, _PAGES * _PAGE, _PAGE):
+        due = client.zrangebyscore(queue, "-inf", now, start=start, num=_PAGE, withscores=True)
+        with client.pipeline(transaction=False) as pipe:
+            for job_id, _ in due:
+                pipe.exists(in_progress_key_prefix + job_id.decode())
+            runs = pipe.execute() if due else []
+        for (_, score), is_running in zip(due, runs, strict=True):
+            if not is_running:
+                return float(score)
+        if len(due) < _PAGE:
+            break
+    return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def server_bind(self) -> None:
+        """Bind to every address, of either family."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = 5  # seconds for which a client may be slow
+
     def log_message(self, *args: Any) -> None:
         """Say nothing."""
 

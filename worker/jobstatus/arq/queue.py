@@ -1,7 +1,9 @@
 """Where arq's queue is: as the environment says, for those whose code doesn't."""
 
 import time
+from dataclasses import dataclass, replace
 from typing import Any, cast
+from urllib.parse import unquote
 
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -16,6 +18,14 @@ _QUIET = 1.5
 
 _TIMEOUT = 5.0
 """Seconds that a primary behind Sentinel may take to answer arq: one that is frozen never does."""
+
+
+@dataclass
+class SentinelSettings(RedisSettings):
+    """arq's settings, and the login to the Sentinels themselves, which arq has no place for."""
+
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
 
 
 def redis_settings(url: str | None = None) -> RedisSettings:
@@ -33,7 +43,10 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     text = url or settings.queue_url or settings.redis_url
     if text is None:
         return RedisSettings()
-    address = parse_address(text)
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise SettingsError(f"JOBSTATUS_QUEUE_URL can't be used: {error}") from None
     if address.kind is Kind.CLUSTER:
         raise SettingsError(
             "JOBSTATUS_QUEUE_URL: arq's queue can't be in a Cluster: name a single Redis or a "
@@ -50,8 +63,9 @@ def redis_settings(url: str | None = None) -> RedisSettings:
 
 def _settings(address: Address) -> RedisSettings:
     if address.kind is Kind.STANDALONE:
-        return RedisSettings.from_dsn(address.url)
-    return RedisSettings(
+        found = RedisSettings.from_dsn(address.url)
+        return replace(found, password=found.password and unquote(found.password))
+    return SentinelSettings(
         host=list(address.hosts),
         sentinel=True,
         sentinel_master=address.service,
@@ -59,6 +73,8 @@ def _settings(address: Address) -> RedisSettings:
         username=address.username,
         password=address.password,
         ssl=address.tls,
+        sentinel_username=address.sentinel_username,
+        sentinel_password=address.sentinel_password,
     )
 
 
@@ -122,7 +138,11 @@ def sentinel_pool(settings: RedisSettings) -> ArqRedis:
             "ssl_ca_certs": settings.ssl_ca_certs,
             "ssl_check_hostname": settings.ssl_check_hostname,
         }
-    sentinel: Any = cast("Any", Sentinel)(settings.host, sentinel_kwargs=timeouts | tls)
+    login = {
+        "username": getattr(settings, "sentinel_username", None),
+        "password": getattr(settings, "sentinel_password", None),
+    }
+    sentinel: Any = cast("Any", Sentinel)(settings.host, sentinel_kwargs=timeouts | tls | login)
     return sentinel.master_for(  # type: ignore[no-any-return]
         settings.sentinel_master,
         redis_class=ArqRedis,

@@ -52,7 +52,7 @@ class StatusWorker(Worker):
 
     Attributes:
         publisher: Who publishes; None while it doesn't run.
-        polled_at: When it last looked into the queue, seconds since the epoch; 0: never.
+        polled_at: When it last looked into the queue, or was made, seconds since the epoch.
     """
 
     def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ class StatusWorker(Worker):
         self._status = status or PublisherSettings.from_env()
         self.publisher: Publisher | None = None
         self._ends: Ends | None = None
-        self.polled_at = 0.0
+        self.polled_at = time.time()
         self._queue_client: Any = None
         self._primary: Primary | None = None
         self._outage = Outage()
