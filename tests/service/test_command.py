@@ -50,7 +50,7 @@ def test_keys_are_read_again_while_it_serves(service_url: str, tmp_path: Path) -
         ({"JOBSTATUS_REDIS_URL": "ftp://x"}, "jobstatus: JOBSTATUS_REDIS_URL: its value can't"),
         (
             {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1:99999/0", "JOBSTATUS_API_KEYS": "k"},
-            "jobstatus: JOBSTATUS_REDIS_URL can't be used: ",
+            "jobstatus: JOBSTATUS_REDIS_URL: its value can't be used: a port is out of range",
         ),
         (
             {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1/0?foo=1", "JOBSTATUS_API_KEYS": "k"},
