@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from jobstatus.address import Host
 from jobstatus.client import address_of
-from jobstatus.slots import Layout, layout_of, redirect_of
+from jobstatus.slots import SLOTS, Layout, layout_of, redirect_of
 from jobstatus_service.link import Link, UnavailableError
 from jobstatus_service.reader import Made, Reader, fail
 from jobstatus_service.servers import ClusterNode
@@ -59,6 +59,7 @@ class ClusterReader(Generic[T]):
         self._hops: dict[str, int] = {}
         self._keeping: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def links(self) -> list[Link]:
@@ -71,6 +72,7 @@ class ClusterReader(Generic[T]):
 
     async def close(self) -> None:
         """Close all links; what is still being read fails."""
+        self._is_closed = True
         if self._keeping is not None:
             self._keeping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -154,26 +156,36 @@ class ClusterReader(Generic[T]):
         return True
 
     async def _keep(self) -> None:
-        """Know the layout, for ever."""
-        while True:
-            self._doubted.clear()
-            layout = await self._look()
-            if layout is not None:
-                self._adopt(layout)
-            await asyncio.sleep(_PAUSE)
-            if layout is not None and all(self._readers[node].link.is_up for node in layout.owners):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK):
-                        await self._doubted.wait()
+        """Know the layout, until it is closed, whatever happens."""
+        while not self._is_closed:
+            try:
+                self._doubted.clear()
+                layout = await self._look()
+                if layout is not None:
+                    self._adopt(layout)
+                await asyncio.sleep(_PAUSE)
+                if layout is not None and all(
+                    self._readers[node].link.is_up for node in layout.owners
+                ):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK):
+                            await self._doubted.wait()
+            except Exception:
+                _log.exception("the Cluster's layout could not be looked at")
+                await asyncio.sleep(_LOOK)
 
     async def _look(self) -> Layout | None:
-        """Ask whoever answers: nodes that are connected, then those that the URL names."""
+        """Ask nodes that are connected, then those of the URL, until one knows of all slots.
+
+        A node that has left the Cluster knows of none.
+        """
+        best: Layout | None = None
         for node, reader in list(self._readers.items()):
-            if reader.link.wire is not None and (
-                layout := await self._slots(reader.link.wire, node)
-            ):
-                return layout
-        fault = ""
+            if reader.link.wire is not None:
+                best = _fuller(best, await self._slots(reader.link.wire, node))
+                if best is not None and best.size == SLOTS:
+                    return best
+        fault = "no node answered"
         for node in self._address.hosts:
             try:
                 wire = await Wire.connect(self._node(node), self._settings, lambda _: None)
@@ -181,13 +193,14 @@ class ClusterReader(Generic[T]):
                 fault = str(error)
                 continue
             try:
-                if layout := await self._slots(wire, node):
-                    return layout
+                best = _fuller(best, await self._slots(wire, node))
             finally:
                 wire.close()
-        if self._layout is None:
-            _log.warning("the Cluster's layout can't be found out: %s", fault or "no answer")
-        return None
+            if best is not None and best.size == SLOTS:
+                break
+        if best is None and self._layout is None:
+            _log.warning("the Cluster's layout can't be found out: %s", fault)
+        return best
 
     async def _slots(self, wire: Wire, node: Host) -> Layout | None:
         try:
@@ -206,6 +219,7 @@ class ClusterReader(Generic[T]):
             return
         is_first = self._layout is None
         self._layout = layout
+        self._hops.clear()
         _log.info("the Cluster has %d primaries", len(set(layout.owners)))
         for node in layout.owners:
             self._reader(node)
@@ -216,3 +230,9 @@ class ClusterReader(Generic[T]):
         self._known.set()
         if not is_first:
             self._changed(None)
+
+
+def _fuller(one: Layout | None, other: Layout | None) -> Layout | None:
+    """The layout that knows of more slots; one that knows of none is no layout."""
+    known = [each for each in (one, other) if each is not None and each.size]
+    return max(known, key=lambda each: each.size, default=None)

@@ -26,6 +26,9 @@ DRAIN: Final = signal.SIGUSR1
 
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT)
 
+_LOOK: Final = 0.5
+"""Seconds between two looks for new child processes while draining."""
+
 
 @contextlib.contextmanager
 def on_shutdown_signal(drain: Callable[[], None]) -> Iterator[None]:
@@ -67,12 +70,15 @@ def passing_drain_on() -> None:
 
 
 def _pass_on() -> None:
-    while True:
-        signal.sigwait({DRAIN})
+    signal.sigwait({DRAIN})
+    told: set[int] = set()
+    while True:  # one that takes the place of a child that died is told, too
         for child in multiprocessing.active_children():
-            if child.pid is not None:
+            if child.pid is not None and child.pid not in told:
+                told.add(child.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, DRAIN)
+        signal.sigtimedwait({DRAIN}, _LOOK)
 
 
 def drain_command(pid: int | None, wait: float) -> None:

@@ -21,6 +21,8 @@ _PINGS: Final = 4
 _BACKOFF: Final = (0.02, 0.5)
 """Seconds before connecting again: the first, and the longest."""
 
+_ANOTHER: Final = "another server has taken over, or this one is out of its Cluster"
+
 _NEAR: Final = "it tells what changes, so the near cache is on"
 _FAR: Final = "it doesn't tell what changes, so the near cache is off"
 
@@ -136,9 +138,9 @@ class Link:
         pause = least
         while not self._closing:
             try:
-                wire = await Wire.connect(self._server, self._settings, self._changed)
+                wire = await self._connect()
             except LostError as error:
-                if pause == least:
+                if str(error) != self.fault:
                     _log.warning("Redis can't be reached: %s", error)
                 self.fault = str(error)
                 await asyncio.sleep(pause)
@@ -150,9 +152,29 @@ class Link:
                 await self._prove(wire)
             finally:
                 self._fall(wire)
-            if time.monotonic() - begun > most:
-                pause = least
+            pause = least if time.monotonic() - begun > most else min(2 * pause, most)
             await asyncio.sleep(pause)
+
+    async def _connect(self) -> Wire:
+        """A connection to a server that says that it is the one to ask.
+
+        Raises:
+            LostError: there is none.
+        """
+        wire = await Wire.connect(self._server, self._settings, self._changed)
+        stands = False
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                reply = await wire.ask(self._server.probe)
+                stands = await self._server.stands(wire.connection, reply)
+        except TimeoutError:
+            raise LostError("Redis did not answer in time") from None
+        finally:
+            if not stands:
+                wire.close()
+        if not stands:
+            raise LostError(_ANOTHER)
+        return wire
 
     def _rise(self, wire: Wire) -> None:
         self.wire = wire
@@ -186,7 +208,7 @@ class Link:
             if not ping.done() or ping.exception() is not None:
                 return
             if not await self._server.stands(wire.connection, ping.result()):
-                _log.warning("another server has taken over, or this one is out")
+                _log.warning(_ANOTHER)
                 return
             if self.tracks and not isinstance(ping.result(), ReplyError):
                 self.proof.until = sent + bound

@@ -27,7 +27,7 @@ NO_BODY: Final[HTTPResponseBodyEvent] = {
 
 _JSON: Final[Header] = (b"content-type", b"application/json")  # the server knows the length
 
-_LONGEST: Final = 60.0
+LONGEST: Final = 60.0
 """Seconds after which Redis is asked again, though it has said nothing: not even a fault in what it
 says can be believed for ever."""
 
@@ -154,6 +154,7 @@ def reply_about(
     asked: float,
     interval: float = 0.0,
     proof: Proof = _UNPROVEN,
+    longest: float = LONGEST,
 ) -> Reply:
     """The reply about one job.
 
@@ -164,6 +165,7 @@ def reply_about(
         asked: When Redis was asked, on the monotonic clock.
         interval: Seconds between two changes of the job, as far as they were seen.
         proof: Until when it is sure that a change of it would have been told.
+        longest: Seconds for which it is served at most.
     """
     told = answer(job_id, found, lease, interval)
     age = (found.now - found.record.updated) / 1000 if found.record else math.inf
@@ -173,7 +175,7 @@ def reply_about(
         told.cache_control,
         told.pace,
         state=told.state,
-        until=asked + min(told.good_for, _LONGEST),
+        until=asked + min(told.good_for, longest),
         changed=asked - age,
         interval=interval,
         proof=proof,

@@ -18,7 +18,7 @@ from jobstatus_service.link import Link
 from jobstatus_service.metrics import Metrics, Sample
 from jobstatus_service.near import NearCache
 from jobstatus_service.reader import Reader
-from jobstatus_service.reply import Reply, reply_about
+from jobstatus_service.reply import LONGEST, Reply, reply_about
 from jobstatus_service.servers import server_of
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.watch import Watch, Watches
@@ -42,6 +42,9 @@ class Statuses:
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self.near = NearCache(settings.near_cache_bytes)
         self.reader = self._reader(settings, metrics)
+        # A job whose slot is on its way begins at another node, of which this one says nothing.
+        is_cluster = isinstance(self.reader, ClusterReader)
+        self._missing_for = settings.staleness / 2 if is_cluster else LONGEST
         self.watches = Watches(settings)
         self.client_timeout = settings.client_timeout
         self._lease = settings.lease
@@ -137,7 +140,10 @@ class Statuses:
     def _found(self, key: str, found: Found, asked: float, link: Link | None) -> Reply:
         interval = self.near.interval(key)
         if link is not None and link.tracks:
-            reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval, link.proof)
+            longest = self._missing_for if found.record is None else LONGEST
+            reply = reply_about(
+                UUID(key[-36:]), found, self._lease, asked, interval, link.proof, longest
+            )
             self.near.put(key, reply)
         else:
             reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)

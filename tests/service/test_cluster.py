@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
+from tests.processes import free_port
 from tests.redises import Cluster, Node, closing, identity
 from tests.service.conftest import Poller, polling
 from tests.waiting import eventually
@@ -15,9 +17,9 @@ from tests.waiting import eventually
 from jobstatus import Publisher
 from jobstatus.cluster import ClusterStore
 from jobstatus.settings import PublisherSettings
-from jobstatus.slots import slot_of
+from jobstatus.slots import redirect_of, slot_of
 from jobstatus.status import JobState, Record, Written
-from jobstatus.store import Write
+from jobstatus.store import Write, in_words, will_pass
 from jobstatus_service.settings import ServiceSettings
 
 
@@ -113,6 +115,64 @@ async def test_slot_on_its_way(cluster: Cluster) -> None:
     own.close()
     for node in cluster.nodes:  # what Valkey 9 moves by itself may not be marked
         node.redis.execute_command("CLUSTER SETSLOT", slot, "STABLE")
+
+
+async def test_job_that_begins_while_its_slot_moves(cluster: Cluster) -> None:
+    """A job that wasn't there, and begins at the other node, is seen within the staleness bound."""
+    job, other = uuid4(), uuid4()
+    own = store(cluster)
+    async with polling(settings(cluster)) as client:
+        assert await values(client, [job]) == {0}
+        await client.proven()
+        assert await values(client, [job]) == {0}
+        slot = slot_of(f"job:{job}")
+        target = next(n for n in cluster.nodes if n is not cluster.owner(slot))
+        waiting = asyncio.create_task(client.get(f"/api/jobs/{job}?wait=20"))
+        while not client.app.statuses.watches.open["wait"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        source = cluster.begin_migration(slot, target)
+        write(own, [job], 5)
+        await settled(client, [job], 5)
+        assert (await asyncio.wait_for(waiting, 3)).json()["progress"] == 5
+        cluster.migrate_keys(slot, source, target)
+        cluster.end_migration(slot, target)
+        assert await values(client, [other]) == {0}
+    own.close()
+    for node in cluster.nodes:
+        node.redis.execute_command("CLUSTER SETSLOT", slot, "STABLE")
+
+
+def test_node_that_left(cluster: Cluster, tmp_path: Path) -> None:
+    """A node that knows of no slots, named first in the URL, is not believed."""
+    left = Node(tmp_path, "cluster-enabled yes", f"cluster-port {free_port()}")
+    try:
+        url = cluster.url.replace("//", f"//127.0.0.1:{left.port},")
+        own = ClusterStore(PublisherSettings(redis_url=url))
+        write(own, [uuid4()], 1)
+        own.close()
+
+        async def read() -> int:
+            named = ServiceSettings(redis_url=url, api_keys=("secret",))
+            async with polling(named) as client:
+                return (await client.get(f"/api/jobs/{uuid4()}")).status_code
+
+        assert asyncio.run(read()) == 200
+    finally:
+        left.kill()
+
+
+def test_redis_py_that_strips_codes() -> None:
+    """What Redis said is known by the class of the error, too: redis-py 8 strips the codes."""
+    text = "3999 127.0.0.1:6381"
+    kinds: list[Any] = [MovedError, AskError]
+    for kind in kinds:
+        code = kind.__name__.removesuffix("Error").upper()
+        assert in_words(kind(text)) == f"{code} {text}"
+        assert redirect_of(in_words(kind(text)), ("h", 1)) is not None
+        assert will_pass(kind(text))
+    assert in_words(ResponseError("MOVED 1 h:1")) == "MOVED 1 h:1"
+    assert will_pass(cast("Any", TryAgainError)("later"))
+    assert not will_pass(ResponseError("WRONGTYPE no"))
 
 
 async def test_slots_that_move_without_a_word(cluster: Cluster) -> None:

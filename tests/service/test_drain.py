@@ -74,6 +74,25 @@ def test_drain_command(service_url: str, put: Put) -> None:
         assert process.wait(10) == 0
 
 
+def test_child_that_dies_while_draining(service_url: str) -> None:
+    """A process that takes the place of one that died while draining drains as well."""
+    with serving(service_url, "2") as (process, client):
+        process.send_signal(signal.SIGUSR1)
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        before = children.read_text().split()
+        os.kill(int(before[0]), signal.SIGKILL)
+        eventually(lambda: len(set(children.read_text().split()) - {before[0]}) == 2)
+
+        def all_drain() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                answers = [client.get("/readyz") for _ in range(20)]
+                return {answer.status_code for answer in answers} == {503}
+            return False
+
+        eventually(all_drain, 15)
+
+
 def test_drain_while_starting(service_url: str) -> None:
     """A server that is told to drain while it starts does so as soon as it serves."""
     with serving(service_url, "1", state=503, early=[signal.SIGUSR1]) as (process, client):

@@ -13,9 +13,9 @@ from redis.exceptions import ResponseError
 from jobstatus.address import Host, Kind
 from jobstatus.client import address_of, node_client
 from jobstatus.settings import StatusSettings
-from jobstatus.slots import Layout, layout_of, redirect_of
+from jobstatus.slots import SLOTS, Layout, layout_of, redirect_of
 from jobstatus.status import Written
-from jobstatus.store import OUTAGE, Refused, Run, Store, Write, result_of
+from jobstatus.store import OUTAGE, Refused, Run, Store, Write, in_words, result_of
 
 _REDIRECTS: Final = 5
 """Times that one write is sent elsewhere at most, before it is tried anew later."""
@@ -39,14 +39,20 @@ def store_for(settings: StatusSettings) -> "AnyStore":
 
 
 class ClusterStore:
-    """Does what a `Store` does, on the nodes of a Cluster. Not for two threads at once."""
+    """Does what a `Store` does, on the nodes of a Cluster. Not for two threads at once.
+
+    Attributes:
+        is_replaced: Whether slots have another owner than before, perhaps without the last writes.
+    """
 
     def __init__(self, settings: StatusSettings) -> None:
         self._settings = settings
         self._address = address_of(settings)
         self._nodes: dict[Host, Store] = {}
         self._layout: Layout | None = None
+        self._last: Layout | None = None
         self._suspects: dict[Host, None] = {}
+        self.is_replaced = False
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
         """Write all records, in one round trip to each node; each has its own result."""
@@ -65,19 +71,26 @@ class ClusterStore:
             results[number] = Refused(f"TRYAGAIN it was redirected too often, to {host}", True)
         return [results[number] for number in range(len(writes))]
 
-    def runs(self, keys: Sequence[str]) -> list[Run | None]:
-        """The run that stands at each key, or None where no readable record is."""
+    def runs(self, keys: Sequence[str]) -> list[Run | Refused | None]:
+        """The run that stands at each key, or None where no readable record is.
+
+        Where a key's node can't say that now: why not.
+        """
         layout = self._known_layout()
         groups: dict[Host, list[str]] = {}
+        found: dict[str, Run | Refused | None] = {}
         for key in keys:
-            groups.setdefault(self._owner(layout, key), []).append(key)
-        found: dict[str, Run | None] = {}
+            if (host := layout.owner(key)) is None:
+                self._layout = None
+                found[key] = Refused("CLUSTERDOWN no node has its slot", True)
+            else:
+                groups.setdefault(host, []).append(key)
         for host, group in groups.items():
             try:
                 found |= zip(group, self._node(host).runs(group), strict=True)
             except (*OUTAGE, ResponseError) as error:
                 self._doubt(host)
-                raise RedisConnectionError(f"{host}: {error}") from None
+                found |= dict.fromkeys(group, Refused(f"TRYAGAIN {host}: {error}", True))
         return [found[key] for key in keys]
 
     def close(self) -> None:
@@ -120,21 +133,17 @@ class ClusterStore:
             reply: Any = [next(replies) for _ in range(1 + asks)][-1]
             redirect = None
             if isinstance(reply, ResponseError):
-                redirect = redirect_of(str(reply), host)
-                if str(reply).startswith(("MOVED", "CLUSTERDOWN")):
+                words = in_words(reply)
+                redirect = redirect_of(words, host)
+                if words.startswith("CLUSTERDOWN"):
+                    self._doubt(host)  # it may be out of the Cluster, and not know who is in it
+                elif words.startswith("MOVED"):
                     self._layout = None
             if redirect is None:
                 results[number] = result_of(reply)
             else:
                 elsewhere.append((number, redirect.host, redirect.once))
         return elsewhere
-
-    def _owner(self, layout: Layout, key: str) -> Host:
-        host = layout.owner(key)
-        if host is None:
-            self._layout = None
-            raise RedisConnectionError(f"no node of the Cluster has the slot of {key}")
-        return host
 
     def _node(self, host: Host) -> Store:
         node = self._nodes.get(host)
@@ -153,30 +162,42 @@ class ClusterStore:
         Raises:
             RedisConnectionError: no node can say.
         """
-        if self._layout is None:
-            hosts = dict.fromkeys((*self._nodes, *self._address.hosts))
-            first = [host for host in hosts if host not in self._suspects]
-            fault: Exception | None = None
-            for host in (*first, *(host for host in hosts if host in self._suspects)):
-                try:
-                    self._adopt(host)
-                    break
-                except (*OUTAGE, ValueError) as error:
-                    self._suspects[host] = None
-                    fault = error
-            else:
-                raise RedisConnectionError(f"no node of the Cluster can be reached: {fault}")
-        return self._layout  # type: ignore[return-value]
+        if self._layout is not None:
+            return self._layout
+        hosts = dict.fromkeys((*self._nodes, *self._address.hosts))
+        first = [host for host in hosts if host not in self._suspects]
+        fault: Exception | None = None
+        best: Layout | None = None
+        for host in (*first, *(host for host in hosts if host in self._suspects)):
+            try:
+                layout = self._ask(host)
+            except (*OUTAGE, ValueError) as error:
+                self._suspects[host] = None
+                fault = error
+                continue
+            if best is None or layout.size > best.size:
+                best = layout
+            if best.size == SLOTS:  # one that has left the Cluster knows of nothing
+                break
+        if best is None or not best.size:
+            raise RedisConnectionError(f"no node of the Cluster can say who has what: {fault}")
+        return self._adopt(best)
 
-    def _adopt(self, host: Host) -> None:
+    def _ask(self, host: Host) -> Layout:
         (reply,) = self._node(host).send([_SLOTS])
         if isinstance(reply, ResponseError):
             raise reply
-        self._layout = layout_of(reply, host)
+        return layout_of(reply, host)
+
+    def _adopt(self, layout: Layout) -> Layout:
+        if self._last not in {None, layout}:
+            self.is_replaced = True
+        self._layout = self._last = layout
         self._suspects.clear()
-        for gone in self._nodes.keys() - set(self._layout.owners):
+        for gone in self._nodes.keys() - set(layout.owners):
             if gone not in self._address.hosts:
                 self._nodes.pop(gone).close()
+        return layout
 
 
 AnyStore = Store | ClusterStore

@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from msgspec.structs import replace
+
 from jobstatus.attempt import Attempt, Pending, Repeat
 from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import UNFINISHED, Written
+from jobstatus.status import UNFINISHED, JobState, Written
 from jobstatus.store import OUTAGE, Refused, Run, Write
 from jobstatus.tracing import told
 
@@ -126,6 +128,7 @@ class Delivery:
         if self._is_away and is_answered:
             self._is_away = False
             _log.warning("Redis takes status again")
+            self._repeat()
         if is_answered or not self._items:
             self.failures = 0
         with self.lock:
@@ -142,8 +145,8 @@ class Delivery:
 
     def _deliver(self, items: list[Item], now: float, *, sample: bool) -> bool:
         """Deliver what is due of the items; whether Redis was asked, and answered."""
-        self._join([item for item in items if not item.is_run_known])
-        due = list(self._due(items, now, sample=sample))
+        held = self._join([item for item in items if not item.is_run_known])
+        due = list(self._due([i for i in items if i not in held], now, sample=sample))
         results = self._store.write([write for _, write in due]) if due else []
         passing = None
         for (item, write), result in zip(due, results, strict=True):
@@ -151,18 +154,29 @@ class Delivery:
                 passing = result
             else:
                 self._settle(item, write, result)
+        passing = next(iter(held.values()), passing)
         if passing is not None:
             raise ConnectionError(passing.why)
         return bool(due)
 
-    def _join(self, items: list[Item]) -> None:
-        """Find out to which runs the items belong; of one job, in the order they came in."""
+    def _join(self, items: list[Item]) -> dict[Item, Refused]:
+        """Find out to which runs the items belong; of one job, in the order they came in.
+
+        Returns:
+            Those of which that can't be found out now.
+        """
         if not items:
-            return
+            return {}
         keys = list(dict.fromkeys(item.key for item in items))
-        runs: dict[str, Run | None] = dict(zip(keys, self._store.runs(keys), strict=True))
+        runs = dict(zip(keys, self._store.runs(keys), strict=True))
+        held = {}
         for item in items:
-            runs[item.key] = item.join(runs[item.key])
+            run = runs[item.key]
+            if isinstance(run, Refused):
+                held[item] = run
+            else:
+                runs[item.key] = item.join(run)
+        return held
 
     def _due(self, items: list[Item], now: float, *, sample: bool) -> Iterable[tuple[Item, Write]]:
         for item in items:
@@ -203,7 +217,9 @@ class Delivery:
             if write.lease:
                 return
             at = item.at if isinstance(item, Repeat) else time.monotonic()
-            self._written.append((at, write))
+            if write.record.state is not JobState.PENDING:
+                # Who has said that a job waits may not know that it is over by now.
+                self._written.append((at, write))
         self.forget(item)
 
     def _look(self, now: float) -> None:
@@ -212,6 +228,9 @@ class Delivery:
         A server that was replaced, or came back empty, while there was nothing to write may not
         have it.
         """
+        if self._store.is_replaced:
+            self._store.is_replaced = False
+            self._repeat()
         while self._written and self._written[0][0] < now - _REPEATED:
             self._written.popleft()
         if not self._written or now < self._look_at:
@@ -235,14 +254,19 @@ class Delivery:
 
     def _repeat(self) -> None:
         """Write the last records of jobs again: Redis may come back without them."""
-        since = time.monotonic() - _REPEATED
+        now = time.monotonic()
         with self.lock:
-            self._items |= {Repeat(write, at): None for at, write in self._written if at >= since}
+            for at, write in self._written:
+                left = write.ttl - round(1000 * (now - at))
+                if now - at < _REPEATED and left > 0:
+                    self._items[Repeat(replace(write, ttl=left), at)] = None
         self._written.clear()
 
 
-def _is_lost(write: Write, seconds: float, run: Run | None) -> bool:
+def _is_lost(write: Write, seconds: float, run: Run | Refused | None) -> bool:
     """Whether a record that was written so many seconds ago is gone, or stands as it was before."""
+    if isinstance(run, Refused):
+        return False
     if run is None:
         return seconds * 1000 < write.ttl - _MARGIN
     record = write.record

@@ -37,11 +37,19 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **ABOUT.get(),
-            **getattr(record, "about", {}),
         }
+        about = getattr(record, "about", None)
+        if isinstance(about, Mapping):
+            line |= {str(name): value for name, value in about.items()}
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        try:
+            return _encode(line).decode()
+        except Exception:  # lone surrogates, or values that can't be written
+            plain = {
+                name: str(value).encode(errors="backslashreplace") for name, value in line.items()
+            }
+            return _encode({name: value.decode() for name, value in plain.items()}).decode()
 
 
 def log_format(text: str) -> str:

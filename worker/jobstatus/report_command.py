@@ -146,6 +146,8 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
     """The write of one report: it goes on with the run that stands there, or begins one."""
     key = key_of(settings, arguments.job_id)
     (run,) = store.runs([key])
+    if isinstance(run, Refused):
+        raise ConnectionError(run.why)
     state = JobState(arguments.state)
     goes_on = run is not None and run.state in UNFINISHED and state is not JobState.PENDING
     attempt = 0 if state is JobState.PENDING else 1

@@ -37,6 +37,11 @@ class Layout(msgspec.Struct, frozen=True):
     ends: tuple[int, ...]
     owners: tuple[Host, ...]
 
+    @property
+    def size(self) -> int:
+        """How many slots have an owner."""
+        return sum(end - start + 1 for start, end in zip(self.starts, self.ends, strict=True))
+
     def owner(self, key: str) -> Host | None:
         """The primary that has a key; None where nobody has its slot."""
         slot = slot_of(key)

@@ -11,15 +11,18 @@ from typing import Any, ClassVar, Final, Self
 import msgspec
 from redis import Redis
 from redis.exceptions import (
+    AskError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
-from redis.sentinel import SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from jobstatus.client import client
 from jobstatus.settings import StatusSettings
@@ -63,6 +66,18 @@ _PASSING = (
     "ASK",
     "MISCONF",
 )
+
+
+_CODES: Final[dict[type[Exception], str]] = {
+    ReadOnlyError: "READONLY",
+    OutOfMemoryError: "OOM",
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+    TryAgainError: "TRYAGAIN",
+    MovedError: "MOVED",
+    AskError: "ASK",
+}
+"""Of which codes the classes of redis-py tell; which ones it knows differs from 5 to 8."""
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
@@ -155,6 +170,10 @@ class Store:
     """Writes records through one client, in one pipeline however many there are.
 
     Not for two threads at once. Every method raises what `OUTAGE` names when Redis can't answer.
+
+    Attributes:
+        is_replaced: Whether another server may have taken over, without the last writes; whoever
+            heeds it sets it back.
     """
 
     def __init__(self, client: "Redis") -> None:
@@ -162,6 +181,7 @@ class Store:
         pool: Any = client.connection_pool
         self._sentinels: Any = pool if isinstance(pool, SentinelConnectionPool) else None
         self._asked = float("-inf")
+        self.is_replaced = False
 
     @classmethod
     def from_settings(cls, settings: StatusSettings) -> Self:
@@ -210,12 +230,17 @@ class Store:
         if self._sentinels is None or time.monotonic() - self._asked < PRIMARY_FOR:
             return
         before = self._sentinels.master_address
-        now = self._sentinels.get_master_address()  # it leaves the old one, too
         self._asked = time.monotonic()
+        try:
+            now = self._sentinels.get_master_address()  # it leaves the old one, too
+        except MasterNotFoundError:
+            if before is None:
+                raise
+            return  # no Sentinel names another one
         if before not in {None, now}:
             raise ConnectionError(f"another primary has taken over: {now}")
 
-    def runs(self, keys: Sequence[str]) -> list[Run | None]:
+    def runs(self, keys: Sequence[str]) -> "list[Run | Refused | None]":
         """The run that stands at each key, or None where no readable record is."""
         with self._redis.pipeline(transaction=False) as pipe:
             for key in keys:
@@ -236,15 +261,20 @@ class Store:
 def result_of(reply: Any) -> Written | Refused:
     """What the reply to a write says."""
     if isinstance(reply, ResponseError):
-        return Refused(str(reply), will_pass(reply))
+        return Refused(in_words(reply), will_pass(reply))
     return Written(reply)
+
+
+def in_words(error: ResponseError) -> str:
+    """What Redis said, its code first: redis-py strips that of errors that it has a class for."""
+    text = str(error)
+    code = next((code for kind, code in _CODES.items() if type(error) is kind), "")
+    return text if text.startswith(code) else f"{code} {text}"
 
 
 def will_pass(error: ResponseError) -> bool:
     """Whether what Redis says will be over some time: full, loading, a replica now, elsewhere."""
-    # redis-py strips the code of errors that it has a class for.
-    known = isinstance(error, (ReadOnlyError, OutOfMemoryError, MasterDownError, ClusterDownError))
-    return known or str(error).startswith(_PASSING)
+    return in_words(error).startswith(_PASSING)
 
 
 def _reply(connection: Any) -> Any:

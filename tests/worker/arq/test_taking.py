@@ -7,6 +7,7 @@ from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.utils import timestamp_ms
 
 from jobstatus.arq import StatusRedis
+from jobstatus.arq.commit import Committed, attempt_commands, commit, commit_again
 from jobstatus.arq.taking import Taking
 
 
@@ -73,3 +74,34 @@ async def test_release(pool: StatusRedis, redis: Any) -> None:
     taking._uncertain.add(theirs)
     await taking.release(pool)
     assert redis.keys("arq:in-progress:*") == [in_progress_key_prefix + theirs]
+
+
+async def test_end_of_an_earlier_run(pool: StatusRedis, redis: Any) -> None:
+    """What is committed again is the end of that run only, never that of the next under its id."""
+    (job_id,) = await queue(pool, 1, _job_id="same")
+    taking = Taking(default_queue_name, 310)
+    await taking.take(pool, [job_id])
+    first = taking.held[job_id]
+    commands = attempt_commands(
+        job_id,
+        default_queue_name,
+        finish=True,
+        result=None,
+        keep_result_ms=None,
+        next_score=None,
+        keep_in_progress_ms=None,
+    )
+
+    async def again(token: bytes) -> Committed:
+        return await commit_again(pool, commands, None, job_id=job_id, token=token)
+
+    await commit(pool, commands, None, job_id=job_id)
+    assert await again(first) is Committed.SUPERSEDED
+    await queue(pool, 1, _job_id="same")
+    assert await again(first) is Committed.SUPERSEDED
+    await cut_off(pool, taking, [job_id])
+    assert await again(first) is Committed.SUPERSEDED
+    assert redis.exists(f"arq:job:{job_id}")
+    assert redis.zcard(default_queue_name) == 1
+    assert await again(taking.held[job_id]) is Committed.WITHOUT_STATUS
+    assert not redis.exists(f"arq:job:{job_id}")

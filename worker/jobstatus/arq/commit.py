@@ -181,6 +181,9 @@ async def commit_again(
             results = await pipe.execute(raise_on_error=False)
         except WatchError:
             return Committed.SUPERSEDED
+        except ResponseError as error:
+            raise_passing(error)
+            return Committed.SUPERSEDED
     if write is None or isinstance(results[-1], Exception):
         return Committed.WITHOUT_STATUS
     return Committed.WITH_STATUS

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import msgspec
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
 
@@ -35,9 +35,28 @@ _REPEATED: Final = 30.0
 _MOST_REPEATED: Final = 1000
 """Ends that are kept so at most."""
 
+_LARGEST: Final = 32 * 2**20
+"""Bytes that the results in them may have in all."""
+
 _log = logging.getLogger("jobstatus")
 
-_Kept = tuple[float, str, Commands, Write | None]
+
+class _Kept(msgspec.Struct, frozen=True):
+    """An end that was committed.
+
+    Attributes:
+        at: When, on the monotonic clock.
+        token: The value of the job's in-progress key until then.
+        commands: arq's part.
+        write: The status, where it went with it.
+        size: Bytes of the result.
+    """
+
+    at: float
+    token: bytes
+    commands: Commands
+    write: Write | None
+    size: int
 
 
 class Ends:
@@ -71,7 +90,7 @@ class Ends:
         self._outage = outage
         self._shares_redis = shares_redis
         self._in_progress_seconds = in_progress_seconds
-        self._committed: deque[_Kept] = deque(maxlen=_MOST_REPEATED)
+        self._committed: dict[str, _Kept] = {}
 
     async def commit(
         self,
@@ -79,6 +98,7 @@ class Ends:
         job: Job,
         commands: Commands,
         find_outcome: Callable[[], Outcome | None] | None,
+        size: int,
     ) -> None:
         """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
 
@@ -89,6 +109,7 @@ class Ends:
             job: What is known of it.
             commands: arq's part.
             find_outcome: Says what is to be shown, if anything.
+            size: Bytes of the result in them.
 
         Raises:
             RedisError, OSError: the worker stops while Redis is away: the end is lost.
@@ -117,7 +138,7 @@ class Ends:
         if done is Committed.SUPERSEDED:
             _log.warning("job %s was run again elsewhere: this end is void", job_id)
         else:
-            self._committed.append((time.monotonic(), job_id, commands, sent))
+            self._keep(job_id, _Kept(time.monotonic(), job.token, commands, sent, size))
         if attempt is None or outcome is None:
             return
         if done is Committed.WITHOUT_STATUS:
@@ -127,28 +148,38 @@ class Ends:
             if job.span is not None:
                 told(job.span, outcome.state, time.monotonic() - begun)
 
-    async def repeat(self, token: bytes, runs_here: Callable[[str], bool]) -> None:
+    def _keep(self, job_id: str, kept: _Kept) -> None:
+        """Keep an end for a while, in the place of an older one of the same job."""
+        ends = self._committed
+        ends.pop(job_id, None)
+        ends[job_id] = kept
+        size = sum(each.size for each in ends.values())
+        while ends:
+            first = next(iter(ends))
+            is_old = ends[first].at < kept.at - _REPEATED
+            if not (is_old or len(ends) > _MOST_REPEATED or size > _LARGEST):
+                break
+            size -= ends.pop(first).size
+
+    async def repeat(self) -> None:
         """Commit again what a Redis that was away has forgotten of the last ends.
 
         A replica that was promoted may not have got them; without this their jobs would run again.
-
-        Args:
-            token: The value of the in-progress keys of this worker.
-            runs_here: Whether a job, by its id, is being run by this worker now.
 
         Raises:
             RedisError, OSError: Redis is away again; what is left is tried after that.
         """
         since = time.monotonic() - _REPEATED
-        while self._committed:
-            at, job_id, commands, write = self._committed[0]
-            if at >= since and not runs_here(job_id):
-                done = await commit_again(self._pool, commands, write, job_id=job_id, token=token)
+        for job_id, kept in list(self._committed.items()):
+            if kept.at >= since and kept.token:
+                done = await commit_again(
+                    self._pool, kept.commands, kept.write, job_id=job_id, token=kept.token
+                )
                 if done is not Committed.SUPERSEDED:
                     _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
-                if done is Committed.WITHOUT_STATUS and write is not None:
-                    self._publisher.publish(write)
-            self._committed.popleft()
+                if done is Committed.WITHOUT_STATUS and kept.write is not None:
+                    self._publisher.publish(kept.write)
+            self._committed.pop(job_id, None)
 
     async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
         """Whether a job that arq calls expired is none: another worker has just finished it.

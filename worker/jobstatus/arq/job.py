@@ -24,6 +24,7 @@ class Job:
         result: What arq is about to keep.
         carrier: Headers that name the trace in which it was enqueued.
         span: The attempt's, where there are traces.
+        token: The value of its in-progress key.
     """
 
     score: int
@@ -35,6 +36,7 @@ class Job:
     result: Result | None = None
     carrier: dict[str, str] = field(default_factory=dict)
     span: Any = None
+    token: bytes = b""
 
     def begin(self) -> None:
         """It is read; from here on it may take its time, and is not simply taken again."""

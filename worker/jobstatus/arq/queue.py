@@ -6,7 +6,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from arq.connections import ArqRedis, RedisSettings
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from jobstatus.address import Address, Kind, parse_address
 from jobstatus.arq.settings import ProcessSettings
@@ -95,8 +95,13 @@ class Primary:
         if self._connections is None or time.monotonic() - self._asked < PRIMARY_FOR:
             return
         before = self._connections.master_address
-        now = await cast("Any", self._connections).get_master_address()  # it leaves the old one
         self._asked = time.monotonic()
+        try:
+            now = await cast("Any", self._connections).get_master_address()  # it leaves the old one
+        except MasterNotFoundError:
+            if before is None:
+                raise
+            return  # no Sentinel names another one
         if before not in {None, now}:
             raise ConnectionError(f"another primary has taken over: {now}")
 

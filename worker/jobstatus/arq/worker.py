@@ -205,9 +205,9 @@ class StatusWorker(Worker):
         """Redis is back, perhaps without what was said to it last: say that again."""
         if self._primary is not None:
             self._primary.back()
-        await self._taking.reclaim(self.pool, [i for i in self.tasks if self._runs_here(i)])
+        await self._taking.reclaim(self.pool, [i for i in self._jobs if self._runs_here(i)])
         if self._ends is not None:
-            await self._ends.repeat(self._taking.token, self._runs_here)
+            await self._ends.repeat()
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
@@ -350,8 +350,7 @@ class StatusWorker(Worker):
                 incr_score,
                 keep_in_progress,
             )
-        job = self._jobs.pop(job_id, Job(0))
-        job.begin()
+        job = self._pop(job_id)
         commands = attempt_commands(
             job_id,
             self.queue_name,
@@ -362,7 +361,15 @@ class StatusWorker(Worker):
             keep_in_progress_ms=to_ms(keep_in_progress),
         )
         outcome = partial(self._outcome, job_id, job, finish=finish)
-        return self._kept(self._ends.commit(job_id, job, commands, outcome))
+        size = len(result_data or b"")
+        return self._kept(self._ends.commit(job_id, job, commands, outcome, size))
+
+    def _pop(self, job_id: str) -> Job:
+        """The job, which is about to end."""
+        job = self._jobs.pop(job_id, Job(0))
+        job.begin()
+        job.token = self._taking.held.pop(job_id, b"")
+        return job
 
     def _kept(self, ending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
         """The same, as a task that `close` waits for: what awaits it may be cancelled."""
@@ -391,8 +398,7 @@ class StatusWorker(Worker):
         """Commit the end of a job that arq gives up without running it, its status with it."""
         if self._ends is None:  # not run by `main`
             return super().finish_failed_job(job_id, result_data)
-        job = self._jobs.pop(job_id, Job(0))
-        job.begin()
+        job = self._pop(job_id)
         return self._kept(self._give_up(job_id, job, result_data, self._ends))
 
     async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
@@ -412,7 +418,7 @@ class StatusWorker(Worker):
         )
         result = job.result
         outcome = None if result is None else partial(never_run, result)
-        await ends.commit(job_id, job, commands, outcome)
+        await ends.commit(job_id, job, commands, outcome, len(result_data or b""))
 
 
 async def _joined(task: asyncio.Task[None]) -> None:
