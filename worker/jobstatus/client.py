@@ -1,6 +1,7 @@
 """Clients of redis-py, made as the settings say: every timeout set, no retries."""
 
 import ssl
+from importlib.util import find_spec
 from typing import Any, Final, cast
 
 from redis import ConnectionPool, Redis, Sentinel
@@ -10,6 +11,13 @@ from redis.retry import Retry
 from jobstatus.address import Address, Host, Kind, parse_address
 from jobstatus.errors import SettingsError
 from jobstatus.settings import StatusSettings
+
+_UNNAMED: Final[dict[str, None]] = (
+    {"driver_info": None}
+    if find_spec("redis.driver_info")
+    else {"lib_name": None, "lib_version": None}
+)
+"""No CLIENT SETINFO, which an ACL for Redis 7.0 can't allow; redis-py 8 has another word for it."""
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
@@ -68,8 +76,7 @@ def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, 
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "jobstatus-publisher",
-        "lib_name": None,  # CLIENT SETINFO, which an ACL for Redis 7.0 can't allow
-        "lib_version": None,
+        **_UNNAMED,
     }
     files = {
         "ssl_ca_certs": settings.ca_file,
