@@ -91,6 +91,7 @@ class Ends:
         self._shares_redis = shares_redis
         self._in_progress_seconds = in_progress_seconds
         self._committed: dict[str, _Kept] = {}
+        self._size = 0
 
     async def commit(
         self,
@@ -150,16 +151,21 @@ class Ends:
 
     def _keep(self, job_id: str, kept: _Kept) -> None:
         """Keep an end for a while, in the place of an older one of the same job."""
+        self._forget(job_id)
         ends = self._committed
-        ends.pop(job_id, None)
         ends[job_id] = kept
-        size = sum(each.size for each in ends.values())
+        self._size += kept.size
         while ends:
             first = next(iter(ends))
             is_old = ends[first].at < kept.at - _REPEATED
-            if not (is_old or len(ends) > _MOST_REPEATED or size > _LARGEST):
+            if not (is_old or len(ends) > _MOST_REPEATED or self._size > _LARGEST):
                 break
-            size -= ends.pop(first).size
+            self._forget(first)
+
+    def _forget(self, job_id: str) -> None:
+        kept = self._committed.pop(job_id, None)
+        if kept is not None:
+            self._size -= kept.size
 
     async def repeat(self) -> None:
         """Commit again what a Redis that was away has forgotten of the last ends.
@@ -179,7 +185,8 @@ class Ends:
                     _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
                 if done is Committed.WITHOUT_STATUS and kept.write is not None:
                     self._publisher.publish(kept.write)
-            self._committed.pop(job_id, None)
+            if self._committed.get(job_id) is kept:
+                self._forget(job_id)
 
     async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
         """Whether a job that arq calls expired is none: another worker has just finished it.
