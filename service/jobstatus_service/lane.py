@@ -124,9 +124,8 @@ class Lane(Litestar):
     ) -> tuple[str, bytes | None, str] | None:
         """What a plain read asks for; None: it isn't plain.
 
-        That is the key of it, the read's `If-None-Match`, and the name of who asks.
-
-        Whether it is the key of a job has yet to be seen.
+        That is the key of it, the read's `If-None-Match`, and the name of who asks. Whether it is
+        the key of a job has yet to be seen.
         """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return None

@@ -6,7 +6,6 @@ counters take a lock each, and cost more than a read out of the near cache.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
@@ -18,7 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from jobstatus.counts import Histogram
+from jobstatus.counts import Histogram, cumulative
 from jobstatus_service.rate import Rate
 
 Outcome = Literal["hit", "miss", "not_modified", "unknown", "error"]
@@ -145,13 +144,8 @@ class _Collected:
         for name, (text, bounds) in HISTOGRAMS.items():
             buckets, seconds = self._sample.histograms[name]
             yield HistogramMetricFamily(
-                f"jobstatus_{name}", text, _cumulative(bounds, buckets), seconds
+                f"jobstatus_{name}", text, cumulative(bounds, buckets), seconds
             )
-
-
-def _cumulative(bounds: Sequence[float], buckets: Sequence[int]) -> list[tuple[str, float]]:
-    names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
-    return list(zip(names, map(float, accumulate(buckets)), strict=True))
 
 
 def text(samples: Sequence[Sample]) -> bytes:

@@ -1,10 +1,11 @@
 """One connection to Redis over which records are read and changes are told.
 
-The one module of the service that talks to Redis. redis-py connects (`servers`); from then on the
-socket is ours: commands go out as bytes, replies and invalidations are handed on in
-the order in which Redis sent them. A pipeline is not atomic: its replies are handed on together,
-and what Redis said between them afterwards, so that no word of a change comes before the reply
-that it makes old. RESP3,
+redis-py connects (`servers`); from then on the socket is ours, and nobody else speaks to it:
+commands go out as bytes, replies and invalidations are handed on in the order in which Redis sent
+them.
+
+A pipeline is not atomic: its replies are handed on together, and what Redis said between them
+afterwards, so that no word of a change comes before the reply that it makes old. RESP3,
 https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking,
 https://valkey.io/topics/client-side-caching/.
 """

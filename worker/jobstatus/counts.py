@@ -2,6 +2,8 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 from jobstatus.status import JobState
@@ -29,6 +31,12 @@ class Histogram:
     def values(self) -> tuple[list[int], float]:
         """Counts of each bucket, and the sum of all values."""
         return self.buckets, self.sum
+
+
+def cumulative(bounds: Sequence[float], buckets: Sequence[int]) -> list[tuple[str, float]]:
+    """Buckets as Prometheus has them: each counts the ones before it, too, and has a name."""
+    names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(names, map(float, accumulate(buckets)), strict=True))
 
 
 class Counts:

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 
 from jobstatus.arq.worker import StatusWorker
-from jobstatus.counts import Counts
+from jobstatus.counts import Counts, cumulative
 from jobstatus.errors import JobStatusError
 from jobstatus.status import JobState
 from jobstatus.store import OUTAGE
@@ -120,17 +120,9 @@ def _of_reports(counts: Counts, queue: str) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         "jobstatus_worker_report_lag_seconds",
         "From a change of state to its being written.",
-        _cumulative(counts.lag.bounds, buckets),
+        cumulative(counts.lag.bounds, buckets),
         total,
     )
-
-
-def _cumulative(bounds: tuple[float, ...], buckets: list[int]) -> list[tuple[str, float]]:
-    names, total, found = [*map(str, bounds), "+Inf"], 0, []
-    for name, count in zip(names, list(buckets), strict=True):
-        total += count
-        found.append((name, float(total)))
-    return found
 
 
 def _queue(client: Any, queue: str) -> list[Metric]:
