@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jobstatus.logs import log_format
-from jobstatus.settings import Parse, StatusSettings, env, seconds
+from jobstatus.settings import StatusSettings, env, seconds, whole
 
 MOST_IDS: Final = 100
 """Jobs that one bulk read may ask for by the contract."""
@@ -42,18 +42,6 @@ def rate(text: str) -> float:
     if not 0 <= value <= 1_000_000:  # noqa: PLR2004
         raise ValueError("must be 0 to 1000000 requests a second")
     return value
-
-
-def whole(least: int, most: int) -> Parse:
-    """A parser of a whole number in `least`..`most`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError(f"must be {least} to {most}")
-        return value
-
-    return parse
 
 
 @dataclass(frozen=True, kw_only=True)

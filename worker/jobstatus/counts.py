@@ -48,6 +48,8 @@ class Counts:
         written: Reports of running jobs that were written.
         coalesced: Those that a later one had replaced before anybody looked.
         refused: Writes that Redis refused for good.
+        refusals: Refusals for now of writes that are tried again, by error code.
+        dropped: Final states that were dropped, since too many were held.
         fenced: Writes of attempts that a later attempt or run had replaced.
         errors: Times that Redis could not take what was to be written.
         lag: Seconds from a change of state to its being written.
@@ -56,6 +58,8 @@ class Counts:
     def __init__(self) -> None:
         self.ends: Counter[JobState] = Counter()
         self.lost = self.written = self.coalesced = self.refused = self.fenced = self.errors = 0
+        self.refusals: Counter[str] = Counter()
+        self.dropped = 0
         self.lag = Histogram(LAGS)
 
     def reports(self, made: int, is_written: bool) -> None:

@@ -1,55 +1,82 @@
-"""What is on its way to Redis: everything that was reported, until it is written.
+"""Delivery: holds everything that was reported until it is written to Redis.
 
-Job threads hand items in; one thread, the publisher's, calls `tick` and does all the rest.
+Job threads add items; one thread, the publisher's, calls `tick` and does all the rest. What runs
+and what has just changed is written first, what is held since an outage (`backlog`) after that, in
+exchanges of bounded size, each of which is settled by itself.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Final
 
 from msgspec.structs import replace
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.attempt import Attempt, Pending, Repeat
+from jobstatus.attempt import Attempt
+from jobstatus.backlog import Backlog
 from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import UNFINISHED, JobState, Written
-from jobstatus.store import OUTAGE, Refused, Run, Write
+from jobstatus.store import OUTAGE, TIMEOUT, Refused, Run, Write
 from jobstatus.tracing import told
 
-_RETRY: Final = (0.05, 0.5)
-"""Seconds until the next try when Redis can't answer: at first, and at most."""
+_RETRY_SECONDS: Final = (0.05, 0.5)
+"""Seconds until the next attempt when Redis is unavailable: the first, and the longest."""
 
-_REPEATED: Final = 30.0
+_REFUSAL_RETRY_SECONDS: Final = (0.05, 1.0)
+"""The same for single writes that Redis refuses while it accepts others."""
+
+_MAX_EXCHANGE: Final = 1000
+"""Writes in one exchange with Redis at most. Fewer where a slow link needs it."""
+
+_PROBE: Final = 10
+"""Writes in the first exchange after a failed one."""
+
+_BACKLOG_SECONDS: Final = 0.2
+"""Seconds for which one tick writes what is held, before it looks at what has changed since."""
+
+_SAME_REFUSAL_SECONDS: Final = 60.0
+"""Seconds within which a kind of refusal is logged once."""
+
+_OTHER_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
+"""Refusals by a server that isn't the primary, or not yet: an outage, as if there were none."""
+
+_REPEAT_SECONDS: Final = 30.0
 """Seconds for which what was written last of a job is kept, to be written again after an outage."""
 
-_MOST_REPEATED: Final = 10_000
+_MAX_REPEATED: Final = 10_000
 """Records that are kept so at most."""
 
-_LOOK: Final = 1.0
-"""Seconds between two looks whether the last of them still stand."""
+_CHECK_INTERVAL_SECONDS: Final = 1.0
+"""Seconds between two checks whether the last of them are still stored."""
 
-_MARGIN: Final = 1000
+_MARGIN_MS: Final = 1000
 """ms by which a record may be gone before its time."""
 
-_LOOKED_AT: Final = 20
-"""How many are looked at."""
+_CHECKED: Final = 20
+"""How many are checked."""
 
 _log = logging.getLogger("jobstatus")
 
-Item = Attempt | Pending
+Due = tuple[Attempt | None, Write]
+"""A write, and the running attempt that it is of; None where nothing but the write is left."""
+
+
+class _UnavailableError(OSError):
+    """Redis answers, but from a server that can't take writes now."""
 
 
 class Delivery:
-    """Holds what was reported and delivers it, in one pipeline a tick however many jobs there are.
+    """Holds what was reported and delivers it, in few exchanges however many jobs there are.
 
     Attributes:
         wake: Set when there is something to be delivered at once.
-        failures: How often in a row Redis could not take it.
+        failures: How often in a row Redis was unavailable.
         asked: How many flushes were asked for.
         served: How many of them are done.
         flushed: Notified when `served` moves.
@@ -67,42 +94,88 @@ class Delivery:
         self.asked = 0
         self.served = 0
         self.counts = Counts()
-        self._items: dict[Item, None] = {}
-        self._changed: list[Item] = []
+        self._running: dict[Attempt, None] = {}
+        self._changed: list[Attempt | Write] = []
+        self._fresh: deque[Write] = deque()
+        self._backlog = Backlog(settings.max_held)
+        self._backlog_at = 0.0
+        self._backlog_refusals = 0
+        self._refused: list[Write] = []
+        self._exchange_size = _MAX_EXCHANGE
         self._sample_at = 0.0
-        self._written: deque[tuple[float, Write]] = deque(maxlen=_MOST_REPEATED)
-        self._look_at = 0.0
-        self._is_away = False
+        self._written: deque[tuple[float, Write]] = deque(maxlen=_MAX_REPEATED)
+        self._check_at = 0.0
+        self._is_unavailable = False
+        self._refusal_logged: dict[str, float] = {}
+        self._drop_logged_at = float("-inf")
 
-    def add(self, item: Item) -> None:
-        """Take an item whose state has changed."""
-        with self.lock:
-            item.changed = time.monotonic()
-            self._items[item] = None
-            self._changed.append(item)
+    # ── what job threads call ────────────────────────────────────────────────────────────────
 
-    def forget(self, item: Item) -> None:
-        """Deliver no more of an item."""
+    def begin(self, attempt: Attempt) -> None:
+        """Deliver what an attempt reports, from now on."""
         with self.lock:
-            self._items.pop(item, None)
+            attempt.changed = time.monotonic()
+            self._running[attempt] = None
+            self._changed.append(attempt)
 
-    def items(self) -> list[Item]:
-        """Everything that runs, or is not yet written."""
+    def end(self, attempt: Attempt) -> None:
+        """Deliver how an attempt ended."""
         with self.lock:
-            return list(self._items)
+            attempt.changed = attempt.ended = time.monotonic()
+            self._running.pop(attempt, None)
+            self._changed.append(attempt)
+
+    def add(self, write: Write) -> None:
+        """Deliver a record."""
+        with self.lock:
+            self._changed.append(write)
+
+    def forget(self, attempt: Attempt) -> None:
+        """Deliver no more of an attempt."""
+        with self.lock:
+            attempt.is_forgotten = True
+            self._running.pop(attempt, None)
+
+    def running(self) -> list[Attempt]:
+        """The attempts that run."""
+        with self.lock:
+            return list(self._running)
+
+    @property
+    def final_states(self) -> int:
+        """How many final states are still to be written."""
+        with self.lock:
+            changed = [i for i in self._changed if isinstance(i, Attempt) and i.is_over]
+            fresh = sum(write.record.state is not JobState.PENDING for write in self._fresh)
+            return len(changed) + fresh + self._backlog.final_states
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing runs, and nothing is left to be written."""
+        return not (self._running or self._changed or self._fresh or self._backlog)
 
     def refresh(self) -> None:
-        """Write every attempt's whole record again: what stands in Redis may be gone."""
+        """Write every running attempt's whole record again: what is stored may be gone."""
         with self.lock:
-            for item in self._items:
-                item.must_be_written_again()
+            for attempt in self._running:
+                attempt.must_be_written_again()
             self._sample_at = 0.0
+
+    # ── what the publisher's thread calls ────────────────────────────────────────────────────
 
     def seconds_until_due(self) -> float | None:
         """For how long there is nothing to do; None: until something is reported."""
-        if self._items:
-            return max(0.0, self._sample_at - time.monotonic())
-        return max(0.0, self._look_at - time.monotonic()) if self._written else None
+        now = time.monotonic()
+        due = []
+        if self._running or self.failures:
+            due.append(self._sample_at)
+        if self._backlog and not self.failures:
+            due.append(self._backlog_at)
+        if self._written and not self.failures:
+            due.append(self._check_at)
+        if self._changed and not self.failures:
+            due.append(now)
+        return max(0.0, min(due) - now) if due else None
 
     def tick(self) -> bool:
         """Deliver what is due.
@@ -114,116 +187,280 @@ class Delivery:
         with self.lock:
             asked = self.asked
             sample = now >= self._sample_at or asked > self.served
-            changed = dict.fromkeys(i for i in self._changed if i in self._items)
-            items = list(self._items if sample else changed)
-            self._changed = []
+            changed, self._changed = self._changed, []
+            running = (
+                list(self._running)
+                if sample
+                else [i for i in changed if isinstance(i, Attempt) and i in self._running]
+            )
+        self._fresh.extend(self._ended(changed))
         if sample:
             self._sample_at = now + self._settings.interval
         try:
-            is_answered = self._deliver(items, now, sample=sample)
-            self._look(now)
+            self._deliver(dict.fromkeys(running), now, sample=sample)
+            self._deliver_backlog(now)
+            self._check(now)
         except OUTAGE as error:
             self._hold(error)
             return sample
-        if self._is_away and is_answered:
-            self._is_away = False
-            _log.warning("Redis takes status again")
-            self._repeat()
-        if is_answered or not self._items:
+        if self.is_empty:
             self.failures = 0
-        with self.lock:
-            self.served = max(self.served, asked)
-            self.flushed.notify_all()
+        if not (self._backlog or any(attempt.is_refused for attempt in running)):
+            with self.lock:
+                self.served = max(self.served, asked)
+                self.flushed.notify_all()
         return sample
 
     def back_off(self) -> None:
-        """Make the next try later than the last one."""
-        first, most = _RETRY
-        delay = min(most, first * 2**self.failures)
+        """Make the next attempt later than the last one."""
+        first, longest = _RETRY_SECONDS
+        delay = min(longest, first * 2**self.failures)
         self.failures = min(self.failures + 1, 10)
         self._sample_at = time.monotonic() + delay
 
-    def _deliver(self, items: list[Item], now: float, *, sample: bool) -> bool:
-        """Deliver what is due of the items; whether Redis was asked, and answered."""
-        held = self._join([item for item in items if not item.is_run_known])
-        due = list(self._due([i for i in items if i not in held], now, sample=sample))
-        results = self._store.write([write for _, write in due]) if due else []
-        passing = None
-        for (item, write), result in zip(due, results, strict=True):
-            if isinstance(result, Refused) and result.will_pass:
-                passing = result
-            else:
-                self._settle(item, write, result)
-        passing = next(iter(held.values()), passing)
-        if passing is not None:
-            raise ConnectionError(passing.why)
-        return bool(due)
-
-    def _join(self, items: list[Item]) -> dict[Item, Refused]:
-        """Find out to which runs the items belong; of one job, in the order they came in.
-
-        Returns:
-            Those of which that can't be found out now.
-        """
-        if not items:
-            return {}
-        keys = list(dict.fromkeys(item.key for item in items))
-        runs = dict(zip(keys, self._store.runs(keys), strict=True))
-        held = {}
-        for item in items:
-            run = runs[item.key]
-            if isinstance(run, Refused):
-                held[item] = run
-            else:
-                runs[item.key] = item.join(run)
-        return held
-
-    def _due(self, items: list[Item], now: float, *, sample: bool) -> Iterable[tuple[Item, Write]]:
-        for item in items:
-            try:
-                write = item.write(now, sample=sample)
-            except Exception:  # whatever it is, the other jobs' reports go on
-                _log.exception("%s: its report can't be read, it is dropped", item.key)
-                self.forget(item)
-                continue
-            if isinstance(item, Attempt) and (sample or item.is_over):
+    def _ended(self, changed: Iterable[Attempt | Write]) -> Iterator[Write]:
+        """The writes among what has changed: attempts that have ended become one each."""
+        for item in {id(item): item for item in changed}.values():  # it may have begun, too
+            if isinstance(item, Write):
+                yield item
+            elif item.outcome is not None and not item.is_forgotten:
                 self.counts.reports(*item.take_reports())
-            if write is not None:
-                yield item, write
-            elif isinstance(item, Pending):
-                self.forget(item)
+                yield item.last_write(item.outcome)
 
-    def _settle(self, item: Item, write: Write, result: Written | Refused) -> None:
+    def _deliver(self, running: Iterable[Attempt], now: float, *, sample: bool) -> None:
+        """Write what has changed and what is due of the running attempts."""
+        self._join_attempts([attempt for attempt in running if not attempt.is_run_known])
+        due = self._due(running, now, sample=sample)
+        while batch := list(islice(chain(self._take_fresh(), due), self._size)):
+            self._exchange(batch)
+        self._hold_refused()
+
+    def _take_fresh(self) -> Iterator[Due]:
+        while self._fresh:
+            yield None, self._fresh.popleft()
+
+    def _deliver_backlog(self, now: float) -> None:
+        """Write what is held, for a bounded time."""
+        until = time.monotonic() + _BACKLOG_SECONDS
+        while self._backlog and time.monotonic() < until and now >= self._backlog_at:
+            batch = self._backlog.take(self._size)
+            if self._exchange([(None, write) for write in batch]):
+                self._backlog_refusals = 0
+                self._hold_refused()
+            else:
+                # All of them were refused: perhaps others behind them will not be.
+                self._hold_refused()
+                first, longest = _REFUSAL_RETRY_SECONDS
+                delay = min(longest, first * 2**self._backlog_refusals)
+                self._backlog_refusals = min(self._backlog_refusals + 1, 10)
+                self._backlog_at = time.monotonic() + delay
+                return
+
+    @property
+    def _size(self) -> int:
+        """How many writes the next exchange may have."""
+        return min(self._exchange_size, _PROBE) if self.failures else self._exchange_size
+
+    def _exchange(self, batch: Sequence[Due]) -> bool:
+        """Write one batch; whether any of it was settled.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable; what is left of the batch is held.
+        """
+        settled = False
+        left = dict(enumerate(batch))
+        try:
+            due = self._joined(left, time.monotonic())
+            results = self._store.write([write for _, (_, write) in due]) if due else []
+            unavailable = ""
+            for (number, (attempt, write)), result in zip(due, results, strict=True):
+                if isinstance(result, Refused) and not result.is_final:
+                    self._note(result)
+                    if result.kind in _OTHER_SERVER:
+                        unavailable = result.why
+                        continue
+                    self._was_refused(attempt, write)
+                else:
+                    settled = True
+                    self._settle(attempt, write, result)
+                del left[number]
+            if unavailable:
+                raise _UnavailableError(unavailable)  # noqa: TRY301
+        except BaseException as error:
+            is_outage = isinstance(error, OUTAGE)
+            if isinstance(error, (TimeoutError, RedisTimeoutError)) or not is_outage:
+                self._exchange_size = max(1, self._exchange_size // 4)
+            if not is_outage and len(left) == 1:
+                self._drop(*left.popitem()[1])
+                return False
+            self._backlog.put_back(write for attempt, write in left.values() if attempt is None)
+            raise
+        timed_out = any(isinstance(r, Refused) and r.kind == TIMEOUT for r in results)
+        self._exchange_size = (
+            max(1, self._exchange_size // 4)
+            if timed_out  # at one node of a Cluster
+            else min(_MAX_EXCHANGE, 2 * self._exchange_size)
+        )
+        if due:
+            self._is_available()
+        return settled
+
+    def _drop(self, attempt: Attempt | None, write: Write) -> None:
+        """Give up a write that can't even be sent: a mistake of ours, which must stop no others."""
+        _log.exception("%s can't be sent, it is dropped", write.key)
+        self.counts.refused += 1
+        if attempt is not None:
+            self.forget(attempt)
+
+    def _is_available(self) -> None:
+        """Redis has answered."""
+        self.failures = 0
+        if self._is_unavailable:
+            self._is_unavailable = False
+            _log.warning("Redis accepts status again")
+            self._repeat()
+
+    def _joined(self, left: dict[int, Due], now: float) -> list[tuple[int, Due]]:
+        """The batch with every write's run known; writes that are of no use any more are dropped.
+
+        Args:
+            left: The numbered batch, from which goes what is dropped, or refused for now.
+            now: `time.monotonic()`.
+        """
+        unknown = [write for _, write in left.values() if not write.is_run_known]
+        runs = self._runs(unknown)
+        due: list[tuple[int, Due]] = []
+        for number, (attempt, original) in list(left.items()):
+            write: Write | None = original
+            if original.is_expired(now):
+                write = None
+            elif not original.is_run_known:
+                run = runs[original.key]
+                if isinstance(run, Refused):
+                    self._note(run)
+                    self._was_refused(attempt, original)
+                    write = None
+                else:
+                    write = original.join(run)
+                    if write is not None:
+                        runs[original.key] = Run.of(write.record)
+            if write is None:
+                del left[number]
+            else:
+                due.append((number, (attempt, write)))
+        return due
+
+    def _runs(self, writes: Sequence[Write]) -> dict[str, Run | Refused | None]:
+        keys = list(dict.fromkeys(write.key for write in writes))
+        return dict(zip(keys, self._store.runs(keys), strict=True)) if keys else {}
+
+    def _join_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Find out to which runs the attempts belong; of one job, in the order they came in."""
+        ready = [a for a in attempts if time.monotonic() >= a.not_before]
+        for start in range(0, len(ready), self._size):
+            some = ready[start : start + self._size]
+            keys = list(dict.fromkeys(attempt.key for attempt in some))
+            runs = dict(zip(keys, self._store.runs(keys), strict=True))
+            for attempt in some:
+                run = runs[attempt.key]
+                if isinstance(run, Refused):
+                    self._note(run)
+                    attempt.was_refused(time.monotonic(), _REFUSAL_RETRY_SECONDS)
+                else:
+                    runs[attempt.key] = attempt.join(run)
+
+    def _due(self, running: Iterable[Attempt], now: float, *, sample: bool) -> Iterator[Due]:
+        for attempt in running:
+            if not attempt.is_run_known or attempt.is_over:
+                continue
+            try:
+                write = attempt.write(now, sample=sample)
+            except BaseException:  # whatever the job has reported, the other jobs' go on
+                _log.exception("%s: its report can't be read", attempt.key)
+                continue
+            if sample:
+                self.counts.reports(*attempt.take_reports())
+            if write is not None:
+                yield attempt, write
+
+    def _was_refused(self, attempt: Attempt | None, write: Write) -> None:
+        if attempt is None:
+            self._refused.append(write)
+        else:
+            attempt.was_refused(time.monotonic(), _REFUSAL_RETRY_SECONDS)
+
+    def _hold_refused(self) -> None:
+        """Have writes that were refused tried again behind everything else that is held."""
+        refused, self._refused = self._refused, []
+        if refused:
+            if not self._backlog:
+                self._backlog_at = time.monotonic() + _REFUSAL_RETRY_SECONDS[0]
+            self._add_to_backlog(refused)
+
+    def _add_to_backlog(self, writes: Iterable[Write]) -> None:
+        now = time.monotonic()
+        if self._backlog.add(writes) and now >= self._drop_logged_at + _SAME_REFUSAL_SECONDS:
+            self._drop_logged_at = now
+            _log.error(
+                "more than %d records are held: the oldest final states are dropped, %d so far "
+                "(JOBSTATUS_MAX_HELD is the limit)",
+                self._settings.max_held,
+                self._backlog.dropped,
+            )
+        self.counts.dropped = self._backlog.dropped
+
+    def _note(self, refused: Refused) -> None:
+        """Count a refusal, and log one of its kind once a minute."""
+        self.counts.refusals[refused.kind] += 1
+        now = time.monotonic()
+        if now - self._refusal_logged.get(refused.kind, float("-inf")) >= _SAME_REFUSAL_SECONDS:
+            self._refusal_logged[refused.kind] = now
+            _log.warning("Redis refuses status for now, it is held and retried: %s", refused.why)
+
+    def _settle(self, attempt: Attempt | None, write: Write, result: Written | Refused) -> None:
         """Forget what needs no further writes.
 
-        An item may have ended after its write was made, so what was written decides, never what
-        the item is by now.
+        An attempt may have ended after its write was made, so what was written decides, never what
+        the attempt is by now.
         """
-        if item.changed is not None:
-            lag = time.monotonic() - item.changed
-            self.counts.lag.observe(lag)
-            item.changed = None
-            if isinstance(item, Attempt) and item.span is not None:
-                told(item.span, write.record.state, lag)
+        self._measure(attempt, write)
+        if attempt is not None:
+            attempt.was_written()
         if isinstance(result, Refused):
             self.counts.refused += 1
-            _log.error("%s can't be written: %s", item.key, result.why)
+            _log.error("%s can't be written: %s", write.key, result.why)
         elif result is Written.FENCED:
-            self.counts.fenced += 1
-            if not isinstance(item, Repeat):
-                _log.warning("%s was taken over by a later attempt or run", item.key)
+            # That a job waits may be reported after it has begun.
+            if write.record.state is not JobState.PENDING:
+                self.counts.fenced += 1
+                if not write.is_repeat:
+                    _log.warning("%s was taken over by a later attempt or run", write.key)
         elif result is not Written.LATE:
             self.counts.lost += result is Written.TOOK_OVER
-            if write.lease:
+            if attempt is not None:
                 return
-            at = item.at if isinstance(item, Repeat) else time.monotonic()
             if write.record.state is not JobState.PENDING:
                 # Who has said that a job waits may not know that it is over by now.
-                self._written.append((at, write))
-        self.forget(item)
+                at = write.happened if write.is_repeat else None
+                self._written.append((time.monotonic() if at is None else at, write))
+        if attempt is not None:
+            with self.lock:
+                self._running.pop(attempt, None)
 
-    def _look(self, now: float) -> None:
-        """See whether what was written last still stands, though nothing went wrong.
+    def _measure(self, attempt: Attempt | None, write: Write) -> None:
+        since, span = write.happened, write.span
+        if attempt is not None:
+            since, span = attempt.changed, attempt.span
+            attempt.changed = None
+        if since is None or write.is_repeat:
+            return
+        lag = time.monotonic() - since
+        self.counts.lag.observe(lag)
+        if span is not None:
+            told(span, write.record.state, lag)
+
+    def _check(self, now: float) -> None:
+        """Check whether what was written last is still stored, though nothing went wrong.
 
         A server that was replaced, or came back empty, while there was nothing to write may not
         have it.
@@ -231,45 +468,52 @@ class Delivery:
         if self._store.is_replaced:
             self._store.is_replaced = False
             self._repeat()
-        while self._written and self._written[0][0] < now - _REPEATED:
+        while self._written and self._written[0][0] < now - _REPEAT_SECONDS:
             self._written.popleft()
-        if not self._written or now < self._look_at:
+        if not self._written or now < self._check_at:
             return
-        self._look_at = now + _LOOK
-        last = list(islice(reversed(self._written), _LOOKED_AT))
+        self._check_at = now + _CHECK_INTERVAL_SECONDS
+        last = list(islice(reversed(self._written), _CHECKED))
         runs = self._store.runs([write.key for _, write in last])
-        if any(_is_lost(write, now - at, run) for (at, write), run in zip(last, runs, strict=True)):
-            _log.warning("Redis has lost what it had taken: it is written again")
+        if any(_is_lost(write, now, run) for (_, write), run in zip(last, runs, strict=True)):
+            _log.warning("Redis has lost what it had accepted: it is written again")
             self._repeat()
 
     def _hold(self, error: Exception) -> None:
-        """Keep everything for the next try: any of it may not have arrived, or be gone."""
+        """Keep everything for the next attempt: any of it may not have arrived, or be gone."""
         self.counts.errors += 1
-        if not self._is_away:
-            self._is_away = True
+        fresh, self._fresh = self._fresh, deque()
+        self._add_to_backlog(fresh)
+        self._hold_refused()
+        if not self._is_unavailable:
+            self._is_unavailable = True
             _log.warning("Redis can't take status, reports are held: %s", error)
             self._repeat()
         self.refresh()
         self.back_off()
 
     def _repeat(self) -> None:
-        """Write the last records of jobs again: Redis may come back without them."""
+        """Write the last records of jobs again: Redis may have lost them."""
         now = time.monotonic()
-        with self.lock:
-            for at, write in self._written:
-                left = write.ttl - round(1000 * (now - at))
-                if now - at < _REPEATED and left > 0:
-                    self._items[Repeat(replace(write, ttl=left), at)] = None
+        self._add_to_backlog(
+            write if write.is_repeat else replace(write, is_repeat=True)
+            for at, write in self._written
+            if now - at < _REPEAT_SECONDS and not write.is_expired(now)
+        )
         self._written.clear()
+        self._backlog_at = 0.0
 
 
-def _is_lost(write: Write, seconds: float, run: Run | Refused | None) -> bool:
-    """Whether a record that was written so many seconds ago is gone, or stands as it was before."""
+def _is_lost(write: Write, now: float, run: Run | Refused | None) -> bool:
+    """Whether a record that was written is gone, or is stored as it was before."""
     if isinstance(run, Refused):
         return False
     if run is None:
-        return seconds * 1000 < write.ttl - _MARGIN
+        since = now if write.happened is None else write.happened
+        return 1000 * (now - since) < write.ttl - _MARGIN_MS
     record = write.record
-    if (run.created, run.attempt) != (record.created, record.attempt):
-        return (run.created, run.attempt) < (record.created, record.attempt)
+    if run.created != record.created:
+        return run.created < record.created != run.previous
+    if run.attempt != record.attempt:
+        return run.attempt < record.attempt
     return run.state in UNFINISHED and run.state != record.state

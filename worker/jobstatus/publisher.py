@@ -14,16 +14,17 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from datetime import datetime
 from math import isfinite
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from jobstatus.attempt import Attempt, Pending, RunningJob, ms_until, now_ms, pending_write
+from jobstatus.attempt import Attempt, RunningJob, ms_until, pending_write
 from jobstatus.cluster import AnyStore, store_for
 from jobstatus.counts import Counts
-from jobstatus.delivery import Delivery, Item
+from jobstatus.delivery import Delivery
 from jobstatus.report import Outcome
 from jobstatus.sampling import Sampling
 from jobstatus.settings import PublisherSettings
@@ -107,13 +108,12 @@ class Publisher:
             TypeError: `job_id` is no str and no UUID.
         """
         expires = ms_until(defer_until) + _QUEUED_FOR
-        at = now_ms() if created is None else _checked(created)
-        write = pending_write(self.settings, job_id, name, at, expires)
-        self._add(Pending(write, is_run_known=created is not None))
+        known = None if created is None else _checked(created)
+        self.publish(pending_write(self.settings, job_id, name, known, expires))
 
     def publish(self, write: Write) -> None:
-        """Send one record, whose run is known, on its way."""
-        self._add(Pending(write, is_run_known=True))
+        """Deliver one record."""
+        self._report(lambda: self._delivery.add(write))
 
     def job(
         self,
@@ -168,7 +168,7 @@ class Publisher:
 
     def begin(self, attempt: Attempt) -> None:
         """Show the attempt as `in_progress`, and keep it so until it ends."""
-        self._add(attempt)
+        self._report(lambda: self._delivery.begin(attempt))
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
         """Show how the attempt ended. It ends once; what is said later changes nothing."""
@@ -177,7 +177,7 @@ class Publisher:
                 return
             attempt.outcome = outcome
         self.counts.ends[outcome.state] += 1
-        self._add(attempt)
+        self._report(lambda: self._delivery.end(attempt))
 
     def forget(self, attempt: Attempt, outcome: Outcome) -> None:
         """Leave the attempt to somebody else, who has written how it ended."""
@@ -192,13 +192,12 @@ class Publisher:
     @property
     def running(self) -> int:
         """How many attempts run now."""
-        return sum(not item.is_over for item in self._delivery.items())
+        return len(self._delivery.running())
 
     @property
     def final_states_pending(self) -> int:
         """How many attempts have ended whose end is still to be written."""
-        items = self._delivery.items()
-        return sum(isinstance(item, Attempt) and item.is_over for item in items)
+        return self._delivery.final_states
 
     def refresh(self) -> None:
         """Write every attempt's whole record again: what stands in Redis may be gone."""
@@ -217,7 +216,7 @@ class Publisher:
         delivery = self._delivery
         with delivery.lock:
             if self._thread is None:
-                return not delivery.items()
+                return delivery.is_empty
             delivery.asked += 1
             asked = delivery.asked
             delivery.wake.set()
@@ -239,7 +238,7 @@ class Publisher:
         if self._thread is not None:
             self._delivery.wake.set()
             self._thread.join(_STOP)
-        lost = sum(item.is_over for item in self._delivery.items())
+        lost = self._delivery.final_states
         if lost:
             _log.error("closed with %d final states unwritten", lost)
         with contextlib.suppress(*OUTAGE):
@@ -253,13 +252,14 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _add(self, item: Item) -> None:
+    def _report(self, deliver: Callable[[], None]) -> None:
+        """Have the thread deliver something; it is started, or restarted, if it doesn't run."""
         with self._delivery.lock:
             if self._closed:
                 _log.warning("the publisher is closed: a report was dropped")
                 return
-            self._delivery.add(item)
-            if self._thread is None:
+            deliver()
+            if self._thread is None or not self._thread.is_alive():
                 self._start()
         if not self._delivery.wake.is_set():
             self._delivery.wake.set()
@@ -271,7 +271,11 @@ class Publisher:
         except RuntimeError as error:  # no more threads, or the interpreter ends
             _log.error("status can't be published: %s", error)
             return
+        is_first = self._thread is None
         self._thread = thread
+        if not is_first:
+            _log.error("the publisher's thread had ended, it was started again")
+            return
         atexit.register(self.close, _AT_EXIT)
         if "multiprocessing.util" in sys.modules:
             # A child of multiprocessing ends without atexit, but not without this.
@@ -290,9 +294,9 @@ class Publisher:
             delivery.wake.clear()
             try:
                 if delivery.tick():
-                    self._sampling.ask(delivery.items())
-            except Exception:
-                # A mistake of ours; the jobs' own reports must go on.
+                    self._sampling.ask(delivery.running())
+            except BaseException:
+                # A mistake of ours, or of a job's; the reports of all jobs must go on.
                 _log.exception("status could not be published")
                 delivery.refresh()
                 delivery.back_off()

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable
 
-from jobstatus.attempt import Attempt, Pending
+from jobstatus.attempt import Attempt
 
 
 class Sampling:
@@ -15,14 +15,12 @@ class Sampling:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def ask(self, items: Iterable[Attempt | Pending]) -> None:
+    def ask(self, attempts: Iterable[Attempt]) -> None:
         """Have the samplers called, in time for the next look at the reports. Doesn't wait."""
-        self._attempts = [
-            item for item in items if isinstance(item, Attempt) and item.report.wants_sampling
-        ]
+        self._attempts = [attempt for attempt in attempts if attempt.report.wants_sampling]
         if not self._attempts:
             return
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="jobstatus-sampler", daemon=True)
             self._thread.start()
         self._asked.set()

@@ -59,12 +59,16 @@ def env(name: str, parse: Parse, default: Any = None, *, secret: bool = False) -
     return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError("must be at least 1")
-    return value
+def whole(least: int, most: int) -> Parse:
+    """A parser of a whole number in `least`..`most`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise ValueError(f"must be {least} to {most}")
+        return value
+
+    return parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +147,12 @@ class PublisherSettings(StatusSettings):
     Attributes:
         retention: Seconds for which a record is kept after its job is over.
         interval: Seconds between two samples of a job's progress.
+        claim_lease: Seconds after which the job of an arq worker that was killed is run again.
+        max_held: Final states and pending jobs that are held at most while Redis can't take them;
+            beyond that the oldest final states are dropped, counted and logged.
     """
 
     retention: float = env("RETENTION", seconds(1, 315_360_000), 86_400.0)
     interval: float = env("INTERVAL", seconds(0.01, 60), 0.1)
+    claim_lease: float = env("CLAIM_LEASE", seconds(1, 604_800), 45.0)
+    max_held: int = env("MAX_HELD", whole(1, 100_000_000), 1_000_000)

@@ -1,5 +1,6 @@
 """Where the records are written: what is said to a server, and what of its answers."""
 
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,15 @@ from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
+from msgspec.structs import replace
 from redis import Redis
 from redis.exceptions import (
     AskError,
     ClusterDownError,
+    ExecAbortError,
     MasterDownError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -54,19 +58,22 @@ _WINDOW: Final = 16_384
 """Bytes that a socket's buffer surely holds."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_PASSING = (
-    "OOM",
-    "READONLY",
-    "LOADING",
-    "BUSY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "MISCONF",
-)
 
+_FINAL: Final = (
+    "WRONGTYPE",
+    "wrong number of arguments",
+    "syntax error",
+    "Protocol error",
+    "the TTL is not positive",
+)
+"""How a refusal starts (after ERR) that no later attempt can change: something else than a record
+is stored at the key, or the command itself is malformed. Every other refusal may end: a replica
+that restarts (NOREPLICAS), rights that are loaded again (NOPERM), a proxy without its backend."""
+
+TIMEOUT: Final = "TIMEOUT"
+"""The kind of a refusal that no server has spoken: a node of a Cluster did not answer in time."""
+
+_CODE = re.compile(r"-?([A-Z]{2,})\b")
 
 _CODES: Final[dict[type[Exception], str]] = {
     ReadOnlyError: "READONLY",
@@ -76,6 +83,8 @@ _CODES: Final[dict[type[Exception], str]] = {
     TryAgainError: "TRYAGAIN",
     MovedError: "MOVED",
     AskError: "ASK",
+    ExecAbortError: "EXECABORT",
+    NoPermissionError: "NOPERM",
 }
 """Of which codes the classes of redis-py tell; which ones it knows differs from 5 to 8."""
 
@@ -86,29 +95,66 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         key: The job's key.
         record: The whole record.
-        ttl: ms for which the key is kept.
+        ttl: ms for which the key is kept, from `happened` on.
         lease: ms for which `in_progress` may be believed; 0 in other states.
+        begun: When the run or attempt began, on the monotonic clock; None: when it is sent.
+        happened: When that happened which the write reports, on the monotonic clock; None: what it
+            reports is true when it is sent.
+        is_run_known: Whether `record.created` names the run; otherwise `join` finds out which.
+        is_repeat: Whether it was written before, and is written again after an outage.
+        span: What the write is a child of, where there are traces.
     """
 
     key: str
     record: Record
     ttl: int
     lease: int = 0
+    begun: float | None = None
+    happened: float | None = None
+    is_run_known: bool = True
+    is_repeat: bool = False
+    span: Any = None
+
+    def join(self, run: "Run | None") -> "Write | None":
+        """The same write with its run, as the stored record tells it; None: it comes too late.
+
+        An attempt belongs to the unfinished run that waits for it. A `pending` report changes
+        nothing where a run is unfinished: its job has begun already. Otherwise this is a run of
+        its own, which the stored record must not be mistaken for.
+
+        Args:
+            run: The run of the stored record, if there is a readable one.
+        """
+        record = self.record
+        if run is not None:
+            if run.state in UNFINISHED and run.attempt < record.attempt:
+                created = run.created
+            elif run.state in UNFINISHED and record.state is JobState.PENDING:
+                return None
+            else:
+                created = max(record.created, run.created + 1)
+            record = replace(record, created=created, name=record.name or run.name)
+        return replace(self, record=record, is_run_known=True)
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the record would have expired by now (on the monotonic clock)."""
+        return 0 < self.ttl <= _age(self.happened, now)
 
     def command(self) -> tuple[str | bytes | int, ...]:
-        """The write as one command, for a transaction of somebody else's.
+        """The write as one command that is sent now, for a transaction of somebody else's.
 
         The server must know the script (`SCRIPT LOAD`), or the write is refused.
         """
-        return ("EVALSHA", SHA, 1, self.key, self._argument())
+        return ("EVALSHA", SHA, 1, self.key, self._argument(time.monotonic()))
 
-    def packed(self) -> bytes:
-        """The same in RESP, as it goes over the wire."""
-        key, argument = self.key.encode(), self._argument()
+    def packed(self, now: float) -> bytes:
+        """The same in RESP, to be sent at `now` (on the monotonic clock)."""
+        key, argument = self.key.encode(), self._argument(now)
         return _PACKED % (len(key), key, len(argument), argument)
 
-    def _argument(self) -> bytes:
+    def _argument(self, now: float) -> bytes:
         record = self.record
+        news_age = _age(self.happened, now)
         state = record.state
         return _encode(
             (
@@ -119,13 +165,20 @@ class Write(msgspec.Struct, frozen=True, gc=False):
                 record.reason,
                 format_progress(record.progress),
                 self.lease,
-                self.ttl,
+                self.ttl - news_age if news_age < self.ttl else min(self.ttl, 1),
                 # An enum's hash is slow, and this is what is written most.
                 _RUNNING if state is JobState.IN_PROGRESS else _FOLLOWS[state],
                 _UNFINISHED,
                 _OVER,
+                _age(self.begun, now),
+                news_age,
             )
         )
+
+
+def _age(since: float | None, now: float) -> int:
+    """Whole ms from `since` to `now`; 0 for None."""
+    return 0 if since is None else max(0, int(1000 * (now - since)))
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -133,23 +186,29 @@ class Refused(msgspec.Struct, frozen=True):
 
     Attributes:
         why: In Redis's words.
-        will_pass: Whether it is worth trying again: Redis is full, loading, a replica now. It
-            isn't where something else than a record stands at the key, or the user may not.
+        is_final: Whether no later attempt can succeed.
     """
 
     why: str
-    will_pass: bool
+    is_final: bool
+
+    @property
+    def kind(self) -> str:
+        """The error code, such as NOREPLICAS; `other` where there is none, as from a proxy."""
+        found = _CODE.match(self.why)
+        return found[1] if found is not None else "other"
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What a record says about who wrote it: which run and attempt, and how it stands."""
+    """What a record says about who wrote it: its run and attempt, its state, the run before."""
 
-    FIELDS: ClassVar = ("created", "attempt", "state", "name")
+    FIELDS: ClassVar = ("created", "attempt", "state", "name", "previous")
 
     created: int
     attempt: int
     state: str
     name: str
+    previous: int = 0
 
     @classmethod
     def of(cls, record: Record) -> Self:
@@ -160,8 +219,9 @@ class Run(msgspec.Struct, frozen=True):
     def from_fields(cls, values: Any) -> "Run | None":
         """Read the values of `FIELDS`; None where they can't be read."""
         try:
-            created, attempt, state, name = values
-            return cls(int(created), int(attempt), state.decode(), name.decode())
+            created, attempt, state, name, previous = values
+            run = int(created), int(attempt), state.decode(), name.decode()
+            return cls(*run, int(previous or 0))
         except (TypeError, ValueError, AttributeError):
             return None
 
@@ -194,16 +254,25 @@ class Store:
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
         """Write all records in one round trip; each has its own result."""
-        return [result_of(reply) for reply in self.send([write.packed() for write in writes])]
+        now = time.monotonic()
+        return [result_of(reply) for reply in self.send([write.packed(now) for write in writes])]
 
     def send(self, packed: Sequence[bytes]) -> list[Any]:
         """Send commands in RESP, and read all replies; errors of single ones are replies."""
         replies = self._exchange(packed)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # The server is new to us, or was restarted. Writing twice changes nothing.
-            self._redis.script_load(SCRIPT)
+            self._load_script()
             replies = self._exchange(packed)
         return replies
+
+    def _load_script(self) -> None:
+        """Have the server know the script.
+
+        Raises:
+            RedisError: it can't be loaded; every refusal of this command may end.
+        """
+        self._redis.script_load(SCRIPT)
 
     def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
         """Send all at once. redis-py's own pipeline does the same, at three times the CPU."""
@@ -246,10 +315,12 @@ class Store:
             for key in keys:
                 pipe.hmget(key, list(Run.FIELDS))
             replies = pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, ResponseError) and will_pass(reply):
-                raise reply
-        return [Run.from_fields(reply) for reply in replies]
+        return [
+            Refused(error_text(reply), is_final=False)
+            if isinstance(reply, ResponseError) and not is_final(reply)
+            else Run.from_fields(reply)
+            for reply in replies
+        ]
 
     def close(self) -> None:
         """Close every connection."""
@@ -261,20 +332,22 @@ class Store:
 def result_of(reply: Any) -> Written | Refused:
     """What the reply to a write says."""
     if isinstance(reply, ResponseError):
-        return Refused(in_words(reply), will_pass(reply))
+        return Refused(error_text(reply), is_final(reply))
     return Written(reply)
 
 
-def in_words(error: ResponseError) -> str:
-    """What Redis said, its code first: redis-py strips that of errors that it has a class for."""
+def error_text(error: ResponseError) -> str:
+    """Redis's error with its code first: redis-py strips the code of errors it has a class for."""
     text = str(error)
     code = next((code for kind, code in _CODES.items() if type(error) is kind), "")
     return text if text.startswith(code) else f"{code} {text}"
 
 
-def will_pass(error: ResponseError) -> bool:
-    """Whether what Redis says will be over some time: full, loading, a replica now, elsewhere."""
-    return in_words(error).startswith(_PASSING)
+def is_final(error: ResponseError) -> bool:
+    """Whether no later attempt at the command can succeed."""
+    text = error_text(error)
+    # Redis 6 wraps the errors of scripts in its own words.
+    return text.removeprefix("ERR ").startswith(_FINAL) or "WRONGTYPE" in text
 
 
 def _reply(connection: Any) -> Any:

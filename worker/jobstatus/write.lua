@@ -8,6 +8,12 @@
 --    [9] stored states that this one may follow within its attempt, as " a b c "
 --   [10] stored states that a later attempt of the run may follow, as " a b c "
 --   [11] stored states that end a run, as " a b c "
+--   [12] age of the run or attempt: ms since it began, by its writer's monotonic clock
+--   [13] age of the news: ms since that happened which the write reports; 0 for a running attempt
+--
+-- Runs are ordered without the clocks of those who enqueue them, which may be wrong: `created` only
+-- names a run. A run that began (now - [12]) after the stored run last changed is a newer one; one
+-- that began before that, or that the stored run has replaced (`previous`), is an older one.
 --
 -- Returns 2: what a poller sees moved; 3: it did, and an earlier attempt of the run was still shown
 -- as running; 1: only lease and TTL were renewed; 0: nothing, the attempt or the run is over; -1:
@@ -16,25 +22,34 @@
 
 local key = KEYS[1]
 local created, attempt, state, name, reason, progress, lease, ttl,
-  follows, unfinished, over = unpack(cmsgpack.unpack(ARGV[1]))
+  follows, unfinished, over, age, news_age = unpack(cmsgpack.unpack(ARGV[1]))
 
 local stored = redis.call('HMGET', key,
-  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated')
+  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'previous')
 local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(stored[2] or '')
 local stored_progress = tonumber(stored[4] or '')
 local stored_state = ' ' .. (stored[3] or '') .. ' '
 local is_readable = stored_created and stored_attempt
   and string.find(unfinished .. over, stored_state, 1, true)
-local same_attempt, took_over = false, false
+local stored_updated = tonumber(stored[7] or '') or 0
+local same_attempt, new_run, took_over = false, false, false
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if ttl < 1 then
   return redis.error_reply('ERR the TTL is not positive')
 end
 if is_readable then
-  if created < stored_created or (created == stored_created and attempt < stored_attempt) then
+  new_run = created ~= stored_created
+  if new_run then
+    -- A server clock that was set back leaves `updated` in the future: what begins now is newer.
+    -- 1 ms is what rounding the ages may cost.
+    if created == tonumber(stored[8] or '') or now - age + 1 < math.min(stored_updated, now) then
+      return -1
+    end
+  elseif attempt < stored_attempt then
     return -1
-  end
-  if created == stored_created then
+  else
     same_attempt = attempt == stored_attempt
     took_over = not same_attempt and lease > 0 and state == stored[3]
     local may_follow = same_attempt and follows or unfinished
@@ -49,20 +64,19 @@ if same_attempt and stored_progress and (progress == '' or tonumber(progress) < 
   progress = stored[4]
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local changed = not same_attempt or state ~= stored[3] or progress ~= (stored[4] or '')
   or reason ~= (stored[5] or '') or name ~= stored[6]
 
 if changed then
   -- A clock that was set back, or a new primary's, never takes `updated` back.
-  local updated = math.max(now, tonumber(stored[7] or '') or 0)
+  local updated = math.max(now - news_age, stored_updated)
   redis.call('HSET', key, 'name', name, 'state', state, 'created', string.format('%.0f', created),
     'attempt', attempt, 'updated', string.format('%.0f', updated))
   if reason ~= '' then redis.call('HSET', key, 'reason', reason)
   elseif stored[5] then redis.call('HDEL', key, 'reason') end
   if progress ~= '' then redis.call('HSET', key, 'progress', progress)
   elseif stored[4] then redis.call('HDEL', key, 'progress') end
+  if new_run then redis.call('HSET', key, 'previous', string.format('%.0f', stored_created)) end
 end
 if lease > 0 then
   redis.call('HSET', key, 'lease', string.format('%.0f', now + lease))

@@ -112,7 +112,11 @@ async def test_jobs_live_through_an_outage(
         code, output = await asyncio.to_thread(worker.end)
         assert code == 0
         if how == "refused":
-            assert output.count("Redis is away") == output.count("Redis is back") == 1
+            assert (
+                output.count("Redis is unavailable")
+                == output.count("Redis is available again")
+                == 1
+            )
         assert "Traceback" not in output
 
 

@@ -82,7 +82,7 @@ async def test_sigterm_in_a_start_hook(
         (
             "BadEnd",
             "retrying",
-            "attempt 1 was cut short: RuntimeError: hook stopped its worker; next within 310 s",
+            "attempt 1 was cut short: RuntimeError: hook stopped its worker; next within 45 s",
         ),
         ("BadAfter", "succeeded", None),
     ],
@@ -112,7 +112,7 @@ async def test_system_exit(pool: StatusRedis, status: Read, spawn: Spawn) -> Non
     shown = status(job_id)
     assert (shown["state"], shown["reason"]) == (
         "retrying",
-        "attempt 1 was cut short: SystemExit: 3 stopped its worker; next within 310 s",
+        "attempt 1 was cut short: SystemExit: 3 stopped its worker; next within 45 s",
     )
 
 

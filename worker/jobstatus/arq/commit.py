@@ -7,7 +7,7 @@ added, so they are built here again. What differs from arq's is said where it do
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from arq.connections import ArqRedis
 from arq.constants import (
@@ -19,8 +19,11 @@ from arq.constants import (
 )
 from redis.exceptions import ResponseError, WatchError
 
-from jobstatus.arq.outage import raise_passing
+from jobstatus.arq.outage import raise_transient
 from jobstatus.store import Write
+
+KEPT: Final = b"kept"
+"""The value of an in-progress key that outlives its job, as that of a cron job does."""
 
 Commands = Callable[[Any], None]
 """Adds commands to a pipeline."""
@@ -34,7 +37,9 @@ class Committed(Enum):
     WITH_STATUS = auto()
     WITHOUT_STATUS = auto()
     SUPERSEDED = auto()
-    """Nothing was done: a later attempt at the job is under way, or it is done already."""
+    """Nothing was done: a later attempt at the job is under way."""
+    GONE = auto()
+    """Nothing was done: the job is over already, perhaps by this very transaction."""
 
 
 def attempt_commands(
@@ -65,7 +70,8 @@ def attempt_commands(
         if keep_in_progress_ms is None:
             gone.append(in_progress_key_prefix + job_id)
         else:
-            pipe.pexpire(in_progress_key_prefix + job_id, keep_in_progress_ms)
+            # arq only sets the key's expiry. The new value ends the claim: no renewal matches it.
+            pipe.set(in_progress_key_prefix + job_id, KEPT, px=keep_in_progress_ms)
         if finish:
             if result:
                 pipe.set(result_key_prefix + job_id, result, px=keep_result_ms)
@@ -112,28 +118,29 @@ async def commit(
     *,
     job_id: str,
     only_attempt: int | None = None,
+    token: bytes = b"",
 ) -> Committed:
     """Run one transaction. Running it again does no harm.
+
+    Where Redis refuses the status, arq's part is committed without it: no job waits for its status.
 
     Args:
         pool: arq's.
         commands: arq's part.
         write: The status, where it is kept in the same Redis.
         job_id: The job.
-        only_attempt: Commit only if no later attempt than this has begun or ended; None where
-            that can't be.
+        only_attempt: Commit only if no other worker has claimed the job, and no later attempt than
+            this has begun or ended; None where that can't be.
+        token: The value of the job's in-progress key while it is claimed here.
 
     Raises:
         RedisError, OSError: whatever arq's own part raises.
     """
     async with pool.pipeline(transaction=True) as pipe:
         if only_attempt is not None:
-            await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
-            latest = await pipe.get(retry_key_prefix + job_id)
-            # arq lets the counter expire after a day; the job itself is there until it is over.
-            is_queued = await pipe.exists(job_key_prefix + job_id)
-            if int(latest) != only_attempt if latest else not is_queued:
-                return Committed.SUPERSEDED
+            void = await _why_void(pipe, job_id, only_attempt, token)
+            if void is not None:
+                return void
             _multi(pipe)
         commands(pipe)
         if write is not None:
@@ -143,19 +150,36 @@ async def commit(
         except WatchError:
             return Committed.SUPERSEDED
         except ResponseError as error:
-            raise_passing(error)
             if write is None:
+                raise_transient(error)
                 raise
-            _log.error("%s was refused in arq's transaction: %s", write.key, error)
-            return await commit(pool, commands, None, job_id=job_id, only_attempt=only_attempt)
+            _log.debug("%s was refused in arq's transaction: %s", write.key, error)
+            return await commit(
+                pool, commands, None, job_id=job_id, only_attempt=only_attempt, token=token
+            )
     written = results.pop() if write is not None else None
     for result in results:
         if isinstance(result, Exception):
-            raise_passing(result)
+            raise_transient(result)
             raise result
     if write is None or isinstance(written, Exception):
         return Committed.WITHOUT_STATUS
     return Committed.WITH_STATUS
+
+
+async def _why_void(pipe: Any, job_id: str, only_attempt: int, token: bytes) -> Committed | None:
+    """Why the outcome of an attempt must not be committed any more; None where it may be.
+
+    The keys that say so are watched.
+    """
+    await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
+    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token}:
+        return Committed.SUPERSEDED
+    latest = await pipe.get(retry_key_prefix + job_id)
+    if latest:
+        return None if int(latest) == only_attempt else Committed.SUPERSEDED
+    # arq lets the counter expire after a day; the job itself is there until it is over.
+    return None if await pipe.exists(job_key_prefix + job_id) else Committed.GONE
 
 
 async def commit_again(
@@ -182,8 +206,8 @@ async def commit_again(
         except WatchError:
             return Committed.SUPERSEDED
         except ResponseError as error:
-            raise_passing(error)
-            return Committed.SUPERSEDED
+            raise_transient(error)
+            raise
     if write is None or isinstance(results[-1], Exception):
         return Committed.WITHOUT_STATUS
     return Committed.WITH_STATUS

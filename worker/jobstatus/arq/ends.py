@@ -9,11 +9,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
+from redis.exceptions import RedisError
 
 from jobstatus.arq.commit import Commands, Committed, commit, commit_again
 from jobstatus.arq.ending import cut_short
 from jobstatus.arq.job import Job
-from jobstatus.arq.outage import OUTAGE, Outage
+from jobstatus.arq.outage import Outage, is_transient
 from jobstatus.attempt import Attempt
 from jobstatus.publisher import Publisher
 from jobstatus.report import Outcome
@@ -37,6 +38,9 @@ _MOST_REPEATED: Final = 1000
 
 _LARGEST: Final = 32 * 2**20
 """Bytes that the results in them may have in all."""
+
+_CLAIM_MARGIN: Final = 0.5
+"""Seconds before a claim expires from which on it isn't relied on."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -73,7 +77,7 @@ class Ends:
         outage: Outage,
         *,
         shares_redis: bool,
-        in_progress_seconds: float,
+        lease: float,
     ) -> None:
         """For one run of a worker.
 
@@ -82,14 +86,14 @@ class Ends:
             publisher: Writes the status that isn't in arq's transaction.
             outage: Where the worker waits for Redis.
             shares_redis: Whether the status is kept where the queue is.
-            in_progress_seconds: For how long arq keeps others from running a job.
+            lease: Seconds within which a job is run again whose worker fell silent.
         """
         self.stops_at: float | None = None
         self._pool = pool
         self._publisher = publisher
         self._outage = outage
         self._shares_redis = shares_redis
-        self._in_progress_seconds = in_progress_seconds
+        self._lease = lease
         self._committed: dict[str, _Kept] = {}
         self._size = 0
 
@@ -115,34 +119,36 @@ class Ends:
         Raises:
             RedisError, OSError: the worker stops while Redis is away: the end is lost.
         """
-        outcome = write = None
-        try:
-            outcome = find_outcome() if find_outcome is not None else None
-            if job.attempt is not None and outcome is not None:
-                write = job.attempt.last_write(outcome)
-        except Exception:  # whatever it is, the job's end must be committed
-            _log.exception("job %s: its status can't be told", job_id)
+        outcome, write = _status(job_id, job, find_outcome)
         attempt, begun = job.attempt, time.monotonic()
         sent = write if self._shares_redis else None
+        token = job.claim.token if job.claim is not None else b""
+
+        tries = 0
 
         async def commit_once() -> Committed:
-            only = self._attempt_if_overdue(job)
-            return await commit(self._pool, commands, sent, job_id=job_id, only_attempt=only)
+            nonlocal tries
+            tries += 1
+            # The reply to an earlier try may have been lost, and the job be enqueued again.
+            only = _attempt_if_unsure(job, is_retry=tries > 1)
+            return await commit(
+                self._pool, commands, sent, job_id=job_id, only_attempt=only, token=token
+            )
 
         try:
             done = await self._insist(job_id, commit_once)
         except Exception as error:
             if attempt is not None:
-                again = cut_short(attempt.number, error, self._in_progress_seconds)
+                again = cut_short(attempt.number, error, self._lease)
                 self._publisher.end(attempt, again)
             raise
         if done is Committed.SUPERSEDED:
             _log.warning("job %s was run again elsewhere: this end is void", job_id)
-        else:
-            self._keep(job_id, _Kept(time.monotonic(), job.token, commands, sent, size))
+        elif done is not Committed.GONE:
+            self._keep(job_id, _Kept(time.monotonic(), token, commands, sent, size))
         if attempt is None or outcome is None:
             return
-        if done is Committed.WITHOUT_STATUS:
+        if done in {Committed.WITHOUT_STATUS, Committed.GONE}:
             self._publisher.end(attempt, outcome)
         else:
             self._publisher.forget(attempt, outcome)
@@ -213,7 +219,9 @@ class Ends:
             try:
                 async with asyncio.timeout(PATIENCE):
                     return await ask()
-            except OUTAGE as error:
+            except (RedisError, OSError) as error:
+                if not is_transient(error):
+                    raise
                 if self._has_given_up(begun):
                     _log.error("job %s: its end was lost, it will be run again", job_id)
                     raise
@@ -225,12 +233,29 @@ class Ends:
             self.stops_at is not None and time.monotonic() > max(begun, self.stops_at) + _LAST_TRIES
         )
 
-    def _attempt_if_overdue(self, job: Job) -> int | None:
-        """The number of an attempt that has run for so long that arq lets others run the job.
 
-        arq itself lets such an attempt end the job under the feet of the next one.
-        """
-        if job.attempt is None or job.ended is None:
-            return None
-        is_overdue = time.monotonic() - job.since > self._in_progress_seconds - 1
-        return job.attempt.number if is_overdue else None
+def _status(
+    job_id: str, job: Job, find_outcome: Callable[[], Outcome | None] | None
+) -> tuple[Outcome | None, Write | None]:
+    """What is to be shown of a job's end, if anything, and its write."""
+    outcome = None
+    try:
+        outcome = find_outcome() if find_outcome is not None else None
+        if job.attempt is not None and outcome is not None:
+            return outcome, job.attempt.last_write(outcome)
+    except BaseException:  # whatever it is, the job's end must be committed
+        _log.exception("job %s: its status can't be told", job_id)
+    return outcome, None
+
+
+def _attempt_if_unsure(job: Job, *, is_retry: bool) -> int | None:
+    """The number of an attempt whose claim may have expired, so that others may run the job.
+
+    arq itself lets such an attempt finish the job while the next one runs.
+    """
+    if job.attempt is None or job.ended is None:
+        return None
+    if is_retry:
+        return job.attempt.number
+    is_sure = job.claim is not None and time.monotonic() < job.claim.valid_until - _CLAIM_MARGIN
+    return None if is_sure else job.attempt.number

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobstatus.arq.ending import Ended, Result
+from jobstatus.arq.renewal import Claim
 from jobstatus.attempt import Attempt
 
 
@@ -24,7 +25,7 @@ class Job:
         result: What arq is about to keep.
         carrier: Headers that name the trace in which it was enqueued.
         span: The attempt's, where there are traces.
-        token: The value of its in-progress key.
+        claim: The claim on it, while its outcome is being committed.
     """
 
     score: int
@@ -36,7 +37,7 @@ class Job:
     result: Result | None = None
     carrier: dict[str, str] = field(default_factory=dict)
     span: Any = None
-    token: bytes = b""
+    claim: Claim | None = None
 
     def begin(self) -> None:
         """It is read; from here on it may take its time, and is not simply taken again."""

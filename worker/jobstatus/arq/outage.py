@@ -1,52 +1,45 @@
-"""Redis that is away: what says so, and waiting until it is back."""
+"""An unavailable Redis: which errors say so, and waiting until it is available again."""
 
 import asyncio
 import logging
 from typing import Final
 
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.store import will_pass
+from jobstatus.store import error_text, is_final
 
-OUTAGE: Final = (
-    BusyLoadingError,
-    OSError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisConnectionError,
-    RedisTimeoutError,
-)
-"""What passes when Redis is well again: it is away, slow, loading, full, or a replica now."""
+OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
+"""What is raised when Redis is unavailable, too slow or still loading."""
 
 _PAUSE: Final = 0.3
-"""Seconds between two tries while Redis is away."""
+"""Seconds between two attempts while Redis is unavailable."""
 
 _log = logging.getLogger("jobstatus")
 
 
-class NotNowError(OSError):
-    """Redis answers, but can't do this now."""
+class RefusedForNowError(OSError):
+    """Redis answers, but refuses: this may end."""
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether Redis is away, or says that it can't now."""
-    return isinstance(error, OUTAGE) or (isinstance(error, ResponseError) and will_pass(error))
+def is_transient(error: BaseException) -> bool:
+    """Whether what failed may succeed later: Redis is unavailable, or refuses for now."""
+    return isinstance(error, OUTAGE) or (isinstance(error, ResponseError) and not is_final(error))
 
 
-def raise_passing(error: BaseException) -> None:
-    """Raise what stands for an outage, if `error` is Redis's word for one.
+def raise_transient(error: BaseException) -> None:
+    """Raise an outage, if `error` is a refusal that may end.
 
     Raises:
-        NotNowError: it is.
+        RefusedForNowError: it is.
     """
-    if isinstance(error, ResponseError) and will_pass(error):
-        raise NotNowError(str(error)) from error
+    if isinstance(error, ResponseError) and not is_final(error):
+        raise RefusedForNowError(error_text(error)) from error
 
 
 class Outage:
-    """Whether Redis is away; says so in the log once, when it goes and when it is back.
+    """Whether Redis is unavailable; logs once when that begins, and once when it ends.
 
     Attributes:
         is_on: Whether it is, or was when it was last asked.
@@ -56,15 +49,17 @@ class Outage:
         self.is_on = False
 
     async def wait(self, error: BaseException) -> None:
-        """Redis is away, `error` says; wait a little."""
+        """Wait a little, since Redis is unavailable, as `error` says."""
         if not self.is_on:
             self.is_on = True
-            _log.warning("Redis is away, the worker waits: %s: %s", type(error).__name__, error)
+            _log.warning(
+                "Redis is unavailable, the worker waits: %s: %s", type(error).__name__, error
+            )
         await asyncio.sleep(_PAUSE)
 
     def end(self) -> bool:
-        """Redis answers; whether it was away."""
+        """Redis answers; whether it was unavailable."""
         was_on, self.is_on = self.is_on, False
         if was_on:
-            _log.warning("Redis is back")
+            _log.warning("Redis is available again")
         return was_on

@@ -4,16 +4,20 @@ arq 0.28 takes each job in four round trips (WATCH, EXISTS, ZSCORE, then MULTI a
 achieves is that of all workers one creates the job's in-progress key, while the job is queued and
 due. `SET NX` and ZSCORE in one transaction achieve the same, for many jobs in one round trip, and
 exclude arq's own workers as they exclude ours: what counts for either is that the key is there.
+The key is a lease, see `renewal`.
 """
 
+import time
 from secrets import token_hex
 from typing import Any
 
 from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from arq.utils import timestamp_ms
+from redis.exceptions import ResponseError
 
-from jobstatus.arq.outage import raise_passing
+from jobstatus.arq.outage import raise_transient
+from jobstatus.arq.renewal import Claim
 
 
 class Taking:
@@ -24,13 +28,23 @@ class Taking:
     end of one run is mistaken for that of the next.
 
     Attributes:
-        held: The values of the keys of the jobs that this worker has.
+        held: The jobs that this worker has.
+        lease: Seconds for which a key lives, unless it is renewed.
     """
 
-    def __init__(self, queue: str, in_progress_seconds: float) -> None:
-        self.held: dict[str, bytes] = {}
+    def __init__(self, queue: str, in_progress_seconds: float, lease: float) -> None:
+        """For one worker.
+
+        Args:
+            queue: The queue's key.
+            in_progress_seconds: For how long arq would keep others from running a job.
+            lease: Seconds for which a key lives, unless it is renewed.
+        """
+        self.held: dict[str, Claim] = {}
+        self.lease = min(lease, in_progress_seconds)
         self._queue = queue
-        self._px = round(in_progress_seconds * 1000)
+        self._in_progress_seconds = in_progress_seconds
+        self._px = round(self.lease * 1000)
         self._token = token_hex(8).encode()
         self._takings = 0
         self._uncertain: set[str] = set()
@@ -45,6 +59,7 @@ class Taking:
             RedisError, OSError: Redis can't answer.
         """
         self._takings += 1
+        now = time.monotonic()
         value = b"%b:%d" % (self._token, self._takings)
         keys = [in_progress_key_prefix + job_id for job_id in job_ids]
         try:
@@ -55,22 +70,33 @@ class Taking:
                 replies = await pipe.execute()
             found = zip(job_ids, replies[::2], replies[1::2], strict=True)
             mine = {job_id: score for job_id, new, score in found if new}
+            until = dict.fromkeys(mine, now + self.lease)
             values = dict.fromkeys(mine, value)
             recovered = await self._recovered(pool, job_ids, mine)
             scores = dict(zip(job_ids, replies[1::2], strict=True))
             mine |= {job_id: scores[job_id] for job_id in recovered}
             values |= recovered
-            now = timestamp_ms()
-            gone = [job_id for job_id, score in mine.items() if not score or score > now]
+            due = timestamp_ms()
+            gone = [job_id for job_id, score in mine.items() if not score or score > due]
             if gone:  # done elsewhere, or deferred, since the queue was read
                 await pool.delete(*(in_progress_key_prefix + job_id for job_id in gone))
         except BaseException as error:
             self._uncertain.update(job_ids)
-            raise_passing(error)
+            raise_transient(error)
             raise
         taken = {job_id: int(mine[job_id]) for job_id in mine if job_id not in gone}
-        self.held |= {job_id: values[job_id] for job_id in taken}
+        for job_id in taken:  # when the key of a recovered one expires is found out on renewal
+            last = now + self._in_progress_seconds
+            self.held[job_id] = Claim(values[job_id], last, until.get(job_id, now))
         return taken
+
+    def missing(self) -> list[str]:
+        """Jobs that this worker has, and whose keys were found missing."""
+        return [
+            job_id
+            for job_id, claim in self.held.items()
+            if claim.is_gone and not claim.is_ending and time.monotonic() < claim.until
+        ]
 
     async def reclaim(self, pool: ArqRedis, job_ids: list[str]) -> None:
         """Say again that these jobs are being run here, to a Redis that may have forgotten it.
@@ -80,10 +106,15 @@ class Taking:
         """
         async with pool.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                value = self.held.get(job_id)
-                if value is not None:
-                    pipe.set(in_progress_key_prefix + job_id, value, nx=True, px=self._px)
-            await pipe.execute()
+                claim = self.held.get(job_id)
+                if claim is not None:
+                    claim.is_gone = False
+                    pipe.set(in_progress_key_prefix + job_id, claim.token, nx=True, px=self._px)
+            try:
+                await pipe.execute()
+            except ResponseError as error:
+                raise_transient(error)
+                raise
 
     async def release(self, pool: ArqRedis) -> None:
         """Let others have what was taken without learning so. For a worker that stops.

@@ -12,13 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from arq.connections import ArqRedis
 from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from jobstatus.arq.commit import attempt_commands, given_up_commands
 from jobstatus.arq.connection import client_like, publisher_for, shares_redis
@@ -26,9 +27,10 @@ from jobstatus.arq.context import carry_context_into_threads
 from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.ends import PATIENCE, Ends
 from jobstatus.arq.job import Job
-from jobstatus.arq.outage import OUTAGE, Outage, is_passing
+from jobstatus.arq.outage import Outage, is_transient
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.queue import Primary
+from jobstatus.arq.renewal import Renewal
 from jobstatus.arq.taking import Taking
 from jobstatus.arq.traces import attempt_span, remembering
 from jobstatus.current import current_job
@@ -67,7 +69,8 @@ class StatusWorker(Worker):
         self._jobs: dict[str, Job] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._crashes: list[BaseException] = []
-        self._taking = Taking(self.queue_name, self.in_progress_timeout_s)
+        self._taking = Taking(self.queue_name, self.in_progress_timeout_s, self._status.claim_lease)
+        self._renewal: Renewal | None = None
         self._traces = tracer("jobstatus-worker")
         if self._traces is not None:
             self.job_deserializer = remembering(self.job_deserializer, self._current)
@@ -86,6 +89,8 @@ class StatusWorker(Worker):
         try:
             super().run()
         finally:
+            if self._renewal is not None:
+                self._renewal.stop()
             if self.publisher is not None:  # something ended the event loop before `close`
                 self._hand_back()
                 self.publisher.close()
@@ -111,8 +116,10 @@ class StatusWorker(Worker):
             self.publisher,
             self._outage,
             shares_redis=shares,
-            in_progress_seconds=self.in_progress_timeout_s,
+            lease=self._taking.lease,
         )
+        self._renewal = Renewal(self._taking.held, self.queue_client, self._taking.lease)
+        self._renewal.start()
         carry_context_into_threads(self.loop)
         if shares:  # the first end is to be in arq's transaction already
             with contextlib.suppress(ResponseError):  # who may not load it may not write status
@@ -150,6 +157,9 @@ class StatusWorker(Worker):
             if self.on_shutdown:
                 await self.on_shutdown(self.ctx)
         finally:
+            if self._renewal is not None:
+                await asyncio.to_thread(self._renewal.stop)
+                self._renewal = None
             self._hand_back()
             if self.publisher is not None:
                 await asyncio.to_thread(self.publisher.close)
@@ -160,7 +170,7 @@ class StatusWorker(Worker):
             if client is not None:
                 client.close()
         for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, OUTAGE):
+            if isinstance(end, Exception) and not is_transient(end):
                 raise end
 
     async def _leave(self) -> None:
@@ -169,7 +179,7 @@ class StatusWorker(Worker):
             async with asyncio.timeout(1):
                 await self._taking.release(self.pool)
                 await self.pool.delete(self.health_check_key)
-        except OUTAGE as error:
+        except (RedisError, OSError) as error:
             _log.warning("the health check's key was left to expire: %s", error)
 
     def _hand_back(self) -> None:
@@ -178,22 +188,24 @@ class StatusWorker(Worker):
         for job in jobs.values():
             if job.attempt is not None and self.publisher is not None:
                 crash = self._crashes[0] if self._crashes else None
-                outcome = cut_short(job.attempt.number, crash, self.in_progress_timeout_s)
+                outcome = cut_short(job.attempt.number, crash, self._taking.lease)
                 self.publisher.end(job.attempt, outcome)
 
     # ── taking jobs ──────────────────────────────────────────────────────────────────────────
 
     async def _poll_iteration(self) -> None:
-        """Look into the queue; while Redis is away, wait."""
+        """Look into the queue; while Redis is unavailable, wait."""
         try:
             async with asyncio.timeout(PATIENCE):
                 if self._primary is not None:
                     await self._primary.check()
                 if self._outage.is_on:
                     await self._recover()
+                if missing := self._taking.missing():
+                    await self._taking.reclaim(self.pool, list(filter(self._runs_here, missing)))
                 await super()._poll_iteration()
-        except (*OUTAGE, ResponseError) as error:
-            if any(error is crash for crash in self._crashes) or not is_passing(error):
+        except (RedisError, OSError) as error:
+            if any(error is crash for crash in self._crashes) or not is_transient(error):
                 raise
             await self._outage.wait(error)
         else:
@@ -208,6 +220,16 @@ class StatusWorker(Worker):
         await self._taking.reclaim(self.pool, [i for i in self._jobs if self._runs_here(i)])
         if self._ends is not None:
             await self._ends.repeat()
+
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """Enqueue the cron jobs that are due; those that Redis refuses, at the next look."""
+        due = [(job, job.next_run) for job in self.cron_jobs if job.unique or job.job_id]
+        try:
+            await super().run_cron(n, delay, num_windows)
+        except (RedisError, OSError):
+            for job, next_run in due:  # enqueuing one twice under its id does nothing
+                job.next_run = next_run
+            raise
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
@@ -241,10 +263,10 @@ class StatusWorker(Worker):
                 raise
             except BaseException as error:
                 stops = self._ends is None or self._ends.stops_at is not None
-                if isinstance(error, OUTAGE) and not job.begun and not stops:
+                if is_transient(error) and not job.begun and not stops:
                     await self._outage.wait(error)
                     continue
-                if not (isinstance(error, OUTAGE) and stops):
+                if not (is_transient(error) and stops):
                     self._crashes.append(error)  # a hook's own; arq's and ours are waited out
                 raise
             else:
@@ -362,18 +384,33 @@ class StatusWorker(Worker):
         )
         outcome = partial(self._outcome, job_id, job, finish=finish)
         size = len(result_data or b"")
-        return self._kept(self._ends.commit(job_id, job, commands, outcome, size))
+        return self._kept(job_id, job, self._ends.commit(job_id, job, commands, outcome, size))
 
     def _pop(self, job_id: str) -> Job:
         """The job, which is about to end."""
         job = self._jobs.pop(job_id, Job(0))
         job.begin()
-        job.token = self._taking.held.pop(job_id, b"")
+        job.claim = self._taking.held.get(job_id)
+        if job.claim is not None:
+            job.claim.is_ending = True
         return job
 
-    def _kept(self, ending: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
-        """The same, as a task that `close` waits for: what awaits it may be cancelled."""
-        task = self.loop.create_task(ending)
+    def _kept(
+        self, job_id: str, job: Job, ending: Coroutine[Any, Any, None]
+    ) -> Coroutine[Any, Any, None]:
+        """The same, as a task that `close` waits for: what awaits it may be cancelled.
+
+        The claim is renewed until it is done, however long Redis is unavailable.
+        """
+
+        async def end() -> None:
+            try:
+                await ending
+            finally:
+                if self._taking.held.get(job_id) is job.claim:
+                    self._taking.held.pop(job_id, None)
+
+        task = self.loop.create_task(end())
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return _joined(task)
@@ -399,7 +436,7 @@ class StatusWorker(Worker):
         if self._ends is None:  # not run by `main`
             return super().finish_failed_job(job_id, result_data)
         job = self._pop(job_id)
-        return self._kept(self._give_up(job_id, job, result_data, self._ends))
+        return self._kept(job_id, job, self._give_up(job_id, job, result_data, self._ends))
 
     async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
