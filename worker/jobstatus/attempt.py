@@ -92,7 +92,8 @@ class Attempt:
         outcome: How it ended; None while it runs.
         changed: Since when its state waits to be written, on the monotonic clock; None: not.
         ended: When it ended, on the monotonic clock; None while it runs.
-        is_forgotten: Whether somebody else has written how it ended.
+        is_forgotten: Whether nothing more is to be written of it: its last write is on its way, or
+            was made by somebody else.
         span: What its writes are children of, where there are traces.
     """
 

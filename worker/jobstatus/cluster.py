@@ -10,14 +10,23 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobstatus.address import Host, Kind
 from jobstatus.client import address_of, node_client
 from jobstatus.settings import StatusSettings
 from jobstatus.slots import SLOTS, Layout, layout_of, redirect_of
 from jobstatus.status import Written
-from jobstatus.store import OUTAGE, TIMEOUT, Refused, Run, Store, Write, error_text, result_of
+from jobstatus.store import (
+    OUTAGE,
+    TIMED_OUT,
+    TIMEOUT,
+    Refused,
+    Run,
+    Store,
+    Write,
+    error_text,
+    result_of,
+)
 
 _REDIRECTS: Final = 5
 """Times that one write is sent elsewhere at most, before it is tried anew later."""
@@ -206,7 +215,7 @@ class ClusterStore:
 
 def _unanswered(host: Host, error: Exception) -> Refused:
     """What stands for the reply of a node that gave none."""
-    kind = TIMEOUT if isinstance(error, (TimeoutError, RedisTimeoutError)) else "TRYAGAIN"
+    kind = TIMEOUT if isinstance(error, TIMED_OUT) else "TRYAGAIN"
     return Refused(f"{kind} {host[0]}:{host[1]}: {error}", is_final=False)
 
 

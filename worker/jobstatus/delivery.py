@@ -14,7 +14,6 @@ from itertools import chain, islice
 from typing import Final
 
 from msgspec.structs import replace
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobstatus.attempt import Attempt
 from jobstatus.backlog import Backlog
@@ -22,7 +21,7 @@ from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import UNFINISHED, JobState, Written
-from jobstatus.store import OUTAGE, TIMEOUT, Refused, Run, Write
+from jobstatus.store import OUTAGE, TIMED_OUT, TIMEOUT, Refused, Run, Write
 from jobstatus.tracing import told
 
 _RETRY_SECONDS: Final = (0.05, 0.5)
@@ -224,6 +223,7 @@ class Delivery:
             if isinstance(item, Write):
                 yield item
             elif item.outcome is not None and not item.is_forgotten:
+                item.is_forgotten = True  # from here on there is only the write
                 self.counts.reports(*item.take_reports())
                 yield item.last_write(item.outcome)
 
@@ -231,7 +231,7 @@ class Delivery:
         """Write what has changed and what is due of the running attempts."""
         self._join_attempts([attempt for attempt in running if not attempt.is_run_known])
         due = self._due(running, now, sample=sample)
-        while batch := list(islice(chain(self._take_fresh(), due), self._size)):
+        while batch := list(islice(chain(self._take_fresh(), due), self._exchange_size)):
             self._exchange(batch)
         self._hold_refused()
 
@@ -243,7 +243,7 @@ class Delivery:
         """Write what is held, for a bounded time."""
         until = time.monotonic() + _BACKLOG_SECONDS
         while self._backlog and time.monotonic() < until and now >= self._backlog_at:
-            batch = self._backlog.take(self._size)
+            batch = self._backlog.take(self._exchange_size)
             if self._exchange([(None, write) for write in batch]):
                 self._backlog_refusals = 0
                 self._hold_refused()
@@ -256,54 +256,67 @@ class Delivery:
                 self._backlog_at = time.monotonic() + delay
                 return
 
-    @property
-    def _size(self) -> int:
-        """How many writes the next exchange may have."""
-        return min(self._exchange_size, _PROBE) if self.failures else self._exchange_size
-
     def _exchange(self, batch: Sequence[Due]) -> bool:
         """Write one batch; whether any of it was settled.
 
         Raises:
             RedisError, OSError: Redis is unavailable; what is left of the batch is held.
         """
-        settled = False
-        left = dict(enumerate(batch))
+        left, begun = dict(enumerate(batch)), time.monotonic()
         try:
-            due = self._joined(left, time.monotonic())
+            due = self._joined(left, begun)
             results = self._store.write([write for _, (_, write) in due]) if due else []
-            unavailable = ""
-            for (number, (attempt, write)), result in zip(due, results, strict=True):
-                if isinstance(result, Refused) and not result.is_final:
-                    self._note(result)
-                    if result.kind in _OTHER_SERVER:
-                        unavailable = result.why
-                        continue
-                    self._was_refused(attempt, write)
-                else:
-                    settled = True
-                    self._settle(attempt, write, result)
-                del left[number]
-            if unavailable:
-                raise _UnavailableError(unavailable)  # noqa: TRY301
+            settled = self._settle_all(due, results, left)
         except BaseException as error:
             is_outage = isinstance(error, OUTAGE)
-            if isinstance(error, (TimeoutError, RedisTimeoutError)) or not is_outage:
+            if isinstance(error, TIMED_OUT) or not is_outage:
                 self._exchange_size = max(1, self._exchange_size // 4)
             if not is_outage and len(left) == 1:
                 self._drop(*left.popitem()[1])
                 return False
             self._backlog.put_back(write for attempt, write in left.values() if attempt is None)
             raise
-        timed_out = any(isinstance(r, Refused) and r.kind == TIMEOUT for r in results)
-        self._exchange_size = (
-            max(1, self._exchange_size // 4)
-            if timed_out  # at one node of a Cluster
-            else min(_MAX_EXCHANGE, 2 * self._exchange_size)
-        )
+        if any(isinstance(r, Refused) and r.kind == TIMEOUT for r in results):
+            self._exchange_size = max(1, self._exchange_size // 4)  # at one node of a Cluster
+        elif due:
+            self._fit(len(due), time.monotonic() - begun)
         if due:
             self._is_available()
         return settled
+
+    def _settle_all(
+        self,
+        due: Sequence[tuple[int, Due]],
+        results: Sequence[Written | Refused],
+        left: dict[int, Due],
+    ) -> bool:
+        """Settle each write, which then goes from `left`; whether any was done with.
+
+        Raises:
+            OSError: the server can't take writes now.
+        """
+        settled, unavailable = False, ""
+        for (number, (attempt, write)), result in zip(due, results, strict=True):
+            if isinstance(result, Refused) and not result.is_final:
+                self._note(result)
+                if result.kind in _OTHER_SERVER:
+                    unavailable = result.why
+                    continue
+                self._was_refused(attempt, write)
+            else:
+                settled = True
+                self._settle(attempt, write, result)
+            del left[number]
+        if unavailable:
+            raise _UnavailableError(unavailable)
+        return settled
+
+    def _fit(self, writes: int, seconds: float) -> None:
+        """Make the next exchange as large as takes half of the timeout, as this one went."""
+        fitting = int(writes / max(seconds, 1e-6) * self._settings.timeout / 2)
+        size = max(1, min(fitting, 2 * self._exchange_size, _MAX_EXCHANGE))
+        if size > self._exchange_size or writes == self._exchange_size:
+            self._exchange_size = size
 
     def _drop(self, attempt: Attempt | None, write: Write) -> None:
         """Give up a write that can't even be sent: a mistake of ours, which must stop no others."""
@@ -357,8 +370,8 @@ class Delivery:
     def _join_attempts(self, attempts: Sequence[Attempt]) -> None:
         """Find out to which runs the attempts belong; of one job, in the order they came in."""
         ready = [a for a in attempts if time.monotonic() >= a.not_before]
-        for start in range(0, len(ready), self._size):
-            some = ready[start : start + self._size]
+        for start in range(0, len(ready), self._exchange_size):
+            some = ready[start : start + self._exchange_size]
             keys = list(dict.fromkeys(attempt.key for attempt in some))
             runs = dict(zip(keys, self._store.runs(keys), strict=True))
             for attempt in some:
@@ -482,6 +495,7 @@ class Delivery:
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next attempt: any of it may not have arrived, or be gone."""
         self.counts.errors += 1
+        self._exchange_size = min(self._exchange_size, _PROBE)
         fresh, self._fresh = self._fresh, deque()
         self._add_to_backlog(fresh)
         self._hold_refused()

@@ -5,7 +5,7 @@ import math
 from datetime import timedelta
 from typing import Any, Final
 
-from jobstatus.status import REASON_LIMIT, one_line
+from jobstatus.status import REASON_LIMIT, one_line, raise_interrupt
 
 LONGEST: Final = 315_360_000.0
 """Seconds that anything is waited for, or kept, at most: ten years."""
@@ -29,7 +29,8 @@ def whole(total: Any) -> int | None:
     """A number of steps, if it is one."""
     try:
         return None if total is None else int(total)
-    except Exception as error:
+    except BaseException as error:
+        raise_interrupt(error)
         complain("total can't be read", error)
         return None
 
@@ -38,6 +39,7 @@ def seconds(delay: Any) -> float | None:
     """A delay in seconds, if it is one."""
     try:
         value = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    except Exception:
+    except BaseException as error:
+        raise_interrupt(error)
         return None
     return min(value, LONGEST) if value >= 0 else None

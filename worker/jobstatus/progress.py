@@ -12,6 +12,8 @@ from itertools import chain, compress, repeat
 from operator import length_hint
 from typing import Any, Never, Protocol, TypeVar
 
+from jobstatus.status import raise_interrupt
+
 T = TypeVar("T")
 
 Sampler = Callable[[], float]
@@ -155,7 +157,8 @@ def track(
 def _length(iterable: object) -> int | None:
     try:
         return length_hint(iterable) or None
-    except Exception:  # an odd __len__ is no reason to break the loop
+    except BaseException as error:  # an odd __len__ is no reason to break the loop
+        raise_interrupt(error)
         return None
 
 

@@ -284,23 +284,27 @@ class Publisher:
             Finalize(self, _close, args=(weakref.ref(self),), exitpriority=10)
 
     def _run(self) -> None:
+        """Deliver until closed. Nothing ends this thread: no mistake of ours or of a job's."""
         delivery = self._delivery
         while not self._closed:
-            wait = delivery.seconds_until_due()
-            if delivery.failures:
-                time.sleep(wait or 0.0)
-            else:
-                delivery.wake.wait(wait)
-            delivery.wake.clear()
             try:
-                if delivery.tick():
-                    self._sampling.ask(delivery.running())
+                self._tick()
             except BaseException:
-                # A mistake of ours, or of a job's; the reports of all jobs must go on.
-                _log.exception("status could not be published")
+                _log.exception("status could not be published, it is tried again")
                 delivery.refresh()
                 delivery.back_off()
             time.sleep(_PAUSE)
+
+    def _tick(self) -> None:
+        delivery = self._delivery
+        wait = delivery.seconds_until_due()
+        if delivery.failures:
+            time.sleep(wait or 0.0)
+        else:
+            delivery.wake.wait(wait)
+        delivery.wake.clear()
+        if delivery.tick():
+            self._sampling.ask(delivery.running())
 
 
 def _checked(created: int) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from jobstatus import handed, progress
 from jobstatus.progress import CountTrack, Sampler, Track
-from jobstatus.status import REASON_LIMIT, JobState, one_line
+from jobstatus.status import REASON_LIMIT, JobState, one_line, raise_interrupt
 
 T = TypeVar("T")
 
@@ -52,6 +52,7 @@ class JobReport:
         self._on_end: Callable[[Outcome], None] | None = None
         self._shown: tuple[str, str] = ("", "")
         self._said = 0
+        self._is_odd = False
 
     def progress(self, percent: float, reason: str | None = None) -> None:
         """Say how far the job has come.
@@ -186,13 +187,27 @@ class JobReport:
     @property
     def made(self) -> int:
         """How many reports were made, each step of a loop one; about."""
+        return self._guarded(self._count, 0)
+
+    def _count(self) -> int:
         own = self._said + sum(track.done() for track in self._tracks)
         return own + sum(step.made for step in self._steps)
 
     @property
     def has_progress(self) -> bool:
         """Whether anything speaks of progress, even if it has told nothing yet."""
-        return self.fraction() is not None or self.wants_sampling
+        return self.wants_sampling or self._guarded(self.fraction, None) is not None
+
+    def _guarded(self, look: Callable[[], T], otherwise: T) -> T:
+        """What `look` returns, which may call job code; `otherwise` if that raises anything."""
+        try:
+            return look()
+        except BaseException as error:
+            raise_interrupt(error)
+            if not self._is_odd:
+                self._is_odd = True
+                handed.complain("a report can't be read", error)
+            return otherwise
 
     def take_samples(self) -> None:
         """Call what was given to `sample`. For the publisher: it may block, and may raise."""
@@ -202,14 +217,19 @@ class JobReport:
             return
         try:
             self._sampled = handed.in_bounds(float(self._sampler()))
-        except BaseException as error:  # SystemExit too: this is no thread of the job's
+        except BaseException as error:  # SystemExit too: it would end the publisher's thread
             self._sampler = None
             handed.complain("sampling has ended", error)
 
     def read(self) -> tuple[float | None, str]:
-        """Progress (0..100, or None) and reason as they are now. For the publisher."""
-        fraction = self.fraction()
-        reason = self.reason_now()
+        """Progress (0..100, or None) and reason as they are now. For the publisher.
+
+        Where job code that this calls raises, the progress or reason before that is kept.
+        """
+        fraction = self._guarded(self.fraction, None)
+        if fraction is not None:
+            fraction = handed.in_bounds(fraction)
+        reason = self._guarded(self.reason_now, self._shown[0])
         if reason is not self._shown[0]:
             self._shown = (reason, one_line(reason, REASON_LIMIT))
         return (None if fraction is None else 100 * fraction), self._shown[1]
@@ -226,7 +246,8 @@ class JobReport:
             return None
         try:
             fraction = float(self._percent) / 100
-        except Exception as error:
+        except BaseException as error:
+            raise_interrupt(error)
             self._percent = None
             handed.complain("progress can't be read", error)
             return None

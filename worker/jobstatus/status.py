@@ -8,6 +8,7 @@ import math
 import re
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
+from threading import current_thread, main_thread
 from typing import Annotated, Final
 from uuid import UUID, uuid5
 
@@ -234,11 +235,24 @@ def one_line(text: object, limit: int) -> str:
     """
     try:
         line = str(text)[: 8 * limit]  # there may be much more of it than anybody reads
-    except Exception:
+    except BaseException as error:  # job code may raise anything, such as CancelledError
+        raise_interrupt(error)
         line = f"<{type(text).__name__}>"
     if not line.isprintable():
         line = "".join(c for c in " ".join(line.split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise a Ctrl-C that has arrived while job code was being called; pass over all else.
+
+    Python delivers it in the main thread only.
+
+    Raises:
+        KeyboardInterrupt: `error` is one, and this is the main thread.
+    """
+    if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+        raise error
 
 
 def format_progress(progress: float | None) -> str:

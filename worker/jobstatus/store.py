@@ -4,7 +4,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, ClassVar, Final, Self
@@ -26,6 +26,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from jobstatus.client import client
@@ -40,6 +41,9 @@ SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 OUTAGE: Final = (RedisError, OSError)
 """What any trouble with Redis raises."""
+
+TIMED_OUT: Final = (TimeoutError, RedisTimeoutError)
+"""What is raised when Redis doesn't answer in time."""
 
 _FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items()}
 _RUNNING = _FOLLOWS[JobState.IN_PROGRESS]
@@ -337,8 +341,13 @@ def result_of(reply: Any) -> Written | Refused:
 
 
 def error_text(error: ResponseError) -> str:
-    """Redis's error with its code first: redis-py strips the code of errors it has a class for."""
+    """Redis's error with its code first: redis-py strips the code of errors it has a class for.
+
+    What redis-py puts before it in a pipeline, the command with all its arguments, is left out.
+    """
     text = str(error)
+    if text.startswith("Command # "):
+        text = text.partition(" of pipeline caused error: ")[2] or text
     code = next((code for kind, code in _CODES.items() if type(error) is kind), "")
     return text if text.startswith(code) else f"{code} {text}"
 
@@ -372,4 +381,5 @@ def _all_at_once(connection: Any, replies: int) -> Iterator[None]:
     try:
         yield
     finally:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        with suppress(OSError):  # redis-py has closed it, since the replies were late
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

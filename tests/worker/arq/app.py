@@ -150,6 +150,11 @@ async def mark(ctx: Ctx, folder: str) -> None:
     await asyncio.sleep(0)
 
 
+async def mark_slowly(_: Ctx, seconds: float) -> None:
+    """Take some time."""
+    await asyncio.sleep(seconds)
+
+
 async def tick(_: Ctx) -> None:
     """Run as a cron job."""
 
@@ -177,6 +182,7 @@ class Base:
         odd,
         exit_now,
         mark,
+        mark_slowly,
         func(sleep, name="short", timeout=0.3),
         func(stubborn, name="stubborn_short", timeout=0.2),
         func(add, name="add_unkept", keep_result=0),

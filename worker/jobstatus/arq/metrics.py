@@ -8,6 +8,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
 from threading import Thread
@@ -52,6 +53,7 @@ class WorkerMetrics:
         publisher = worker.publisher
         if publisher is not None:
             yield from _of_reports(publisher.counts, worker.queue_name)
+            yield _of_refusals(publisher.counts.refusals + worker.refusals)
             yield self._own("jobs_running", "Attempts that run now.", publisher.running)
             yield GaugeMetricFamily(
                 "jobstatus_worker_final_states_pending",
@@ -116,6 +118,11 @@ def _of_reports(counts: Counts, queue: str) -> Iterator[Metric]:
     refused.add_metric(["refused"], counts.refused)
     refused.add_metric(["fenced"], counts.fenced)
     yield refused
+    yield CounterMetricFamily(
+        "jobstatus_worker_final_states_dropped",
+        "Final states that were dropped, since more than JOBSTATUS_MAX_HELD records were held.",
+        counts.dropped,
+    )
     buckets, total = counts.lag.values
     yield HistogramMetricFamily(
         "jobstatus_worker_report_lag_seconds",
@@ -123,6 +130,17 @@ def _of_reports(counts: Counts, queue: str) -> Iterator[Metric]:
         cumulative(counts.lag.bounds, buckets),
         total,
     )
+
+
+def _of_refusals(refusals: Counter[str]) -> Metric:
+    family = CounterMetricFamily(
+        "jobstatus_worker_refusals",
+        "Commands that Redis refused for now, by error code. They are held and retried.",
+        labels=["code"],
+    )
+    for code, count in sorted(refusals.items()):
+        family.add_metric([code], count)
+    return family
 
 
 def _queue(client: Any, queue: str) -> list[Metric]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.store import error_text, is_final
+from jobstatus.store import Refused, error_text, is_final
 
 OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """What is raised when Redis is unavailable, too slow or still loading."""
@@ -43,18 +44,23 @@ class Outage:
 
     Attributes:
         is_on: Whether it is, or was when it was last asked.
+        refusals: How often Redis has refused arq's own commands, by error code.
     """
 
     def __init__(self) -> None:
         self.is_on = False
+        self.refusals: Counter[str] = Counter()
 
     async def wait(self, error: BaseException) -> None:
         """Wait a little, since Redis is unavailable, as `error` says."""
+        cause = error.__cause__ if isinstance(error, RefusedForNowError) else error
+        what, why = "is unavailable", f"{type(error).__name__}: {error}"
+        if isinstance(cause, ResponseError):
+            what, why = "refuses commands for now", error_text(cause)
+            self.refusals[Refused(why, is_final=False).kind] += 1
         if not self.is_on:
             self.is_on = True
-            _log.warning(
-                "Redis is unavailable, the worker waits: %s: %s", type(error).__name__, error
-            )
+            _log.warning("Redis %s, the worker waits: %s", what, why)
         await asyncio.sleep(_PAUSE)
 
     def end(self) -> bool:

@@ -58,6 +58,7 @@ class StatusRedis(ArqRedis):
         self._status = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
         self._owns_publisher = publisher is None
+        self._fallback: Publisher | None = None
         if not shares_redis(self, self._status):
             self._publisher = publisher or publisher_for(self, self._status)
 
@@ -141,8 +142,8 @@ class StatusRedis(ArqRedis):
             except _RefusedError as error:
                 # The transaction was refused whole. If it was because of the status, the job
                 # can be enqueued all the same; if not, arq's own attempt says why.
-                _log.error("%s can't be shown as pending: %s", write.key, error)
-                return await super().enqueue_job(
+                _log.debug("%s can't be shown as pending for now: %s", write.key, error)
+                enqueued = await super().enqueue_job(
                     function,
                     *args,
                     _job_id=job_id,
@@ -153,6 +154,9 @@ class StatusRedis(ArqRedis):
                     _job_try=_job_try,
                     **kwargs,
                 )
+                if enqueued is not None:
+                    self._publish(write)
+                return enqueued
         if self._publisher is not None:
             self._publisher.publish(write)
         return Job(job_id, redis=self, _queue_name=queue, _deserializer=self.job_deserializer)
@@ -181,7 +185,13 @@ class StatusRedis(ArqRedis):
         if isinstance(written, NoScriptError):
             written = await self._load_and_write(write)
         if isinstance(written, ResponseError):
-            _log.error("%s can't be shown as pending: %s", write.key, written)
+            self._publish(write)
+
+    def _publish(self, write: Write) -> None:
+        """Have a write held and retried that Redis refused in the transaction of the enqueue."""
+        if self._fallback is None:
+            self._fallback = publisher_for(self, self._status)
+        self._fallback.publish(write)
 
     async def _load_and_write(self, write: Write) -> Any:
         """Write once more, to a server that didn't know the script."""
@@ -197,6 +207,9 @@ class StatusRedis(ArqRedis):
         """Close the connections, the publisher's too."""
         if self._publisher is not None and self._owns_publisher:
             await asyncio.to_thread(self._publisher.close)
+        if self._fallback is not None:
+            await asyncio.to_thread(self._fallback.close)
+            self._fallback = None
         await super().aclose(close_connection_pool)
         await close_sentinels(self)
 

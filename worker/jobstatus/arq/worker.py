@@ -10,6 +10,7 @@ import logging
 import pickle
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime
@@ -128,8 +129,13 @@ class StatusWorker(Worker):
 
     @property
     def is_waiting_for_redis(self) -> bool:
-        """Whether the queue's Redis was away when it was last asked."""
+        """Whether the queue's Redis was unavailable when it was last asked."""
         return self._outage.is_on
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """How often Redis has refused arq's own commands for now, by error code."""
+        return self._outage.refusals
 
     def queue_client(self) -> Any:
         """A client of the queue's Redis for other threads; None while it doesn't run."""
