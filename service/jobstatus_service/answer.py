@@ -4,6 +4,7 @@ The one truth about an answer; whatever serves one, however fast, serves what `a
 """
 
 import math
+import re
 from datetime import datetime
 from hashlib import blake2b
 from typing import Final
@@ -24,6 +25,9 @@ _NEVER_SEEN: Final = 2
 """The pace for a job of which there is no record."""
 
 _EPOCH: Final = to_datetime(0)
+
+_TAGS: Final = re.compile(r'(?:W/)?("[^"]*")')
+"""Entity tags in a list; what is quoted may hold commas and asterisks (RFC 9110, 8.8.3)."""
 
 _SPANS: Final = (
     *((s, f"{s} s") for s in (1, 2, 5, 10, 15, 20, 30, 45)),
@@ -154,5 +158,4 @@ def matches(if_none_match: str, etag: str) -> bool:
     """Whether an `If-None-Match` header names the validator (RFC 9110, 13.1.2)."""
     if if_none_match == etag:
         return True
-    tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
-    return any(tag in {etag, "*"} for tag in tags)
+    return if_none_match.strip() == "*" or etag in _TAGS.findall(if_none_match)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from importlib.metadata import version
 
 from litestar import Litestar
@@ -49,6 +50,7 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
     keys = ApiKeys(settings)
     metrics = Metrics()
     statuses = Statuses(settings, metrics)
+    keys.changed = partial(statuses.watches.revoke, keys.is_valid)
 
     @contextlib.asynccontextmanager
     async def connected(app: Litestar) -> AsyncGenerator[None, None]:

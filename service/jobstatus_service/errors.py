@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotAuthorizedException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from jobstatus.logs import ABOUT
@@ -61,6 +61,14 @@ class TooOftenError(Exception):
     def __init__(self, wait: int) -> None:
         super().__init__(TOO_OFTEN)
         self.wait = wait
+
+
+def unauthorized() -> NotAuthorizedException:
+    """What is raised for a request without a valid API key."""
+    return NotAuthorizedException(
+        "a valid API key is needed in the Authorization header",
+        headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
+    )
 
 
 def invalid_job_id(*loc: str | int) -> ValidationError:

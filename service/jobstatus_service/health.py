@@ -1,55 +1,35 @@
 """For probes and Prometheus: `/livez`, `/readyz` and `/metrics`. No key needed."""
 
 import asyncio
-import logging
-import time
-from typing import Any, Final
+from typing import Any
 
 from litestar import MediaType, Request, Response, get
 
 from jobstatus_service import metrics
-from jobstatus_service.link import UnavailableError
 from jobstatus_service.processes import Processes
 from jobstatus_service.statuses import Statuses
 
-_log = logging.getLogger("jobstatus.service")
-
-_FRESH: Final = 1.0
-"""Seconds for which one ping of Redis answers for all probes."""
-
 
 class Readiness:
-    """Whether Redis answers, asked at most once a second, and nobody is being sent away."""
+    """Whether clients may be sent here: the process has started, and isn't draining.
+
+    It has started once Redis has answered. A later outage of Redis changes nothing: it would take
+    all processes out at once, and clients would find nobody who answers 503 with `Retry-After`.
+    """
 
     def __init__(self, statuses: Statuses) -> None:
         self._statuses = statuses
-        self._lock = asyncio.Lock()
-        self._asked = float("-inf")
-        self._fault: str | None = None
+        self._has_started = False
 
     async def fault(self) -> str | None:
-        """Why the process can't answer now; None if it can."""
+        """Why clients are not to be sent here; None if they are."""
         if self._statuses.watches.is_draining:
             return "it is shutting down"
-        async with self._lock:
-            if time.monotonic() - self._asked >= _FRESH:
-                try:
-                    await self._ping()
-                    self._fault = None
-                except UnavailableError as error:
-                    _log.warning("not ready: %s", error)
-                    self._fault = "Redis can't be reached"
-                self._asked = time.monotonic()
-        return self._fault
-
-    async def _ping(self) -> None:
-        """Ask all servers at once; one that answers will do, or a failover took everybody out."""
-        links = self._statuses.reader.links
-        found = await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
-        if not links:
-            raise UnavailableError("no server is known")
-        if all(isinstance(each, UnavailableError) for each in found):
-            raise UnavailableError(str(found[0]))
+        if not self._has_started:
+            links = self._statuses.reader.links
+            await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
+            self._has_started = any(link.was_up for link in links)
+        return None if self._has_started else "Redis has not been reached yet"
 
 
 @get("/livez", media_type=MediaType.TEXT, include_in_schema=False)
@@ -60,7 +40,7 @@ async def livez() -> str:
 
 @get("/readyz", media_type=MediaType.TEXT, include_in_schema=False)
 async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
-    """Whether the process can answer from Redis now."""
+    """Whether clients may be sent to this process."""
     readiness: Readiness = request.app.state.readiness
     fault = await readiness.fault()
     if fault is None:

@@ -8,7 +8,10 @@ the service's own prefix). The file holds no secret and is read again when it ch
 import asyncio
 import hashlib
 import logging
+import os
 import re
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +27,12 @@ _LOOK: Final = 1.0
 _SEEN: Final = 10_000
 """Spellings of headers that are remembered at most."""
 
+MOST_SEEN: Final = 1_000
+"""Bytes of a header that is remembered at most."""
+
+_LARGEST: Final = 4 * 2**20
+"""Bytes of a key file at most: some 40,000 keys."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger("jobstatus.service")
@@ -35,10 +44,12 @@ class ApiKey(msgspec.Struct, frozen=True):
     Attributes:
         name: Who, for logs and metrics; never the key.
         prefix: The prefix of the keys in Redis that they may see.
+        sha256: The SHA-256 of the key, in hex digits; empty where no key is needed.
     """
 
     name: str
     prefix: str
+    sha256: str = ""
 
 
 def digest(key: str | bytes) -> str:
@@ -77,7 +88,7 @@ def _key(words: list[str], default_prefix: str) -> tuple[str, ApiKey]:
             raise ValueError("expected NAME SHA256HEX [PREFIX]")
     if not _SHA256.fullmatch(sha256.lower()):
         raise ValueError(f"the second word of {name} is no SHA-256 in 64 hex digits")
-    return sha256.lower(), ApiKey(name, tenant)
+    return sha256.lower(), ApiKey(name, tenant, sha256.lower())
 
 
 class ApiKeys:
@@ -86,6 +97,7 @@ class ApiKeys:
     Attributes:
         anybody: Who everybody is, where no key is needed.
         seen: Headers in which a valid key was found, so that it needn't be looked for again.
+        changed: Called when the keys have changed.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -97,9 +109,10 @@ class ApiKeys:
         self._default_prefix = settings.key_prefix
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._plain = {
-            digest(key): ApiKey(f"env-{number}", settings.key_prefix)
+            (sha256 := digest(key)): ApiKey(f"env-{number}", settings.key_prefix, sha256)
             for number, key in enumerate(settings.api_keys, 1)
         }
+        self.changed: Callable[[], None] = lambda: None
         self.anybody = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
         self.seen: dict[bytes | None, ApiKey] = {}
         self._stamp = self._stat()
@@ -129,23 +142,31 @@ class ApiKeys:
             scheme, _, rest = header.partition(b" ")
             key = rest.strip() if scheme.lower() == b"bearer" else header.strip()
             found = self._keys.get(digest(key))
-            if found is not None:
+            if found is not None and len(header) <= MOST_SEEN:
                 if len(self.seen) >= _SEEN:
                     self.seen.clear()
                 self.seen[header] = found
         return found
 
+    def is_valid(self, key: ApiKey) -> bool:
+        """Whether a key that was found once is still valid."""
+        return key is self.anybody or self._keys.get(key.sha256) == key
+
     async def watch(self) -> None:
-        """Read the key file again whenever it changes, for ever."""
+        """Read the key file again whenever it changes, for ever. The event loop isn't blocked."""
         while True:
             await asyncio.sleep(_LOOK)
-            self.refresh()
+            self._apply(await asyncio.to_thread(self._read_changed))
 
     def refresh(self) -> None:
         """Read the key file again if it has changed; keep the last good keys if it is broken."""
+        self._apply(self._read_changed())
+
+    def _read_changed(self) -> dict[str, ApiKey] | None:
+        """The keys of a file that has changed and is good; may run in another thread."""
         stamp = self._stat()
         if stamp == self._stamp:
-            return
+            return None
         self._stamp = stamp
         try:
             found = self._read()
@@ -154,20 +175,42 @@ class ApiKeys:
             fault = str(error)
         if fault is not None:
             _log.error("%s can't be used, the last good keys stay: %s", self._path, fault)
-            return
-        self._keys = found
-        self.seen.clear()
-        _log.info("the key file %s was read again: %d keys", self._path, len(found))
+            return None
+        return found
+
+    def _apply(self, found: dict[str, ApiKey] | None) -> None:
+        if found is not None:
+            self._keys = found
+            self.seen.clear()
+            _log.info("the key file %s was read again: %d keys", self._path, len(found))
+            self.changed()
 
     def _read(self) -> dict[str, ApiKey]:
         if self._path is None:
             return self._plain
-        text = self._path.read_text(encoding="utf-8")
-        return self._plain | parse_keys(text, self._default_prefix)
+        return self._plain | parse_keys(_text_of(self._path), self._default_prefix)
 
     def _stat(self) -> tuple[int, ...] | None:
         try:
-            stat = self._path.stat() if self._path else None
+            found = self._path.stat() if self._path else None
         except OSError:
             return None
-        return stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _text_of(path: Path) -> str:
+    """The text of a key file, with or without a byte order mark.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no regular file, is too large, or isn't UTF-8.
+    """
+    # Opening a FIFO would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST // 2**20} MiB")
+    return content.decode("utf-8-sig")

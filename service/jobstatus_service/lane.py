@@ -13,7 +13,8 @@ from litestar import Litestar
 
 from jobstatus.logs import ABOUT
 from jobstatus_service.drain import closing
-from jobstatus_service.keys import ApiKeys
+from jobstatus_service.head import answer_head
+from jobstatus_service.keys import MOST_SEEN, ApiKeys
 from jobstatus_service.link import UnavailableError
 from jobstatus_service.metrics import Metrics, Outcome
 from jobstatus_service.rate import Rate
@@ -38,6 +39,11 @@ def request_id(scope: Any) -> str:
 
 _FEW: Final = 40
 """Headers of a plain read at most."""
+
+_NAME_LENGTH: Final = len("authorization")  # and of `if-none-match`
+
+_LONG: Final = 350
+"""Bytes of any other header of a plain read at most, so that all are within `_HEADERS`."""
 
 _URL: Final = 8_192
 """Bytes of a URL at most; that of a bulk read of 100 jobs has 4,000."""
@@ -75,6 +81,9 @@ class Lane(Litestar):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a plain read; let the application answer all else."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await answer_head(self, scope, receive, send)
+            return
         begun = time.monotonic()
         plain = self._plain(scope)
         if plain is None or self.statuses.watches.is_draining:
@@ -137,15 +146,16 @@ class Lane(Litestar):
         if len(headers) > _FEW:
             return None
         for name, value in headers:
-            if name == b"authorization":
+            length = len(name)
+            if length == _NAME_LENGTH and name == b"authorization":
                 if authorization is not None:
                     return None
-                authorization = value
-            elif name == b"if-none-match":
-                if if_none_match is not None:
+                authorization = value  # what is long is not in `seen`
+            elif length == _NAME_LENGTH and name == b"if-none-match":
+                if if_none_match is not None or len(value) > MOST_SEEN:
                     return None
                 if_none_match = value
-            elif name == b"prefer":
+            elif length + len(value) > _LONG or name == b"prefer":
                 return None
         keys = self.keys
         api_key = keys.anybody or keys.seen.get(authorization)

@@ -25,6 +25,7 @@ _ANOTHER: Final = "another server has taken over, or this one is out of its Clus
 
 _NEAR: Final = "it tells what changes, so the near cache is on"
 _FAR: Final = "it doesn't tell what changes, so the near cache is off"
+_NO_TIME: Final = "; it doesn't tell the time, so leases are judged by this machine's clock"
 
 _log = logging.getLogger("jobstatus.service")
 
@@ -53,6 +54,7 @@ class Link:
         wire: The connection, while there is one.
         tracks: Whether Redis tells what of that which was read has changed.
         proof: Until when that is believed.
+        was_up: Whether there has ever been a connection.
         fault: Why there is no connection, or why the last one was lost.
     """
 
@@ -75,7 +77,7 @@ class Link:
             down: Called when it is lost, with the reason.
         """
         self.wire: Wire | None = None
-        self.tracks = False
+        self.tracks = self.was_up = False
         self.proof = Proof()
         self.fault = "it was not asked yet"
         self._server = server
@@ -180,7 +182,9 @@ class Link:
         self.wire = wire
         self.tracks = wire.tracks
         self._up.set()
-        _log.info("connected to Redis; %s", _NEAR if self.tracks else _FAR)
+        what = (_NEAR if self.tracks else _FAR) + ("" if wire.has_time else _NO_TIME)
+        _log.info("connected to Redis; %s", what)
+        self.was_up = True
         self._tell_up()
 
     def _fall(self, wire: Wire) -> None:

@@ -172,32 +172,34 @@ class Reader(Generic[T]):
             return
         batch = self._next.popleft()
         self._in_flight.append(batch)
-        asked = time.monotonic()
-        commands = [_TIME]
+        asked, has_time = time.monotonic(), self.link.wire.has_time
+        commands = [_TIME] if has_time else []
         for key in batch.keys:
             name = key.encode()
             read = _READ % (len(name), name, len(name), name)
             commands.append(_asking(read) if key in batch.asking else read)
         self.link.wire.send(
             b"".join(commands),
-            1 + 2 * (len(batch.keys) + len(batch.asking)),
-            lambda replies: self._take(replies, asked),
+            has_time + 2 * (len(batch.keys) + len(batch.asking)),
+            lambda replies: self._take(replies, asked, has_time=has_time),
         )
         self._sent(len(batch.keys))
         self._schedule()
 
-    def _take(self, replies: Sequence[Any], asked: float) -> None:
+    def _take(self, replies: Sequence[Any], asked: float, *, has_time: bool) -> None:
         batch = self._in_flight.popleft()  # replies come in the order of the commands
         if batch.alarm is not None:
             batch.alarm.cancel()
         self._schedule()
-        if isinstance(replies[0], ReplyError):
-            batch.fail(str(replies[0]))
-            return
-        seconds, microseconds = map(int, replies[0])
-        now = seconds * 1000 + microseconds // 1000
         each = iter(replies)
-        next(each)
+        now = time.time_ns() // 1_000_000  # behind a proxy that doesn't pass TIME on
+        if has_time:
+            first = next(each)
+            if isinstance(first, ReplyError):
+                batch.fail(str(first))
+                return
+            seconds, microseconds = map(int, first)
+            now = seconds * 1000 + microseconds // 1000
         for key, waiting in batch.keys.items():
             link: Link | None = self.link
             if key in batch.asking:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from jobstatus_service.errors import unauthorized
 from jobstatus_service.keys import ApiKey
 from jobstatus_service.metrics import Metrics, Outcome
 from jobstatus_service.reply import NO_BODY, Reply
@@ -90,13 +91,14 @@ async def hold(
     Raises:
         UnavailableError: Redis can't answer in time.
         TooManyError: there are too many waits.
+        NotAuthorizedException: the API key was revoked meanwhile.
     """
     if is_worth(reply):
         return reply
     deadline = time.monotonic() + seconds
     with (
         statuses.watches.admit(job.owner, "wait"),
-        statuses.watch(job.key, reply, receive) as watch,
+        statuses.watch(job.key, job.owner, reply, receive) as watch,
     ):
         while not is_worth(watch.topic.reply):
             left = deadline - time.monotonic()
@@ -108,6 +110,8 @@ async def hold(
             return watch.topic.reply
         if watch.is_gone:
             return watch.topic.reply
+        if watch.is_revoked:
+            raise unauthorized()
     return await statuses.get(job.key)
 
 
@@ -126,7 +130,7 @@ def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
         del scope
         with (
             statuses.watches.admit(job.owner, "stream"),
-            statuses.watch(job.key, reply, receive) as watch,
+            statuses.watch(job.key, job.owner, reply, receive) as watch,
             contextlib.suppress(TimeoutError),
         ):  # it reads nothing: it is dropped
             await send(_STREAM)
@@ -139,7 +143,7 @@ def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
 async def _tell(watch: Watch, send: Send, metrics: Metrics) -> None:
     topic, etag = watch.topic, b""
     spoke = time.monotonic()
-    while not watch.is_gone:
+    while not (watch.is_gone or watch.is_revoked):
         if topic.reply.etag != etag:
             if etag:
                 metrics.wakes.observe(time.monotonic() - topic.told)

@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 from litestar import Request, get
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter, QueryParameter
@@ -24,6 +23,7 @@ from jobstatus_service.errors import (
     TooOftenError,
     ValidationError,
     invalid_job_id,
+    unauthorized,
 )
 from jobstatus_service.keys import ApiKey, ApiKeys
 from jobstatus_service.metrics import Outcome
@@ -81,10 +81,7 @@ def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
     key = keys.find(connection.headers.get("authorization"))
     if key is None:
         connection.app.state.metrics.unauthorized += 1
-        raise NotAuthorizedException(
-            "a valid API key is needed in the Authorization header",
-            headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
-        )
+        raise unauthorized()
     rate: Rate | None = connection.app.state.rate
     if rate is not None and not connection.scope["state"].get("is_admitted", False):
         wait = rate.take(key.name)

@@ -15,9 +15,18 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 from redis.backoff import NoBackoff
 
 from jobstatus.address import Address, Host, Kind
-from jobstatus.client import address_of, client_options, login, sentinel_options
+from jobstatus.client import (
+    address_of,
+    client_options,
+    login,
+    named_server,
+    sentinel_options,
+)
+from jobstatus.credentials import without_login
 from jobstatus.settings import StatusSettings
 from jobstatus.store import OUTAGE
+
+_CLIENT_NAME: Final = "jobstatus-service"
 
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 _ROLE: Final = b"*1\r\n$4\r\nROLE\r\n"
@@ -36,8 +45,12 @@ class Server(Protocol):
 
     probe: bytes
 
-    async def connect(self, protocol: int) -> Any:
-        """A connection of redis-py's, connected; speaks RESP2 or 3.
+    async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
+        """A connection of redis-py's, connected.
+
+        Args:
+            protocol: RESP2 or 3.
+            is_bare: Whether to log in and nothing else, as a proxy may need.
 
         Raises:
             RedisError, OSError: it can't be reached.
@@ -68,11 +81,13 @@ class SingleServer:
     def __init__(self, settings: StatusSettings, address: Address) -> None:
         self.probe = _PING
         options = _options(settings, address)
-        self._pool = cast("Any", ConnectionPool).from_url(address.url, **options)
+        self._pool = cast("Any", ConnectionPool).from_url(
+            without_login(address.url), **options, **login(settings, address)
+        )
 
-    async def connect(self, protocol: int) -> Any:
+    async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
         """A connection, connected."""
-        return await _connected(self._pool, protocol)
+        return await _connected(self._pool, protocol, is_bare=is_bare)
 
     async def stands(self, connection: Any, reply: Any) -> bool:
         """It does."""
@@ -91,15 +106,19 @@ class SentinelPrimary:
         options = _options(settings, address)
         self._service = address.service
         self._sentinel: Any = cast("Any", Sentinel)(
-            address.hosts, sentinel_kwargs=sentinel_options(address, options)
+            address.hosts, sentinel_kwargs=sentinel_options(settings, address, options)
         )
         self._pool: Any = cast("Any", SentinelConnectionPool)(
-            address.service, self._sentinel, ssl=address.tls, **options, **login(address)
+            address.service,
+            self._sentinel,
+            ssl=address.tls,
+            **options,
+            **named_server(settings, address),
         )
 
-    async def connect(self, protocol: int) -> Any:
+    async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
         """A connection to the primary, connected."""
-        return await _connected(self._pool, protocol)
+        return await _connected(self._pool, protocol, is_bare=is_bare)
 
     async def stands(self, connection: Any, reply: Any) -> bool:
         """Whether it is a primary, and the Sentinels, if one can be asked, name no other."""
@@ -138,16 +157,16 @@ class ClusterNode:
         self.probe = _INFO
         host, port = node
         kind = SSLConnection if address.tls else Connection
-        options = _options(settings, address) | login(address)
+        options = _options(settings, address) | named_server(settings, address)
         self._pool: Any = cast("Any", ConnectionPool)(
             connection_class=kind, host=host, port=port, **options
         )
         self._epoch = ""
         self._layout_changed = layout_changed
 
-    async def connect(self, protocol: int) -> Any:
+    async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
         """A connection, connected."""
-        return await _connected(self._pool, protocol)
+        return await _connected(self._pool, protocol, is_bare=is_bare)
 
     async def stands(self, connection: Any, reply: Any) -> bool:
         """Whether it says that the Cluster is well: one that was cut off from it doesn't."""
@@ -167,13 +186,14 @@ class ClusterNode:
 
 def _options(settings: StatusSettings, address: Address) -> dict[str, Any]:
     return client_options(settings, tls=address.tls) | {
-        "client_name": "jobstatus-service",
+        "client_name": _CLIENT_NAME,
         "retry": Retry(NoBackoff(), 0),
     }
 
 
-async def _connected(pool: Any, protocol: int) -> Any:
+async def _connected(pool: Any, protocol: int, *, is_bare: bool) -> Any:
     pool.connection_kwargs["protocol"] = protocol
+    pool.connection_kwargs["client_name"] = None if is_bare else _CLIENT_NAME
     connection = pool.make_connection()
     try:
         await connection.connect()

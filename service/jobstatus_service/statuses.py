@@ -14,6 +14,7 @@ from jobstatus.client import address_of
 from jobstatus.status import JobState
 from jobstatus_service.cluster import ClusterReader
 from jobstatus_service.found import Found
+from jobstatus_service.keys import ApiKey
 from jobstatus_service.link import Link
 from jobstatus_service.metrics import Metrics, Sample
 from jobstatus_service.near import NearCache
@@ -96,10 +97,10 @@ class Statuses:
         return self.fresh(key) or await self.reader.read(key)
 
     @contextlib.contextmanager
-    def watch(self, key: str, reply: Reply, receive: Receive) -> Iterator[Watch]:
-        """Watch a job of which `reply` is what stood a moment ago."""
+    def watch(self, key: str, owner: ApiKey, reply: Reply, receive: Receive) -> Iterator[Watch]:
+        """Watch a job of which `reply` was the current one a moment ago."""
         is_first = key not in self.watches.topics
-        with self.watches.watch(key, reply, receive) as watch:
+        with self.watches.watch(key, owner, reply, receive) as watch:
             if is_first and self.near.replies.get(key) is not reply:
                 # It changed in that moment, or nobody will tell when it does.
                 watch.topic.is_stale = True

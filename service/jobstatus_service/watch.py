@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from litestar.types import Receive
@@ -64,14 +64,17 @@ class Watch:
 
     Attributes:
         topic: What it watches.
+        owner: Whose API key the request has.
         is_gone: Whether the client has gone away.
+        is_revoked: Whether the API key isn't valid any more.
     """
 
-    __slots__ = ("_loop", "_receiving", "_woken", "is_gone", "topic")
+    __slots__ = ("_loop", "_receiving", "_woken", "is_gone", "is_revoked", "owner", "topic")
 
-    def __init__(self, topic: Topic, receive: Receive) -> None:
+    def __init__(self, topic: Topic, owner: ApiKey, receive: Receive) -> None:
         self.topic = topic
-        self.is_gone = False
+        self.owner = owner
+        self.is_gone = self.is_revoked = False
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
         self._receiving = self._loop.create_task(self._receive(receive))
@@ -89,7 +92,7 @@ class Watch:
     @property
     def is_dismissed(self) -> bool:
         """Whether there is nothing to wait for any more: the client or the process goes away."""
-        return self.is_gone or self.topic.is_dismissed
+        return self.is_gone or self.is_revoked or self.topic.is_dismissed
 
     def wake(self) -> None:
         """Something has happened."""
@@ -147,13 +150,13 @@ class Watches:
                 del self._by_name[name]
 
     @contextlib.contextmanager
-    def watch(self, key: str, reply: Reply, receive: Receive) -> Iterator[Watch]:
-        """Watch a job of which `reply` is what stands now."""
+    def watch(self, key: str, owner: ApiKey, reply: Reply, receive: Receive) -> Iterator[Watch]:
+        """Watch a job of which `reply` is the current one."""
         topic = self.topics.get(key)
         if topic is None:
             topic = self.topics[key] = Topic(reply)
             topic.is_dismissed = self.is_draining
-        watch = Watch(topic, receive)
+        watch = Watch(topic, owner, receive)
         topic.watches.add(watch)
         try:
             yield watch
@@ -185,6 +188,14 @@ class Watches:
         topic.reply = reply
         if changed:
             self._wake(topic)
+
+    def revoke(self, is_valid: Callable[[ApiKey], bool]) -> None:
+        """End the waits and streams of API keys that aren't valid any more."""
+        for topic in self.topics.values():
+            for watch in topic.watches:
+                if not is_valid(watch.owner):
+                    watch.is_revoked = True
+                    watch.wake()
 
     def drain(self) -> None:
         """Send everybody away."""

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
 import hiredis
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobstatus.store import OUTAGE
 from jobstatus_service.servers import Server
@@ -31,6 +32,7 @@ Changed = Callable[[Sequence[str] | None], None]
 
 ReplyError = hiredis.ReplyError
 _TRACK: Final = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"
+_TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
 _NOTHING: Final = object()
 
 
@@ -43,12 +45,14 @@ class Wire(asyncio.Protocol):
 
     Attributes:
         tracks: Whether Redis tells which of the keys that were read here have changed.
+        has_time: Whether Redis can be asked for its time.
         lost: Done when the connection is.
         connection: redis-py's, whose socket this is.
     """
 
     def __init__(self, connection: Any, changed: Changed) -> None:
         self.tracks = False
+        self.has_time = True
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connection = connection  # it would close the socket, were it collected
         self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
@@ -76,14 +80,60 @@ class Wire(asyncio.Protocol):
         """
         try:
             async with asyncio.timeout(settings.connect_timeout + settings.timeout):
-                if settings.near_cache_bytes:
-                    with contextlib.suppress(ResponseError):  # it knows no RESP3
-                        wire = cls(await server.connect(3), changed)
-                        await wire._track()
-                        return wire
-                return cls(await server.connect(2), changed)
+                return await cls._best(server, settings, changed)
         except (*OUTAGE, TimeoutError) as error:
             raise LostError(str(error) or "Redis did not answer in time") from None
+
+    @classmethod
+    async def _best(cls, server: Server, settings: ServiceSettings, changed: Changed) -> Self:
+        """The best connection that the server, or a proxy before it, allows.
+
+        A proxy such as twemproxy closes the connection on every command that it doesn't know.
+        """
+        was_closed = False
+        if settings.near_cache_bytes:
+            try:
+                return await cls._tracking(server, changed)
+            except AuthenticationError:
+                raise
+            except ResponseError:  # it doesn't know RESP3
+                pass
+            except (RedisConnectionError, LostError):
+                was_closed = True
+        try:
+            wire = cls(await server.connect(2), changed)
+            await wire._check_time()
+        except AuthenticationError:
+            raise
+        except (RedisConnectionError, LostError):
+            wire = cls(await server.connect(2, is_bare=True), changed)
+            wire.has_time = False
+        if was_closed:
+            # Perhaps it was no proxy but Redis, which was just being restarted.
+            with contextlib.suppress(RedisError, LostError):
+                better = await cls._tracking(server, changed)
+                wire.close()
+                return better
+        return wire
+
+    @classmethod
+    async def _tracking(cls, server: Server, changed: Changed) -> Self:
+        """A connection over which Redis reports what has changed, if it may be asked to."""
+        wire = cls(await server.connect(3), changed)
+        await wire._track()
+        return wire
+
+    async def _check_time(self) -> None:
+        """See whether the server can be asked for its time.
+
+        Raises:
+            LostError: it has closed the connection.
+        """
+        try:
+            await self.ask(_TIME)
+        except BaseException:
+            self.close()
+            raise
 
     async def _track(self) -> None:
         try:

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("capacity", "read", "track", "watch", "worker")
+NAMES = ("capacity", "outage", "read", "track", "watch", "worker")
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     sys.exit(f"usage: python -m tests.bench {{{'|'.join(NAMES)}}} [OPTION ...]")

@@ -1,6 +1,9 @@
 """API keys."""
 
+import asyncio
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,8 @@ def test_file_is_read() -> None:
     """Names, hashes and tenants are read; comments and empty lines are not."""
     text = f"# ours\nweb {digest('a')}\n\nmobile {digest('b').upper()} tenant2  # theirs\n"
     assert parse_keys(text, "job") == {
-        digest("a"): ApiKey("web", "job"),
-        digest("b"): ApiKey("mobile", "tenant2"),
+        digest("a"): ApiKey("web", "job", digest("a")),
+        digest("b"): ApiKey("mobile", "tenant2", digest("b")),
     }
 
 
@@ -65,7 +68,7 @@ def test_file_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     file.write_text(f"web {digest('new!')}\nother {digest('b')}\n")
     known.refresh()
     assert known.find("old") is None
-    assert known.find("Bearer new!") == ApiKey("web", "job")
+    assert known.find("Bearer new!") == ApiKey("web", "job", digest("new!"))
     with caplog.at_level(logging.ERROR):
         file.write_text("web nonsense\n")
         known.refresh()
@@ -86,3 +89,55 @@ def test_file_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 def test_wrong_header(header: str | None) -> None:
     """Nothing but the key itself is the key."""
     assert keys(api_keys=("a",)).find(header) is None
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    """A file that an editor has begun with a byte order mark is read like any other."""
+    file = tmp_path / "keys"
+    file.write_text(f"\ufeff# ours\nweb {digest('a')}\n", encoding="utf-8")
+    assert keys(file).find("a")
+    file.write_text(f"\ufeffweb {digest('a')}\n", encoding="utf-8")
+    known = keys(file).find("a")
+    assert known is not None
+    assert known.name == "web"
+
+
+def test_file_that_is_none(tmp_path: Path) -> None:
+    """A FIFO, a device or a folder is refused at once; so is a file that is too large."""
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    with large.open("wb") as file:
+        file.truncate(5 * 2**20)
+    for path in (fifo, Path("/dev/zero"), tmp_path):
+        with pytest.raises(SettingsError, match="JOBSTATUS_API_KEYS_FILE"):
+            keys(path)
+    with pytest.raises(SettingsError, match="larger than 4 MiB"):
+        keys(large)
+
+
+async def test_reload_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    """While a large key file is read again, requests go on."""
+    file = tmp_path / "keys"
+    file.write_text(f"web {digest('a')}\n")
+    known = keys(file)
+    watching = asyncio.create_task(known.watch())
+    lines = [f"k{n} {digest(str(n))}" for n in range(40_000)]
+    file.write_text("\n".join([f"web {digest('a')}", *lines]))
+    longest = 0.0
+    async with asyncio.timeout(20):
+        while known.find("39999") is None:
+            begun = time.monotonic()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.monotonic() - begun)
+    watching.cancel()
+    took = time.monotonic()
+    parse_keys(file.read_text(), "job")
+    took = time.monotonic() - took
+    assert longest < took / 2
+
+
+def test_long_headers_are_not_remembered(tmp_path: Path) -> None:
+    """A header that is padded to be long is understood, and not kept."""
+    known = keys(api_keys=("a",))
+    assert known.find("Bearer" + " " * 2_000 + "a")
+    assert not known.seen

@@ -144,3 +144,15 @@ async def test_tenants(service_settings: ServiceSettings, put: Put, tmp_path: Pa
             for key, state in (("a", "in_progress"), ("b", "unknown")):
                 response = await client.get(URL, headers={"Authorization": key})
                 assert response.json()["state"] == state
+
+
+@pytest.mark.parametrize("count", [3, 30])
+async def test_too_many_bytes_of_headers(client: Poller, count: int) -> None:
+    """More than 16 KiB of headers are a 431, few long ones and many short ones alike."""
+    await client.proven()
+    await client.get(URL)
+    for size, status in ((12_000, 200), (20_000, 431)):
+        headers = {f"x-{n}": "x" * (size // count) for n in range(count)}
+        assert (await client.get(URL, headers=headers)).status_code == status
+    assert (await client.get(URL, headers={"If-None-Match": "x" * 20_000})).status_code == 431
+    assert (await client.get(URL, headers={"x" * 20_000: "x"})).status_code == 431

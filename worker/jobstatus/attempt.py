@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from contextvars import Token
@@ -258,7 +259,13 @@ class Attempt:
         if not state.is_over:
             wait = min(max(delay or 0.0, 0.0), LONGEST)
             seconds += self._settings.lease + wait + self._limit
-        return round(seconds * _MS)
+        return _ms(seconds)
+
+
+@functools.lru_cache(64)
+def _ms(seconds: float) -> int:
+    """Whole ms; the same object for the same seconds, since many records are held with it."""
+    return round(seconds * _MS)
 
 
 class Publishes(Protocol):

@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobstatus.address import Address, Host, Kind, parse_address
+from jobstatus.credentials import FileCredentials, login_of, sentinel_login_of, without_login
 from jobstatus.errors import SettingsError
 from jobstatus.settings import StatusSettings
 
@@ -58,7 +59,7 @@ def _check_query(address: Address) -> None:
     """See whether redis-py takes what stands after the ?; its own words may hold secrets."""
     try:
         cast("Any", ConnectionPool).from_url(address.url).make_connection()
-    except (TypeError, ValueError, AttributeError):
+    except Exception:
         raise ValueError("redis-py doesn't take what stands after the ?") from None
 
 
@@ -86,18 +87,30 @@ def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, 
     return options | {name: path for name, path in files.items() if tls and path}
 
 
-def login(address: Address) -> dict[str, Any]:
-    """Who logs in to a server that Sentinel or the Cluster names, and to which database."""
-    return {"username": address.username, "password": address.password, "db": address.db}
+def login(settings: StatusSettings, address: Address) -> dict[str, Any]:
+    """Options that log in to Redis; the file of the URL, if it has one, is read again each time."""
+    username, password = login_of(address)
+    if settings.redis_url_file is None:
+        return {"username": username, "password": password}
+    known = FileCredentials(settings.redis_url_file, (username, password))
+    return {"credential_provider": known}
 
 
-def sentinel_options(address: Address, options: dict[str, Any]) -> dict[str, Any]:
+def named_server(settings: StatusSettings, address: Address) -> dict[str, Any]:
+    """Login and database of a server that Sentinel or the Cluster names."""
+    return login(settings, address) | {"db": address.db}
+
+
+def sentinel_options(
+    settings: StatusSettings, address: Address, options: dict[str, Any]
+) -> dict[str, Any]:
     """Options of a client of a Sentinel: as for Redis, but with a login of its own."""
-    return options | {
-        "username": address.sentinel_username,
-        "password": address.sentinel_password,
-        "ssl": address.tls,
-    }
+    username, password = sentinel_login_of(address)
+    login: dict[str, Any] = {"username": username, "password": password}
+    if settings.redis_url_file is not None:
+        known = FileCredentials(settings.redis_url_file, (username, password), for_sentinels=True)
+        login = {"credential_provider": known}
+    return options | login | {"ssl": address.tls}
 
 
 def client(settings: StatusSettings) -> "Redis":
@@ -109,12 +122,14 @@ def client(settings: StatusSettings) -> "Redis":
     address = address_of(settings)
     options = client_options(settings, tls=address.tls)
     if address.kind is Kind.STANDALONE:
-        return cast("Any", Redis).from_url(address.url, **options)  # type: ignore[no-any-return]
+        return cast("Any", Redis).from_url(  # type: ignore[no-any-return]
+            without_login(address.url), **options, **login(settings, address)
+        )
     sentinel = cast("Any", Sentinel)(
-        address.hosts, sentinel_kwargs=sentinel_options(address, options)
+        address.hosts, sentinel_kwargs=sentinel_options(settings, address, options)
     )
     return sentinel.master_for(  # type: ignore[no-any-return]
-        address.service, **options, **login(address), ssl=address.tls
+        address.service, **options, **named_server(settings, address), ssl=address.tls
     )
 
 
@@ -122,4 +137,6 @@ def node_client(settings: StatusSettings, address: Address, node: Host) -> "Redi
     """A client of one node of a Cluster."""
     host, port = node
     options = client_options(settings, tls=address.tls)
-    return Redis(host=host, port=port, **options, **login(address), ssl=address.tls)
+    return Redis(
+        host=host, port=port, **options, **named_server(settings, address), ssl=address.tls
+    )

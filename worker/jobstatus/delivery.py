@@ -27,6 +27,9 @@ from jobstatus.tracing import told
 _RETRY_SECONDS: Final = (0.05, 0.5)
 """Seconds until the next attempt when Redis is unavailable: the first, and the longest."""
 
+_ABSORB_SECONDS: Final = 0.1
+"""Seconds after which a job that ended while Redis is unavailable is reduced to its record."""
+
 _REFUSAL_RETRY_SECONDS: Final = (0.05, 1.0)
 """The same for single writes that Redis refuses while it accepts others."""
 
@@ -165,14 +168,16 @@ class Delivery:
     def seconds_until_due(self) -> float | None:
         """For how long there is nothing to do; None: until something is reported."""
         now = time.monotonic()
+        if self.failures:
+            return min(max(0.0, self._sample_at - now), _ABSORB_SECONDS)
         due = []
-        if self._running or self.failures:
+        if self._running:
             due.append(self._sample_at)
-        if self._backlog and not self.failures:
+        if self._backlog:
             due.append(self._backlog_at)
-        if self._written and not self.failures:
+        if self._written:
             due.append(self._check_at)
-        if self._changed and not self.failures:
+        if self._changed:
             due.append(now)
         return max(0.0, min(due) - now) if due else None
 
@@ -183,6 +188,9 @@ class Delivery:
             Whether this was the time to look at every report, not only at changes of state.
         """
         now = time.monotonic()
+        if self.failures and now < self._sample_at:
+            self._absorb()
+            return False
         with self.lock:
             asked = self.asked
             sample = now >= self._sample_at or asked > self.served
@@ -209,6 +217,12 @@ class Delivery:
                 self.served = max(self.served, asked)
                 self.flushed.notify_all()
         return sample
+
+    def _absorb(self) -> None:
+        """Keep of what has changed only what is to be written, while Redis is unavailable."""
+        with self.lock:
+            changed, self._changed = self._changed, []
+        self._add_to_backlog(self._ended(changed))
 
     def back_off(self) -> None:
         """Make the next attempt later than the last one."""

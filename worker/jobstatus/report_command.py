@@ -40,6 +40,7 @@ _HELP: Final = """\
 One report:
   jobstatus-report nightly --name backup --progress 40 --reason "copying"
   jobstatus-report nightly --state succeeded
+A finished job stays as it is, unless --state pending or --state in_progress begins a new run.
 A job that was not heard of for --lease seconds is shown as unknown.
 
 A command as a job: shown in progress while it runs, then by its exit status as succeeded or
@@ -69,8 +70,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--state",
         choices=[state.value for state in JobState if state is not JobState.UNKNOWN],
-        default=JobState.IN_PROGRESS.value,
-        help="(%(default)s)",
+        help="(in_progress); pending or in_progress begins a new run where the last one is over",
     )
     top.add_argument(
         "--lease",
@@ -122,7 +122,7 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
     """Deliver one report: to the command's wrapper if we run in one, else to Redis."""
     wrapper = os.environ.get(_TO_WRAPPER)
     if wrapper and os.environ.get("JOBSTATUS_JOB_ID") == arguments.job_id:
-        if arguments.state != JobState.IN_PROGRESS or arguments.name:
+        if arguments.state or arguments.name:
             sys.exit(
                 "jobstatus-report: the command's own end is its job's: only --progress and --reason"
             )
@@ -148,7 +148,13 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
     (run,) = store.runs([key])
     if isinstance(run, Refused):
         raise ConnectionError(run.why)
-    state = JobState(arguments.state)
+    state = JobState(arguments.state or JobState.IN_PROGRESS)
+    begins = arguments.state in {JobState.PENDING, JobState.IN_PROGRESS}
+    if run is not None and run.state in OVER and not begins:
+        sys.exit(
+            f"jobstatus-report: the job is over ({run.state}), nothing was changed: "
+            "--state in_progress begins a new run"
+        )
     goes_on = run is not None and run.state in UNFINISHED and state is not JobState.PENDING
     attempt = 0 if state is JobState.PENDING else 1
     if run is not None and goes_on:
@@ -156,7 +162,7 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
     record = Record(
         name=one_line(arguments.name or (run.name if run and goes_on else ""), NAME_LIMIT),
         state=state,
-        created=run.created if run and goes_on else now_ms(),
+        created=run.created if run and goes_on else max(now_ms(), run.created + 1 if run else 0),
         attempt=attempt,
         reason=one_line(arguments.reason or "", REASON_LIMIT),
         progress=100.0

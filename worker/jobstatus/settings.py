@@ -29,6 +29,8 @@ def prefix(text: str) -> str:
     """A key prefix: it may not hold spaces, braces (Cluster hash tags) or glob characters."""
     if not text or any(c.isspace() or not c.isprintable() or c in "{}*?[]\\" for c in text):
         raise ValueError("must be one word without { } * ? [ ] \\")
+    if text.partition(":")[0] == "arq":
+        raise ValueError("must not be or begin with `arq:`, as arq's own keys do")
     return text
 
 
@@ -53,8 +55,8 @@ def env(name: str, parse: Parse, default: Any = None, *, secret: bool = False) -
         name: The variable's name without its prefix.
         parse: Makes the value of the text; raises ValueError with what is wrong.
         default: The value when the variable is unset or empty.
-        secret: Whether the text may also stand in the file that `JOBSTATUS_<name>_FILE` names;
-            its text then appears in no error.
+        secret: Whether the text may also stand in the file that `JOBSTATUS_<name>_FILE` names,
+            whose path is then the value of the field `<field>_file`; it appears in no error.
     """
     return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
 
@@ -91,6 +93,8 @@ class EnvSettings:
             text = _text(environ, variable, secret=secret)
             if text:
                 values[f.name] = _parsed(variable, text, f.metadata["parse"], secret=secret)
+            if secret:
+                values[f"{f.name}_file"] = environ.get(f"{variable}_FILE") or None
         return cls(**values)
 
 
@@ -121,6 +125,8 @@ class StatusSettings(EnvSettings):
 
     Attributes:
         redis_url: Where the status is kept; None for each side's own default.
+        redis_url_file: The file that this was read from; its login is read again for each
+            connection.
         key_prefix: The first part of every key; one tenant's jobs share one prefix.
         lease: Seconds for which an attempt is believed after its worker was last heard.
         connect_timeout: Seconds that connecting to Redis may take.
@@ -131,6 +137,7 @@ class StatusSettings(EnvSettings):
     """
 
     redis_url: str | None = env("REDIS_URL", redis_url, secret=True)
+    redis_url_file: str | None = None
     key_prefix: str = env("KEY_PREFIX", prefix, "job")
     lease: float = env("LEASE", seconds(1, 86_400), 30.0)
     connect_timeout: float = env("REDIS_CONNECT_TIMEOUT", seconds(0.01, 60), 0.5)

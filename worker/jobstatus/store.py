@@ -26,6 +26,7 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
@@ -49,9 +50,13 @@ _FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items(
 _RUNNING = _FOLLOWS[JobState.IN_PROGRESS]
 _UNFINISHED = f" {' '.join(sorted(UNFINISHED))} "
 _OVER = f" {' '.join(sorted(OVER))} "
-_PACKED = (
-    b"*5\r\n$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode() + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-)
+_EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode()
+_EVAL = b"$4\r\nEVAL\r\n$%d\r\n%b" % (len(SCRIPT.encode()), SCRIPT.encode())
+_PACKED = b"*5\r\n" + _EVALSHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+
+_SCRIPT_LOADS: Final = 4
+"""Times that the script is loaded for one exchange: behind a proxy there may be several servers."""
+
 PRIMARY_FOR: Final = 1.0
 """Seconds for which a primary is believed to be it, where there are Sentinels to ask."""
 
@@ -230,6 +235,11 @@ class Run(msgspec.Struct, frozen=True):
             return None
 
 
+_READ_RUN = (b"*%d\r\n$5\r\nHMGET\r\n$%%d\r\n%%b\r\n" % (2 + len(Run.FIELDS))) + b"".join(
+    b"$%d\r\n%b\r\n" % (len(field), field.encode()) for field in Run.FIELDS
+)
+
+
 class Store:
     """Writes records through one client, in one pipeline however many there are.
 
@@ -264,25 +274,37 @@ class Store:
     def send(self, packed: Sequence[bytes]) -> list[Any]:
         """Send commands in RESP, and read all replies; errors of single ones are replies."""
         replies = self._exchange(packed)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
+        for _ in range(_SCRIPT_LOADS):
+            unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if not unknown:
+                break
             # The server is new to us, or was restarted. Writing twice changes nothing.
-            self._load_script()
+            self._load_script(packed[unknown[0]])
             replies = self._exchange(packed)
         return replies
 
-    def _load_script(self) -> None:
+    def _load_script(self, packed: bytes) -> None:
         """Have the server know the script.
 
+        A proxy may close the connection on SCRIPT LOAD, as twemproxy does. EVAL, with one of the
+        writes, goes to the server behind it that didn't know the script.
+
+        Args:
+            packed: A write to that server.
+
         Raises:
-            RedisError: it can't be loaded; every refusal of this command may end.
+            RedisError: it can't be loaded.
         """
-        self._redis.script_load(SCRIPT)
+        try:
+            self._redis.script_load(SCRIPT)
+        except RedisConnectionError:
+            self._exchange([packed.replace(_EVALSHA, _EVAL, 1)])
 
     def _exchange(self, packed: Sequence[bytes]) -> list[Any]:
         """Send all at once. redis-py's own pipeline does the same, at three times the CPU."""
         self._stay_with_the_primary()
         pool = self._redis.connection_pool
-        connection = pool.get_connection()
+        connection = self._connection(pool)
         try:
             connection.send_packed_command([b"".join(packed)])
             with _all_at_once(connection, len(packed)):
@@ -293,6 +315,23 @@ class Store:
             raise
         finally:
             pool.release(connection)
+
+    @staticmethod
+    def _connection(pool: Any) -> Any:
+        """A connection of the pool; without a name, if a proxy closes it on CLIENT SETNAME."""
+        try:
+            return pool.get_connection()
+        except RedisConnectionError:
+            name = pool.connection_kwargs.pop("client_name", None)
+            if name is None:
+                raise
+            pool.reset()  # it keeps the connection that could not be made, with its name
+            try:
+                return pool.get_connection()
+            except BaseException:
+                pool.connection_kwargs["client_name"] = name
+                pool.reset()
+                raise
 
     def _stay_with_the_primary(self) -> None:
         """Ask the Sentinels now and then: a primary that was replaced may not know it.
@@ -315,10 +354,8 @@ class Store:
 
     def runs(self, keys: Sequence[str]) -> "list[Run | Refused | None]":
         """The run that stands at each key, or None where no readable record is."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.hmget(key, list(Run.FIELDS))
-            replies = pipe.execute(raise_on_error=False)
+        names = [key.encode() for key in keys]
+        replies = self._exchange([_READ_RUN % (len(name), name) for name in names])
         return [
             Refused(error_text(reply), is_final=False)
             if isinstance(reply, ResponseError) and not is_final(reply)

@@ -11,6 +11,7 @@ from redis.connection import parse_url
 from jobstatus.address import Address, Kind, parse_address
 from jobstatus.client import client_options
 from jobstatus.cluster import store_for
+from jobstatus.credentials import FileCredentials
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.store import Store
@@ -52,7 +53,11 @@ def _is_primary_of(pool: SentinelConnectionPool, address: Address) -> bool:
 def _place(kwargs: Any) -> tuple[Any, ...]:
     path = kwargs.get("path")
     address = path or (kwargs.get("host") or "localhost", kwargs.get("port") or 6379)
-    return (address, kwargs.get("db") or 0, kwargs.get("username"))
+    provider = kwargs.get("credential_provider")
+    username = (
+        provider.username if isinstance(provider, FileCredentials) else kwargs.get("username")
+    )
+    return (address, kwargs.get("db") or 0, username)
 
 
 def publisher_for(pool: ArqRedis, settings: PublisherSettings) -> Publisher:

@@ -16,7 +16,12 @@ from arq.utils import timestamp_ms, to_ms, to_unix_ms
 from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from jobstatus.arq.connection import publisher_for, shares_redis
-from jobstatus.arq.queue import close_sentinels, redis_settings, sentinel_pool
+from jobstatus.arq.queue import (
+    close_sentinels,
+    read_login_again,
+    redis_settings,
+    sentinel_pool,
+)
 from jobstatus.attempt import pending_write
 from jobstatus.publisher import Publisher
 from jobstatus.settings import PublisherSettings
@@ -251,6 +256,7 @@ async def create_pool(
         pool.job_deserializer = job_deserializer
         pool.default_queue_name = default_queue_name
         pool.expires_extra_ms = expires_extra_ms
+        read_login_again(pool, where)
         return StatusRedis.over(pool, known)
     pool = await create_arq_pool(
         where,
@@ -260,6 +266,7 @@ async def create_pool(
         default_queue_name=default_queue_name,
         expires_extra_ms=expires_extra_ms,
     )
+    read_login_again(pool, where)
     return StatusRedis.over(pool, known)
 
 

@@ -10,6 +10,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 
 from jobstatus.address import Address, Kind, parse_address
 from jobstatus.arq.settings import ProcessSettings
+from jobstatus.credentials import FileCredentials
 from jobstatus.errors import SettingsError
 from jobstatus.store import PRIMARY_FOR
 
@@ -21,11 +22,18 @@ _TIMEOUT = 5.0
 
 
 @dataclass
-class SentinelSettings(RedisSettings):
-    """arq's settings, and the login to the Sentinels themselves, which arq has no place for."""
+class QueueSettings(RedisSettings):
+    """arq's settings, and what arq has no place for.
+
+    Attributes:
+        sentinel_username: Who logs in to the Sentinels themselves, and `sentinel_password`.
+        sentinel_password: With what.
+        url_file: The file that the URL was read from: its login is read again for each connection.
+    """
 
     sentinel_username: str | None = None
     sentinel_password: str | None = None
+    url_file: str | None = None
 
 
 def redis_settings(url: str | None = None) -> RedisSettings:
@@ -43,6 +51,7 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     text = url or settings.queue_url or settings.redis_url
     if text is None:
         return RedisSettings()
+    file = settings.queue_url_file if settings.queue_url else settings.redis_url_file
     try:
         address = parse_address(text)
     except ValueError as error:
@@ -53,6 +62,7 @@ def redis_settings(url: str | None = None) -> RedisSettings:
             "Sentinel; the status (JOBSTATUS_REDIS_URL) can stay there"
         )
     found = _settings(address)
+    found.url_file = None if url else file
     if address.tls:
         found.ssl_ca_certs = settings.ca_file
         found.ssl_certfile = settings.cert_file
@@ -61,11 +71,12 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     return found
 
 
-def _settings(address: Address) -> RedisSettings:
+def _settings(address: Address) -> QueueSettings:
     if address.kind is Kind.STANDALONE:
         found = RedisSettings.from_dsn(address.url)
-        return replace(found, password=found.password and unquote(found.password))
-    return SentinelSettings(
+        password = found.password and unquote(found.password)
+        return QueueSettings(**vars(replace(found, password=password)))
+    return QueueSettings(
         host=list(address.hosts),
         sentinel=True,
         sentinel_master=address.service,
@@ -122,6 +133,15 @@ async def close_sentinels(pool: ArqRedis) -> None:
     if isinstance(connections, SentinelConnectionPool):
         for sentinel in connections.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def read_login_again(pool: ArqRedis, settings: RedisSettings) -> None:
+    """Have each new connection of the pool log in with what the file of the URL holds then."""
+    file = getattr(settings, "url_file", None)
+    if file is not None:
+        options = pool.connection_pool.connection_kwargs
+        known = options.pop("username", None), options.pop("password", None)
+        options["credential_provider"] = FileCredentials(file, known)
 
 
 def sentinel_pool(settings: RedisSettings) -> ArqRedis:

@@ -23,6 +23,7 @@ class ProcessSettings(PublisherSettings):
 
     Attributes:
         queue_url: Where the queue is; None: where the status is.
+        queue_url_file: The file that this was read from.
         completion_wait: Seconds that jobs get to complete when the worker is told to stop; None:
             as the code says. What isn't over by then is handed back.
         metrics_port: Where metrics and the liveness probe are served, on every address; 0: nowhere.
@@ -30,6 +31,7 @@ class ProcessSettings(PublisherSettings):
     """
 
     queue_url: str | None = env("QUEUE_URL", redis_url, secret=True)
+    queue_url_file: str | None = None
     completion_wait: float | None = env("COMPLETION_WAIT", _LONG)
     metrics_port: int = env("METRICS_PORT", port, 0)
     log_format: str = env("LOG_FORMAT", log_format, "text")
