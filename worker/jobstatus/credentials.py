@@ -7,7 +7,7 @@ in with the new one. Only the login is read again; a new host needs a restart.
 import logging
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis import CredentialProvider
 from redis.connection import parse_url
@@ -39,8 +39,8 @@ def without_login(url: str) -> str:
     """The URL of a single server without user and password."""
     parts = urlsplit(url)
     query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LOGIN]
-    netloc = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query)))
+    plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{plain}?{urlencode(query)}" if query else plain
 
 
 class FileCredentials(CredentialProvider):
@@ -73,7 +73,7 @@ class FileCredentials(CredentialProvider):
             self._known = self._read(parse_address(text))
         except (OSError, ValueError) as error:
             # The errors of `parse_address` hold no secret; those of decoding hold one byte.
-            _log.warning("%s can't be used, the last login is: %s", self._path, error)
+            _log.warning("%s can't be used, the last login is used: %s", self._path, error)
         username, password = self._known
         known = (username, password or "") if username else (password,)
         return cast("tuple[str]", known if username or password else ())

@@ -197,6 +197,14 @@ class WorkerSettings(Base):
     """Inherits everything."""
 
 
+class FromEnvironment:
+    """Says nothing of Redis: the environment does."""
+
+    functions: ClassVar = [sleep]
+    poll_delay = 0.05
+    max_jobs = 40
+
+
 class Cron(Base):
     """With a cron job that runs at once."""
 

@@ -256,7 +256,7 @@ async def create_pool(
         pool.job_deserializer = job_deserializer
         pool.default_queue_name = default_queue_name
         pool.expires_extra_ms = expires_extra_ms
-        read_login_again(pool, where)
+        await read_login_again(pool, where)
         return StatusRedis.over(pool, known)
     pool = await create_arq_pool(
         where,
@@ -266,7 +266,7 @@ async def create_pool(
         default_queue_name=default_queue_name,
         expires_extra_ms=expires_extra_ms,
     )
-    read_login_again(pool, where)
+    await read_login_again(pool, where)
     return StatusRedis.over(pool, known)
 
 

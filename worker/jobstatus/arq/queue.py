@@ -135,11 +135,14 @@ async def close_sentinels(pool: ArqRedis) -> None:
             await sentinel.aclose()
 
 
-def read_login_again(pool: ArqRedis, settings: RedisSettings) -> None:
+async def read_login_again(pool: ArqRedis, settings: RedisSettings) -> None:
     """Have each new connection of the pool log in with what the file of the URL holds then."""
     file = getattr(settings, "url_file", None)
     if file is not None:
-        options = pool.connection_pool.connection_kwargs
+        connections: Any = pool.connection_pool
+        await connections.disconnect()  # those that were made with the first login
+        connections.reset()
+        options = connections.connection_kwargs
         known = options.pop("username", None), options.pop("password", None)
         options["credential_provider"] = FileCredentials(file, known)
 
