@@ -102,16 +102,12 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
             except AuthenticationError:
                 return False
 
-    script = rotate(
-        "redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="exit 3", GONE="true"
-    )
+    script = rotate("redis-password", "mine", str(password), **cli, ROLL="exit 3")
     script.communicate(timeout=10)
     assert script.returncode == 3
     assert may("old")
     assert may("new")
-    script = rotate(
-        "redis-password", "mine", str(password), REDIS_CLI=cli, ROLL="true", GONE="true"
-    )
+    script = rotate("redis-password", "mine", str(password), **cli, ROLL="true")
     output, _ = script.communicate(timeout=10)
     assert script.returncode == 0, output
     assert not may("old")
@@ -123,9 +119,7 @@ def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> 
     assert script.returncode == 1
     assert may("new")
     for user in ("nobody", "default"):
-        script = rotate(
-            "redis-password", user, str(password), REDIS_CLI=cli, ROLL="true", GONE="true"
-        )
+        script = rotate("redis-password", user, str(password), **cli, ROLL="true")
         output, _ = script.communicate(timeout=10)
         assert script.returncode == 1
         assert "has no password" in output

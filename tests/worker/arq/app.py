@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import arq.utils
+import arq.worker
 from arq import Retry
 from arq import cron as typed_cron
 from arq import func as typed_func
@@ -16,6 +18,21 @@ from arq.worker import RetryJob
 from jobstatus import current_job
 
 Ctx = dict[Any, Any]
+
+SKEW = float(os.environ.get("TEST_CLOCK_SKEW", "0"))
+"""Seconds by which this process's clock is wrong."""
+
+
+def skew_clock(seconds: float) -> None:
+    """Set the clock by which arq and jobstatus date what they do."""
+    plain, plain_ns = time.time, time.time_ns
+    wrong: Any = lambda: plain() + seconds  # noqa: E731
+    arq.utils.time = arq.worker.time = wrong  # type: ignore[attr-defined]
+    time.time_ns = lambda: plain_ns() + round(seconds * 1e9)
+
+
+if SKEW:
+    skew_clock(SKEW)
 
 # arq's own types ask for coroutine functions that take anything at all.
 func: Any = typed_func
@@ -251,8 +268,8 @@ async def mixed(ctx: Ctx, seed: int) -> int:
     return seed
 
 
-class Chaos(Base):
-    """Whose in-progress keys live for 13 s."""
+class Chaos(FromEnvironment):
+    """Jobs that end in many ways."""
 
     functions: ClassVar = [
         func(mixed, timeout=3, max_tries=8),
@@ -261,7 +278,7 @@ class Chaos(Base):
     ]
     job_timeout = 3
     max_jobs = 8
-    keep_result_forever = False
+    allow_abort_jobs = True
 
 
 class Forever(Base):
