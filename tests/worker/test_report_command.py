@@ -60,6 +60,28 @@ def test_report_by_report(redis: Any, redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("--progress", "90"),
+        ("--name", "copy", "--progress", "90", "--reason", "late"),
+        ("--state", "succeeded"),
+        ("--state", "retrying"),
+    ],
+)
+def test_late_report(redis: Any, redis_url: str, words: tuple[str, ...]) -> None:
+    """A report that comes after the end changes nothing, and says how a new run begins."""
+    report(redis_url, "x", "--name", "copy", "--state", "failed", "--reason", "no network")
+    before = redis.hgetall(f"job:{job_uuid('x')}")
+    code, _, err = report(redis_url, "x", *words)
+    assert code == 1
+    assert "the job is over (failed), nothing was changed" in err
+    assert "--state in_progress" in err
+    assert redis.hgetall(f"job:{job_uuid('x')}") == before
+    assert report(redis_url, "x", "--state", "in_progress", "--progress", "5")[0] == 0
+    assert read(redis, "state", "progress", "reason") == ["in_progress", "5", None]
+
+
+@pytest.mark.parametrize(
     ("script", "code", "state", "reason"),
     [
         ("echo out; echo err >&2", 0, "succeeded", None),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jobstatus.client import address_of
 from jobstatus.errors import SettingsError
 from jobstatus.settings import PublisherSettings
 from jobstatus_service.settings import ServiceSettings
@@ -31,6 +32,10 @@ def test_environment_is_read() -> None:
         ("JOBSTATUS_INTERVAL", "1e9"),
         ("JOBSTATUS_KEY_PREFIX", "a b"),
         ("JOBSTATUS_KEY_PREFIX", "{a}"),
+        ("JOBSTATUS_KEY_PREFIX", "arq"),
+        ("JOBSTATUS_KEY_PREFIX", "arq:job"),
+        ("JOBSTATUS_MAX_HELD", "0"),
+        ("JOBSTATUS_CLAIM_LEASE", "0.1"),
         ("JOBSTATUS_REDIS_URL", "http://x"),
         ("JOBSTATUS_NO_AUTH", "maybe"),
     ],
@@ -59,3 +64,19 @@ def test_secret_comes_from_a_file(tmp_path: Path) -> None:
         )
     with pytest.raises(SettingsError, match="can't read"):
         PublisherSettings.from_env({"JOBSTATUS_REDIS_URL_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["protocol=9", "ssl_cert_reqs=foo", "max_connections=x", "sokcet_timeout=1", "health=secret"],
+)
+def test_url_that_redis_py_refuses(query: str) -> None:
+    """Options of a URL that redis-py doesn't take are one line, not a traceback."""
+    for scheme in ("redis", "rediss"):
+        if scheme == "redis" and query.startswith("ssl"):
+            continue
+        known = PublisherSettings(redis_url=f"{scheme}://127.0.0.1:1/0?{query}")
+        with pytest.raises(SettingsError, match="JOBSTATUS_REDIS_URL") as error:
+            address_of(known)
+        assert "\n" not in str(error.value)
+        assert "secret" not in str(error.value)

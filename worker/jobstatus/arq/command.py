@@ -30,6 +30,8 @@ Environment (all optional):
   JOBSTATUS_LEASE        seconds for which a silent worker is believed (default: 30)
   JOBSTATUS_RETENTION    seconds for which a finished job is shown (default: 86400)
   JOBSTATUS_INTERVAL     seconds between two samples of progress (default: 0.1)
+  JOBSTATUS_CLAIM_LEASE  seconds within which the job of a killed worker is run again (default: 45)
+  JOBSTATUS_MAX_HELD     records held at most while Redis is unavailable (default: 1000000)
   JOBSTATUS_QUEUE_URL    where the queue is, if the settings don't say (default: where status is)
   JOBSTATUS_COMPLETION_WAIT
                          seconds that jobs get to complete on SIGTERM (default: as the code says)

@@ -36,6 +36,9 @@ _PAGE: Final = 1000
 _PAGES: Final = 50
 """Round trips at most; where so many run, those that wait behind them are not told of."""
 
+_REFUSALS: Final = ("NOPERM", "NOREPLICAS", "OOM", "READONLY", "other")
+"""Error codes that are shown from the beginning; others, when they have occurred."""
+
 _ENDS: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED, JobState.RETRYING)
 
 _log = logging.getLogger("jobstatus")
@@ -138,8 +141,8 @@ def _of_refusals(refusals: Counter[str]) -> Metric:
         "Commands that Redis refused for now, by error code. They are held and retried.",
         labels=["code"],
     )
-    for code, count in sorted(refusals.items()):
-        family.add_metric([code], count)
+    for code in sorted({*_REFUSALS, *refusals}):
+        family.add_metric([code], refusals[code])
     return family
 
 
