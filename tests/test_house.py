@@ -97,7 +97,7 @@ def test_each_layer_knows_those_below(name: str) -> None:
 def test_few_modules_talk_to_redis() -> None:
     """Those that connect and those that talk know redis-py; what the states are knows nothing."""
     own = {m.stem for m in PACKAGE.glob("*.py") if any("redis" in i for i in imported(m))}
-    assert own == {"client", "store", "cluster"}
+    assert own == {"client", "cluster", "credentials", "store"}
     service = {m.stem for m in SERVICE.glob("*.py") if any("redis" in i for i in imported(m))}
     assert service == {"servers", "wire"}
     assert not {i for i in imported(PACKAGE / "status.py") if "jobstatus" in i}

@@ -193,3 +193,33 @@ def test_held_final_state_is_small(redis_url: str) -> None:
         assert sum(map(sys.getsizeof, parts)) + pointer < 500
         assert str(job_uuid("job-0")) in held.key
         store.is_available = True
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_runs_that_follow_each_other_in_an_outage(
+    redis: Any, redis_url: str, is_running: bool
+) -> None:
+    """A job that was enqueued and begun again during an outage is not mistaken for its last run."""
+    store, publisher = recorder(redis_url)
+    with publisher:
+        publisher.pending("job-0", name="first")
+        assert publisher.flush()
+        first = publisher.job("job-0", name="first")
+        report = first.__enter__()
+        eventually(lambda: publisher._delivery._taken)  # its run is known
+        store.is_available = False
+        if not is_running:
+            redis.hset(key("job-0"), "state", "pending")  # what it wrote of it has not arrived
+            redis.hset(key("job-0"), "attempt", "0")
+        report.fail("first")
+        first.__exit__(None, None, None)
+        publisher.pending("job-0", name="second")
+        with publisher.job("job-0", name="second") as second:
+            eventually(lambda: publisher._delivery.failures > 1)
+            store.is_available = True
+            assert publisher.flush()
+            assert redis.hmget(key("job-0"), "state", "name") == ["in_progress", "second"]
+            second.abort("second")
+        assert publisher.flush()
+        assert redis.hmget(key("job-0"), "state", "name") == ["aborted", "second"]
+        assert not publisher._delivery._taken

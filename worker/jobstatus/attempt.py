@@ -158,15 +158,16 @@ class Attempt:
         """Whether it has run longer than it may: it is not renewed then."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def join(self, run: Run | None) -> Run:
+    def join(self, run: Run | None, taken: int | None = None) -> Run:
         """Find out which run this is, from what is stored; the run that it belongs to.
 
         Args:
             run: The run of the stored record, if there is a readable one.
+            taken: The run of an earlier attempt of this process, whose end isn't stored yet.
         """
         if self.outcome is None:
             self._begun = time.monotonic()  # it runs now: it is newer than what was just read
-        joined = self._write(JobState.IN_PROGRESS, None, "", 0).join(run)
+        joined = self._write(JobState.IN_PROGRESS, None, "", 0).join(run, taken)
         assert joined is not None  # noqa: S101 - only `pending` can come too late
         self.created, self._name = joined.record.created, joined.record.name
         return Run.of(joined.record)

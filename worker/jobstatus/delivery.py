@@ -20,8 +20,8 @@ from jobstatus.backlog import Backlog
 from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import UNFINISHED, JobState, Written
-from jobstatus.store import OUTAGE, TIMED_OUT, TIMEOUT, Refused, Run, Write
+from jobstatus.status import OVER, UNFINISHED, JobState, Written
+from jobstatus.store import OUTAGE, TIMED_OUT, TIMEOUT, Refused, Run, Write, refusal_of
 from jobstatus.tracing import told
 
 _RETRY_SECONDS: Final = (0.05, 0.5)
@@ -44,6 +44,9 @@ _BACKLOG_SECONDS: Final = 0.2
 
 _SAME_REFUSAL_SECONDS: Final = 60.0
 """Seconds within which a kind of refusal is logged once."""
+
+_FINAL: Final = OVER | {JobState.RETRYING}
+"""How an attempt ends."""
 
 _OTHER_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 """Refusals by a server that isn't the primary, or not yet: an outage, as if there were none."""
@@ -97,12 +100,16 @@ class Delivery:
         self.served = 0
         self.counts = Counts()
         self._running: dict[Attempt, None] = {}
+        self._taken: dict[str, Attempt] = {}
+        """By key: the attempt that found out its run last, until its end is settled. Before that
+        the stored record may seem to wait for the job's next attempt."""
         self._changed: list[Attempt | Write] = []
         self._fresh: deque[Write] = deque()
         self._backlog = Backlog(settings.max_held)
         self._backlog_at = 0.0
         self._backlog_refusals = 0
         self._refused: list[Write] = []
+        self._sending: Sequence[Due] = ()
         self._exchange_size = _MAX_EXCHANGE
         self._sample_at = 0.0
         self._written: deque[tuple[float, Write]] = deque(maxlen=_MAX_REPEATED)
@@ -137,6 +144,12 @@ class Delivery:
         with self.lock:
             attempt.is_forgotten = True
             self._running.pop(attempt, None)
+            self._release(attempt.key, attempt.created)
+
+    def _release(self, key: str, created: int | None) -> None:
+        taken = self._taken.get(key)
+        if taken is not None and taken.created == created:
+            del self._taken[key]
 
     def running(self) -> list[Attempt]:
         """The attempts that run."""
@@ -148,8 +161,10 @@ class Delivery:
         """How many final states are still to be written."""
         with self.lock:
             changed = [i for i in self._changed if isinstance(i, Attempt) and i.is_over]
-            fresh = sum(write.record.state is not JobState.PENDING for write in self._fresh)
-            return len(changed) + fresh + self._backlog.final_states
+            # Copies: the publisher's thread goes on meanwhile.
+            writes = [*list(self._fresh), *(write for _, write in self._sending)]
+            final = sum(write.record.state in _FINAL for write in writes)
+            return len(changed) + final + self._backlog.final_states
 
     @property
     def has_backlog(self) -> bool:
@@ -244,7 +259,10 @@ class Delivery:
             elif item.outcome is not None and not item.is_forgotten:
                 item.is_forgotten = True  # from here on there is only the write
                 self.counts.reports(*item.take_reports())
-                yield item.last_write(item.outcome)
+                try:
+                    yield item.last_write(item.outcome)
+                except BaseException:  # a mistake of ours, which must stop no others
+                    _log.exception("%s: its final state can't be made, it is dropped", item.key)
 
     def _deliver(self, running: Iterable[Attempt], now: float, *, sample: bool) -> None:
         """Write what has changed and what is due of the running attempts."""
@@ -276,12 +294,13 @@ class Delivery:
                 return
 
     def _exchange(self, batch: Sequence[Due]) -> bool:
-        """Write one batch; whether any of it was settled.
+        """Write one batch; False if all that was left of it was refused for now.
 
         Raises:
             RedisError, OSError: Redis is unavailable; what is left of the batch is held.
         """
         left, begun = dict(enumerate(batch)), time.monotonic()
+        self._sending = batch
         try:
             due = self._joined(left, begun)
             results = self._store.write([write for _, (_, write) in due]) if due else []
@@ -295,13 +314,15 @@ class Delivery:
                 return False
             self._backlog.put_back(write for attempt, write in left.values() if attempt is None)
             raise
+        finally:
+            self._sending = ()
         if any(isinstance(r, Refused) and r.kind == TIMEOUT for r in results):
             self._exchange_size = max(1, self._exchange_size // 4)  # at one node of a Cluster
         elif due:
             self._fit(len(due), time.monotonic() - begun)
-        if due:
+        if settled:
             self._is_available()
-        return settled
+        return settled or not self._refused
 
     def _settle_all(
         self,
@@ -373,7 +394,12 @@ class Delivery:
                     self._was_refused(attempt, original)
                     write = None
                 else:
-                    write = original.join(run)
+                    taken = self._taken.get(original.key)
+                    write = original.join(
+                        run,
+                        None if taken is None else taken.created,
+                        is_taken_over=taken is not None and taken.is_over,
+                    )
                     if write is not None:
                         runs[original.key] = Run.of(write.record)
             if write is None:
@@ -399,7 +425,9 @@ class Delivery:
                     self._note(run)
                     attempt.was_refused(time.monotonic(), _REFUSAL_RETRY_SECONDS)
                 else:
-                    runs[attempt.key] = attempt.join(run)
+                    taken = self._taken.get(attempt.key)
+                    runs[attempt.key] = attempt.join(run, None if taken is None else taken.created)
+                    self._taken[attempt.key] = attempt
 
     def _due(self, running: Iterable[Attempt], now: float, *, sample: bool) -> Iterator[Due]:
         for attempt in running:
@@ -458,17 +486,7 @@ class Delivery:
         self._measure(attempt, write)
         if attempt is not None:
             attempt.was_written()
-        if isinstance(result, Refused):
-            self.counts.refused += 1
-            _log.error("%s can't be written: %s", write.key, result.why)
-        elif result is Written.FENCED:
-            # That a job waits may be reported after it has begun.
-            if write.record.state is not JobState.PENDING:
-                self.counts.fenced += 1
-                if not write.is_repeat:
-                    _log.warning("%s was taken over by a later attempt or run", write.key)
-        elif result is not Written.LATE:
-            self.counts.lost += result is Written.TOOK_OVER
+        if self._is_stored(write, result):
             if attempt is not None:
                 return
             if write.record.state is not JobState.PENDING:
@@ -478,6 +496,22 @@ class Delivery:
         if attempt is not None:
             with self.lock:
                 self._running.pop(attempt, None)
+        if write.record.attempt:
+            self._release(write.key, write.record.created)
+
+    def _is_stored(self, write: Write, result: Written | Refused) -> bool:
+        """Count and log what became of a write; whether the record says now what it says."""
+        if isinstance(result, Refused):
+            self.counts.refused += 1
+            _log.error("%s can't be written: %s", write.key, result.why)
+            return False
+        if result is Written.FENCED and write.record.state is not JobState.PENDING:
+            # That a job waits may be reported after it has begun.
+            self.counts.fenced += 1
+            if not write.is_repeat:
+                _log.warning("%s was taken over by a later attempt or run", write.key)
+        self.counts.lost += result is Written.TOOK_OVER
+        return result > 0
 
     def _measure(self, attempt: Attempt | None, write: Write) -> None:
         since, span = write.happened, write.span
@@ -514,6 +548,8 @@ class Delivery:
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next attempt: any of it may not have arrived, or be gone."""
         self.counts.errors += 1
+        if (refused := refusal_of(error)) is not None:  # to SCRIPT LOAD
+            self.counts.refusals[refused.kind] += 1
         self._exchange_size = min(self._exchange_size, _PROBE)
         fresh, self._fresh = self._fresh, deque()
         self._add_to_backlog(fresh)

@@ -124,7 +124,9 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     is_repeat: bool = False
     span: Any = None
 
-    def join(self, run: "Run | None") -> "Write | None":
+    def join(
+        self, run: "Run | None", taken: int | None = None, *, is_taken_over: bool = False
+    ) -> "Write | None":
         """The same write with its run, as the stored record tells it; None: it comes too late.
 
         An attempt belongs to the unfinished run that waits for it. A `pending` report changes
@@ -133,12 +135,15 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
         Args:
             run: The run of the stored record, if there is a readable one.
+            taken: The run of an earlier attempt of this process, whose end isn't stored yet.
+            is_taken_over: Whether that attempt has ended.
         """
         record = self.record
         if run is not None:
-            if run.state in UNFINISHED and run.attempt < record.attempt:
+            is_unfinished, is_taken = run.state in UNFINISHED, run.created == taken
+            if is_unfinished and run.attempt < record.attempt and not is_taken:
                 created = run.created
-            elif run.state in UNFINISHED and record.state is JobState.PENDING:
+            elif is_unfinished and record.attempt == 0 and not (is_taken and is_taken_over):
                 return None
             else:
                 created = max(record.created, run.created + 1)
@@ -372,9 +377,14 @@ class Store:
 
 def result_of(reply: Any) -> Written | Refused:
     """What the reply to a write says."""
-    if isinstance(reply, ResponseError):
-        return Refused(error_text(reply), is_final(reply))
-    return Written(reply)
+    return refusal_of(reply) or Written(reply)
+
+
+def refusal_of(error: BaseException | None) -> Refused | None:
+    """What an error says, if Redis has answered with it; None for an outage."""
+    if isinstance(error, ResponseError):
+        return Refused(error_text(error), is_final(error))
+    return None
 
 
 def error_text(error: ResponseError) -> str:

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.store import Refused, error_text, is_final
+from jobstatus.store import error_text, is_final, refusal_of
 
 OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """What is raised when Redis is unavailable, too slow or still loading."""
@@ -53,11 +53,11 @@ class Outage:
 
     async def wait(self, error: BaseException) -> None:
         """Wait a little, since Redis is unavailable, as `error` says."""
-        cause = error.__cause__ if isinstance(error, RefusedForNowError) else error
+        refused = refusal_of(error.__cause__ if isinstance(error, RefusedForNowError) else error)
         what, why = "is unavailable", f"{type(error).__name__}: {error}"
-        if isinstance(cause, ResponseError):
-            what, why = "refuses commands for now", error_text(cause)
-            self.refusals[Refused(why, is_final=False).kind] += 1
+        if refused is not None:
+            what, why = "refuses commands for now", refused.why
+            self.refusals[refused.kind] += 1
         if not self.is_on:
             self.is_on = True
             _log.warning("Redis %s, the worker waits: %s", what, why)

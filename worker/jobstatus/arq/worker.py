@@ -9,6 +9,7 @@ import contextlib
 import logging
 import pickle
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -65,6 +66,7 @@ class StatusWorker(Worker):
         self._ends: Ends | None = None
         self.polled_at = time.time()
         self._queue_client: Any = None
+        self._queue_client_lock = threading.Lock()
         self._primary: Primary | None = None
         self._outage = Outage()
         self._jobs: dict[str, Job] = {}
@@ -139,9 +141,10 @@ class StatusWorker(Worker):
 
     def queue_client(self) -> Any:
         """A client of the queue's Redis for other threads; None while it doesn't run."""
-        if self._queue_client is None and self._pool is not None:
-            self._queue_client = client_like(self._pool, self._status)
-        return self._queue_client
+        with self._queue_client_lock:
+            if self._queue_client is None and self._pool is not None:
+                self._queue_client = client_like(self._pool, self._status)
+            return self._queue_client
 
     async def close(self) -> None:
         """Stop as arq does, but in bounded time and whole, whatever fails on the way.
