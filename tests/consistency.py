@@ -3,8 +3,8 @@
 Writers report versions that only rise. A version that Redis has accepted is known; pollers note
 what they were answered. The verdict: no answer is older than the bound, none goes backwards, and
 every final state is delivered. Where a fault makes Redis itself lose what it had accepted (it comes
-back empty, or a replica without the last writes is promoted), answers from then until everything
-must be right again are not judged, but all after that are.
+back empty, or a replica without the last writes is promoted), answers are not judged until it
+serves again; after that, no answer may be older than what has been accepted since.
 """
 
 import asyncio
@@ -32,9 +32,6 @@ BOUND = 2.0
 SLACK = 0.3
 """Seconds that this machine may take to note what it has seen."""
 
-RIGHT_WITHIN = 5.0
-"""Seconds after a loss of data within which everything is right again."""
-
 Version = tuple[int, bool, float]
 """The number of the run, whether it is over, and its progress."""
 
@@ -61,7 +58,8 @@ class Ledger:
     Attributes:
         accepted: Of each job, when which version was accepted.
         seen: Of each poller, its answers in their order.
-        losses: Spans of time in which answers are not judged.
+        losses: From when on Redis may have lost data, and when it served again.
+        faults_done: From when until when which fault was done.
         ends: Of each job, the final state of its last run.
         runs: Of each job, the runs in the order in which they began.
     """
@@ -70,6 +68,7 @@ class Ledger:
         self.accepted: dict[str, list[tuple[float, Version]]] = {job: [] for job in jobs}
         self.seen: dict[str, list[Seen]] = {}
         self.losses: list[tuple[float, float]] = []
+        self.faults_done: list[tuple[float, float, str]] = []
         self.ends: dict[str, JobState] = {}
         self.runs: dict[str, list[int]] = {job: [] for job in jobs}
         self._jobs = {str(job_uuid(job)): job for job in jobs}
@@ -105,7 +104,7 @@ class Ledger:
 
     def lost(self, since: float) -> None:
         """Redis may have lost data from `since` on; by now it serves again."""
-        self.losses.append((since, time.monotonic() + RIGHT_WITHIN))
+        self.losses.append((since, time.monotonic()))
 
     def faults(self) -> list[str]:
         """What must not be."""
@@ -126,11 +125,15 @@ class Ledger:
         return found
 
     def _is_excused(self, seen: Seen) -> bool:
-        return any(start <= seen.at and seen.asked <= end for start, end in self.losses)
+        return any(
+            start <= seen.at and seen.asked <= back + BOUND + SLACK for start, back in self.losses
+        )
 
     def _needed(self, seen: Seen) -> Version:
         """The newest version that any answer to this request must show."""
-        known = [v for at, v in self.accepted[seen.job] if at <= seen.asked - BOUND - SLACK]
+        after = max((back for start, back in self.losses if start <= seen.at), default=0.0)
+        before = seen.asked - BOUND - SLACK
+        known = [v for at, v in self.accepted[seen.job] if after < at <= before]
         return max(known, default=NOTHING)
 
 
@@ -354,7 +357,10 @@ async def check(
         with writers:
             until, steps = time.monotonic() + seconds, faults()
             while time.monotonic() < until:
-                done[await asyncio.to_thread(next, steps)] += 1
+                since = time.monotonic()
+                name = await asyncio.to_thread(next, steps)
+                ledger.faults_done.append((since, time.monotonic(), name))
+                done[name] += 1
             steps_end: Any = getattr(steps, "close", None)
             if steps_end is not None:
                 steps_end()
@@ -376,6 +382,9 @@ async def check(
         f"{dict(done)}, {dict(pollers.statuses)}"
     )
     faulty = ledger.faults()
-    assert not faulty, f"{len(faulty)} answers are wrong: {faulty[:3]}; {summary}"
+    assert not faulty, "\n".join(
+        [f"{len(faulty)} answers are wrong", *faulty[:5], *faulty[-2:], summary]
+        + [f"{start:.2f} to {end:.2f}: {name}" for start, end, name in ledger.faults_done]
+    )
     assert answers > 100 * seconds, summary
     return summary

@@ -15,6 +15,7 @@ from tests.worker.arq import app
 from tests.worker.arq.conftest import Status, WorkerProcess, soon
 
 from jobstatus.arq import StatusRedis
+from jobstatus.arq.commit import KEPT
 from jobstatus.arq.renewal import Claim, Renewal
 from jobstatus.arq.taking import Taking
 
@@ -171,6 +172,15 @@ async def test_outcome_under_way_is_no_loss(taking: Taking, redis: Any) -> None:
     redis.delete(KEY)
     Renewal(taking.held, lambda: redis, taking.lease).renew()
     assert taking.missing() == []
+
+
+async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any) -> None:
+    """The claim of a cron job is kept for arq's minute after its end, and not renewed meanwhile."""
+    worker = await work(app.Cron)
+    (key,) = redis.keys(in_progress_key_prefix + "cron:tick:*")
+    assert redis.get(key) == KEPT.decode()
+    assert 50_000 < redis.pttl(key) <= 60_000
+    assert not worker._taking.held
 
 
 def test_many_claims_are_renewed(redis: Any) -> None:

@@ -1,13 +1,19 @@
 """The publisher's own connection is like the pool's, with timeouts of its own."""
 
+import asyncio
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 from redis.credentials import UsernamePasswordCredentialProvider
+from tests.worker.arq.conftest import WorkerProcess, soon
 
+from jobstatus import job_uuid
+from jobstatus.arq import create_pool
 from jobstatus.arq.connection import publisher_for, shares_redis
 from jobstatus.settings import PublisherSettings
 
@@ -81,3 +87,21 @@ def test_same_place() -> None:
     assert shares_redis(pool, PublisherSettings(redis_url="redis://h:6379/0"))
     assert not shares_redis(pool, PublisherSettings(redis_url="redis://h:6379/1"))
     assert not shares_redis(pool, PublisherSettings(redis_url="redis://u@h:6379/0"))
+
+
+async def test_same_server_by_another_name(
+    redis_url: str, redis: Any, spawn: Callable[..., WorkerProcess]
+) -> None:
+    """Where queue and status are one Redis under two names, healthy jobs are not said to be lost."""
+    status = PublisherSettings(redis_url=redis_url.replace("127.0.0.1", "localhost"))
+    pool = await create_pool(RedisSettings.from_dsn(redis_url), status=status)
+    worker = spawn(
+        "WorkerSettings", TEST_REDIS_URL=redis_url, JOBSTATUS_REDIS_URL=status.redis_url or ""
+    )
+    jobs = [await pool.enqueue_job("add", n, 1) for n in range(30)]
+    keys = [f"job:{job_uuid(job.job_id)}" for job in jobs if job is not None]
+    await soon(lambda: {redis.hget(key, "state") for key in keys} == {"succeeded"})
+    await pool.aclose()
+    worker.send(signal.SIGTERM)
+    _, output = await asyncio.to_thread(worker.end)
+    assert "taken over" not in output
