@@ -35,7 +35,8 @@ async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) 
             head["headers"].append((_LENGTH, b"%d" % len(body["body"])))
         await send(head)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        raise _AnsweredError
+        if body.get("more_body"):
+            raise _AnsweredError
 
     as_get: Any = {**scope, "method": "GET"}
     try:

@@ -156,7 +156,10 @@ class ApiKeys:
         """Read the key file again whenever it changes, for ever. The event loop isn't blocked."""
         while True:
             await asyncio.sleep(_LOOK)
-            self._apply(await asyncio.to_thread(self._read_changed))
+            try:
+                self._apply(await asyncio.to_thread(self._read_changed))
+            except Exception:
+                _log.exception("%s could not be read again, the last good keys stay", self._path)
 
     def refresh(self) -> None:
         """Read the key file again if it has changed; keep the last good keys if it is broken."""

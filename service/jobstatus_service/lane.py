@@ -148,9 +148,9 @@ class Lane(Litestar):
         for name, value in headers:
             length = len(name)
             if length == _NAME_LENGTH and name == b"authorization":
-                if authorization is not None:
+                if authorization is not None or len(value) > MOST_SEEN:
                     return None
-                authorization = value  # what is long is not in `seen`
+                authorization = value
             elif length == _NAME_LENGTH and name == b"if-none-match":
                 if if_none_match is not None or len(value) > MOST_SEEN:
                     return None

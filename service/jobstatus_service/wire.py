@@ -11,7 +11,6 @@ https://valkey.io/topics/client-side-caching/.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
@@ -110,10 +109,15 @@ class Wire(asyncio.Protocol):
             wire.has_time = False
         if was_closed:
             # Perhaps it was no proxy but Redis, which was just being restarted.
-            with contextlib.suppress(RedisError, LostError):
+            try:
                 better = await cls._tracking(server, changed)
+            except (RedisError, LostError):
+                return wire
+            except BaseException:
                 wire.close()
-                return better
+                raise
+            wire.close()
+            return better
         return wire
 
     @classmethod
@@ -130,10 +134,11 @@ class Wire(asyncio.Protocol):
             LostError: it has closed the connection.
         """
         try:
-            await self.ask(_TIME)
+            reply = await self.ask(_TIME)
         except BaseException:
             self.close()
             raise
+        self.has_time = not isinstance(reply, ReplyError)
 
     async def _track(self) -> None:
         try:
@@ -146,11 +151,15 @@ class Wire(asyncio.Protocol):
     def send(self, commands: bytes, replies: int, replied: Replied) -> None:
         """Send commands in RESP; `replied` gets their replies, unless the connection is lost."""
         self._expected.append((replies, replied))
-        self._transport.write(commands)
+        if not self._transport.is_closing():
+            self._transport.write(commands)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
         """Send one command; its reply, or a `LostError` when the connection is lost."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.lost.done():
+            reply.set_exception(LostError("the connection was lost"))
+            return reply
 
         def replied(replies: Sequence[Any]) -> None:
             self._asked.discard(reply)

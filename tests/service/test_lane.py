@@ -156,3 +156,11 @@ async def test_too_many_bytes_of_headers(client: Poller, count: int) -> None:
         assert (await client.get(URL, headers=headers)).status_code == status
     assert (await client.get(URL, headers={"If-None-Match": "x" * 20_000})).status_code == 431
     assert (await client.get(URL, headers={"x" * 20_000: "x"})).status_code == 431
+
+
+async def test_too_many_bytes_where_no_key_is_needed(service_settings: ServiceSettings) -> None:
+    """The same holds for a header that nobody looks at."""
+    async with polling(replace(service_settings, no_auth=True)) as client:
+        await client.get(URL)
+        headers = {"Authorization": "x" * 20_000}
+        assert (await client.get(URL, headers=headers)).status_code == 431

@@ -7,7 +7,7 @@ import pytest
 from jobstatus_service.reader import Reader
 from jobstatus_service.servers import server_of
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.wire import Wire
+from jobstatus_service.wire import LostError, Wire
 
 TIME = b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n"
 FOUND = b"%0\r\n:-2\r\n"
@@ -32,7 +32,9 @@ class Connection:
         return self.closing
 
     def write(self, data: bytes) -> None:
-        """Keep what is sent."""
+        """Keep what is sent; refuse it once the connection is closed, as uvloop does."""
+        if self.closing:
+            raise RuntimeError("unable to perform operation: the handler is closed")
         self.written += data
 
     def abort(self) -> None:
@@ -75,6 +77,21 @@ async def test_nothing_after_close() -> None:
     wire.close()
     wire.data_received(CHANGED)
     assert events == []
+
+
+async def test_send_after_close() -> None:
+    """What is asked for after the connection was dropped fails; nothing is raised."""
+    connection = Connection()
+    wire = Wire(connection, lambda _: None)
+    wire.close()
+    wire.send(b"PING", 1, lambda _: None)
+    asked = wire.ask(b"PING")
+    wire.connection_lost(None)
+    later = wire.ask(b"PING")
+    for reply in (asked, later):
+        with pytest.raises(LostError):
+            await reply
+    assert connection.written == b""
 
 
 async def test_change_while_reading() -> None:

@@ -274,7 +274,10 @@ def test_server_clock_set_back(redis: Any, store: Store) -> None:
     """A run that is enqueued when a new primary's clock is behind is shown all the same."""
     write(store, Record(name="a", state=JobState.SUCCEEDED, created=2, attempt=1))
     redis.hset(KEY, "updated", 4_000_000_000_000)
-    assert write(store, Record(name="a", state=JobState.PENDING, created=1, attempt=0)) > 0
+    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
+    ago = time.monotonic() - 1
+    (result,) = store.write([Write(KEY, record, 60_000, begun=ago, happened=ago)])
+    assert result is Written.CHANGED
     assert stored(redis).created == 1
 
 

@@ -32,17 +32,15 @@ class Backlog:
         """How many of them are final states."""
         return len(self._final)
 
-    def add(self, writes: Iterable[Write]) -> int:
-        """Add writes; how many final states were dropped, the oldest ones, to make room."""
+    def add(self, writes: Iterable[Write]) -> list[Write]:
+        """Add writes; the final states that were dropped, the oldest ones, to make room."""
         for write in writes:
             self._queue_of(write).append(write)
         excess = max(0, len(self) - self._limit)
-        dropped = min(excess, len(self._final))
-        for _ in range(dropped):
-            self._final.popleft()
-        for _ in range(excess - dropped):
+        dropped = [self._final.popleft() for _ in range(min(excess, len(self._final)))]
+        for _ in range(excess - len(dropped)):
             self._pending.popleft()
-        self.dropped += dropped
+        self.dropped += len(dropped)
         return dropped
 
     def put_back(self, writes: Iterable[Write]) -> None:

@@ -6,7 +6,7 @@ its own keys only: their writes are refused for now, and the publisher tries the
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -19,7 +19,6 @@ from jobstatus.status import Written
 from jobstatus.store import (
     OUTAGE,
     TIMED_OUT,
-    TIMEOUT,
     Refused,
     Run,
     Store,
@@ -30,6 +29,16 @@ from jobstatus.store import (
 
 _REDIRECTS: Final = 5
 """Times that one write is sent elsewhere at most, before it is tried anew later."""
+
+_SILENT_SECONDS: Final = 2.0
+"""Seconds for which a node that gave no answer in time holds up nobody again."""
+
+_MAX_LIMIT: Final = 1000
+"""Keys that are sent to one node at once at most; fewer to one that answers slowly."""
+
+_LATER: Final = Refused("TRYAGAIN its node answers slowly", is_final=False)
+
+T = TypeVar("T")
 
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
@@ -63,6 +72,8 @@ class ClusterStore:
         self._layout: Layout | None = None
         self._last: Layout | None = None
         self._suspects: dict[Host, None] = {}
+        self._silent: dict[Host, float] = {}
+        self._limits: dict[Host, int] = {}
         self.is_replaced = False
 
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
@@ -99,11 +110,13 @@ class ClusterStore:
             else:
                 groups.setdefault(host, []).append(key)
         for host, group in groups.items():
+            sent, later = self._fitting(host, group)
+            found |= dict.fromkeys(later, _LATER)
             try:
-                found |= zip(group, self._node(host).runs(group), strict=True)
-            except (*OUTAGE, ResponseError) as error:
-                self._doubt(host)
-                found |= dict.fromkeys(group, _unanswered(host, error))
+                found |= zip(sent, self._node(host).runs(sent) if sent else [], strict=True)
+            except OUTAGE as error:
+                self._doubt(host, error)
+                found |= dict.fromkeys(sent, _unanswered(host, error))
         return [found[key] for key in keys]
 
     def close(self) -> None:
@@ -131,16 +144,21 @@ class ClusterStore:
         results: dict[int, Written | Refused],
     ) -> list[Going]:
         """Write to one node; what is to be sent elsewhere."""
+        group, later = self._fitting(host, group)
+        results |= dict.fromkeys((number for number, _, _ in later), _LATER)
+        if not group:
+            return []
         packed, now = [], time.monotonic()
         for number, _, asks in group:
             packed += [_ASKING] * asks + [writes[number].packed(now)]
         try:
             replies = iter(self._node(host).send(packed))
         except OUTAGE as error:
-            self._doubt(host)
+            self._doubt(host, error)
             for number, _, _ in group:
                 results[number] = _unanswered(host, error)
             return []
+        self._limits[host] = min(_MAX_LIMIT, 2 * self._limits.get(host, _MAX_LIMIT))
         elsewhere = []
         for number, _, asks in group:
             reply: Any = [next(replies) for _ in range(1 + asks)][-1]
@@ -164,10 +182,23 @@ class ClusterStore:
             node = self._nodes[host] = Store(node_client(self._settings, self._address, host))
         return node
 
-    def _doubt(self, host: Host) -> None:
-        """The node can't be reached: others are asked first who has its slots now."""
+    def _doubt(self, host: Host, error: Exception | None = None) -> None:
+        """The node can't be reached: others are asked first who has its slots now.
+
+        One that gave no answer in time isn't asked again for a while, and then for less.
+        """
         self._layout = None
         self._suspects[host] = None
+        if isinstance(error, TIMED_OUT):
+            self._silent[host] = time.monotonic() + _SILENT_SECONDS
+            self._limits[host] = max(1, self._limits.get(host, _MAX_LIMIT) // 4)
+
+    def _fitting(self, host: Host, group: list[T]) -> tuple[list[T], list[T]]:
+        """What of a group may be sent to the node now, and what must wait."""
+        if time.monotonic() < self._silent.get(host, 0.0):
+            return [], group
+        limit = self._limits.get(host, _MAX_LIMIT)
+        return group[:limit], group[limit:]
 
     def _known_layout(self) -> Layout:
         """Who has which slots.
@@ -215,8 +246,7 @@ class ClusterStore:
 
 def _unanswered(host: Host, error: Exception) -> Refused:
     """What stands for the reply of a node that gave none."""
-    kind = TIMEOUT if isinstance(error, TIMED_OUT) else "TRYAGAIN"
-    return Refused(f"{kind} {host[0]}:{host[1]}: {error}", is_final=False)
+    return Refused(f"TRYAGAIN {host[0]}:{host[1]}: {error}", is_final=False)
 
 
 AnyStore = Store | ClusterStore

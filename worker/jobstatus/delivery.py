@@ -21,7 +21,7 @@ from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import OVER, UNFINISHED, JobState, Written
-from jobstatus.store import OUTAGE, TIMED_OUT, TIMEOUT, Refused, Run, Write, refusal_of
+from jobstatus.store import OUTAGE, TIMED_OUT, Refused, Run, Write, refusal_of
 from jobstatus.tracing import told
 
 _RETRY_SECONDS: Final = (0.05, 0.5)
@@ -147,9 +147,10 @@ class Delivery:
             self._release(attempt.key, attempt.created)
 
     def _release(self, key: str, created: int | None) -> None:
-        taken = self._taken.get(key)
-        if taken is not None and taken.created == created:
-            del self._taken[key]
+        with self.lock:
+            taken = self._taken.get(key)
+            if taken is not None and taken.created == created:
+                del self._taken[key]
 
     def running(self) -> list[Attempt]:
         """The attempts that run."""
@@ -316,9 +317,7 @@ class Delivery:
             raise
         finally:
             self._sending = ()
-        if any(isinstance(r, Refused) and r.kind == TIMEOUT for r in results):
-            self._exchange_size = max(1, self._exchange_size // 4)  # at one node of a Cluster
-        elif due:
+        if due:
             self._fit(len(due), time.monotonic() - begun)
         if settled:
             self._is_available()
@@ -362,6 +361,7 @@ class Delivery:
         """Give up a write that can't even be sent: a mistake of ours, which must stop no others."""
         _log.exception("%s can't be sent, it is dropped", write.key)
         self.counts.refused += 1
+        self._release(write.key, write.record.created)
         if attempt is not None:
             self.forget(attempt)
 
@@ -387,6 +387,7 @@ class Delivery:
             write: Write | None = original
             if original.is_expired(now):
                 write = None
+                self._release(original.key, original.record.created)
             elif not original.is_run_known:
                 run = runs[original.key]
                 if isinstance(run, Refused):
@@ -459,7 +460,10 @@ class Delivery:
 
     def _add_to_backlog(self, writes: Iterable[Write]) -> None:
         now = time.monotonic()
-        if self._backlog.add(writes) and now >= self._drop_logged_at + _SAME_REFUSAL_SECONDS:
+        dropped = self._backlog.add(writes)
+        for write in dropped:
+            self._release(write.key, write.record.created)
+        if dropped and now >= self._drop_logged_at + _SAME_REFUSAL_SECONDS:
             self._drop_logged_at = now
             _log.error(
                 "more than %d records are held: the oldest final states are dropped, %d so far "

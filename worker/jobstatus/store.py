@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from redis import Redis
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     ClusterDownError,
     ExecAbortError,
     MasterDownError,
@@ -78,9 +79,6 @@ _FINAL: Final = (
 """How a refusal starts (after ERR) that no later attempt can change: something else than a record
 is stored at the key, or the command itself is malformed. Every other refusal may end: a replica
 that restarts (NOREPLICAS), rights that are loaded again (NOPERM), a proxy without its backend."""
-
-TIMEOUT: Final = "TIMEOUT"
-"""The kind of a refusal that no server has spoken: a node of a Cluster did not answer in time."""
 
 _CODE = re.compile(r"-?([A-Z]{2,})\b")
 
@@ -326,6 +324,8 @@ class Store:
         """A connection of the pool; without a name, if a proxy closes it on CLIENT SETNAME."""
         try:
             return pool.get_connection()
+        except AuthenticationError:
+            raise
         except RedisConnectionError:
             name = pool.connection_kwargs.pop("client_name", None)
             if name is None:

@@ -42,9 +42,10 @@ end
 if is_readable then
   new_run = created ~= stored_created
   if new_run then
-    -- A server clock that was set back leaves `updated` in the future: what begins now is newer.
+    -- Where a server clock was set back, `updated` is in the future and says nothing.
     -- 1 ms is what rounding the ages may cost.
-    if created == tonumber(stored[8] or '') or now - age + 1 < math.min(stored_updated, now) then
+    local is_older = stored_updated <= now and now - age + 1 < stored_updated
+    if is_older or created == tonumber(stored[8] or '') then
       return -1
     end
   elseif attempt < stored_attempt then

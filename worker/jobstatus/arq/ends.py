@@ -39,9 +39,6 @@ _MOST_REPEATED: Final = 1000
 _LARGEST: Final = 32 * 2**20
 """Bytes that the results in them may have in all."""
 
-_CLAIM_MARGIN: Final = 0.5
-"""Seconds before a claim expires from which on it isn't relied on."""
-
 _log = logging.getLogger("jobstatus")
 
 
@@ -130,9 +127,14 @@ class Ends:
             nonlocal tries
             tries += 1
             # The reply to an earlier try may have been lost, and the job be enqueued again.
-            only = _attempt_if_unsure(job, is_retry=tries > 1)
             return await commit(
-                self._pool, commands, sent, job_id=job_id, only_attempt=only, token=token
+                self._pool,
+                commands,
+                sent,
+                job_id=job_id,
+                is_sure=tries == 1 and self._is_sure(job),
+                attempt=attempt.number if attempt is not None and job.ended else None,
+                token=token,
             )
 
         try:
@@ -227,6 +229,16 @@ class Ends:
                     raise
                 await self._outage.wait(error)
 
+    def _is_sure(self, job: Job) -> bool:
+        """Whether the claim can't expire before the outcome is committed.
+
+        arq itself lets an attempt whose key has expired finish the job while the next one runs.
+        """
+        if job.claim is None:
+            return False
+        margin = min(PATIENCE, self._lease / 2)
+        return time.monotonic() < job.claim.valid_until - margin
+
     def _has_given_up(self, begun: float) -> bool:
         """Whether the worker stops, and has tried for long enough."""
         return (
@@ -246,16 +258,3 @@ def _status(
     except BaseException:  # whatever it is, the job's end must be committed
         _log.exception("job %s: its status can't be told", job_id)
     return outcome, None
-
-
-def _attempt_if_unsure(job: Job, *, is_retry: bool) -> int | None:
-    """The number of an attempt whose claim may have expired, so that others may run the job.
-
-    arq itself lets such an attempt finish the job while the next one runs.
-    """
-    if job.attempt is None or job.ended is None:
-        return None
-    if is_retry:
-        return job.attempt.number
-    is_sure = job.claim is not None and time.monotonic() < job.claim.valid_until - _CLAIM_MARGIN
-    return None if is_sure else job.attempt.number

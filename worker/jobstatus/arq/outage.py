@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from typing import Final
 
@@ -16,6 +17,9 @@ OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 
 _PAUSE: Final = 0.3
 """Seconds between two attempts while Redis is unavailable."""
+
+_SAME_REFUSAL_SECONDS: Final = 60.0
+"""Seconds within which a kind of refusal is logged once."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -44,11 +48,14 @@ class Outage:
 
     Attributes:
         is_on: Whether it is, or was when it was last asked.
+        since: When the last outage began, on the monotonic clock.
         refusals: How often Redis has refused arq's own commands, by error code.
     """
 
     def __init__(self) -> None:
         self.is_on = False
+        self.since = 0.0
+        self._logged: dict[str, float] = {}
         self.refusals: Counter[str] = Counter()
 
     async def wait(self, error: BaseException) -> None:
@@ -60,8 +67,20 @@ class Outage:
             self.refusals[refused.kind] += 1
         if not self.is_on:
             self.is_on = True
+            self.since = time.monotonic()
             _log.warning("Redis %s, the worker waits: %s", what, why)
         await asyncio.sleep(_PAUSE)
+
+    def note(self, error: BaseException) -> None:
+        """Count what Redis has refused in another thread; log one of its kind once a minute."""
+        refused = refusal_of(error)
+        if refused is None:
+            return
+        self.refusals[refused.kind] += 1
+        now = time.monotonic()
+        if now - self._logged.get(refused.kind, float("-inf")) >= _SAME_REFUSAL_SECONDS:
+            self._logged[refused.kind] = now
+            _log.warning("Redis refuses to renew claims of jobs for now: %s", refused.why)
 
     def end(self) -> bool:
         """Redis answers; whether it was unavailable."""

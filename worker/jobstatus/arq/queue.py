@@ -116,9 +116,13 @@ class Primary:
         if before not in {None, now}:
             raise ConnectionError(f"another primary has taken over: {now}")
 
-    def back(self) -> None:
-        """It answers again: perhaps it is another one, which may not know what is being run."""
-        if self._connections is not None:
+    def back(self, *, claims_may_be_gone: bool) -> None:
+        """It answers again: perhaps it is another one, which may not know what is being run.
+
+        Args:
+            claims_may_be_gone: Whether claims may have expired during the outage.
+        """
+        if self._connections is not None or claims_may_be_gone:
             self._back = time.monotonic()
 
     @property
@@ -166,10 +170,13 @@ def sentinel_pool(settings: RedisSettings) -> ArqRedis:
             "ssl_ca_certs": settings.ssl_ca_certs,
             "ssl_check_hostname": settings.ssl_check_hostname,
         }
-    login = {
-        "username": getattr(settings, "sentinel_username", None),
-        "password": getattr(settings, "sentinel_password", None),
-    }
+    known = (
+        getattr(settings, "sentinel_username", None),
+        getattr(settings, "sentinel_password", None),
+    )
+    login: dict[str, Any] = {"username": known[0], "password": known[1]}
+    if (file := getattr(settings, "url_file", None)) is not None:
+        login = {"credential_provider": FileCredentials(file, known, for_sentinels=True)}
     sentinel: Any = cast("Any", Sentinel)(settings.host, sentinel_kwargs=timeouts | tls | login)
     return sentinel.master_for(  # type: ignore[no-any-return]
         settings.sentinel_master,

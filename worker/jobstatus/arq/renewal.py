@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
+from redis.exceptions import NoPermissionError
 
 from jobstatus.store import OUTAGE
 
@@ -67,7 +69,11 @@ class Renewal:
     """The thread that renews the claims of one worker."""
 
     def __init__(
-        self, claims: Mapping[str, Claim], client: Callable[[], Any], lease: float
+        self,
+        claims: Mapping[str, Claim],
+        client: Callable[[], Any],
+        lease: float,
+        failed: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         """A thread that is still to be started.
 
@@ -75,13 +81,29 @@ class Renewal:
             claims: The worker's claims, by job id. Other threads may change them meanwhile.
             client: Gives a synchronous client of the queue's Redis, or None.
             lease: Seconds for which a claim is renewed.
+            failed: Called with what Redis has answered where it refuses to renew claims.
         """
         self._claims = claims
         self._client = client
         self._lease = lease
+        self._failed = failed
         self._interval = lease / 4
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobstatus-claims", daemon=True)
+
+    @staticmethod
+    async def is_possible(pool: ArqRedis) -> bool:
+        """Whether the worker's user has the right to renew claims.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable.
+        """
+        try:
+            untyped: Any = pool
+            await untyped.evalsha(await untyped.script_load(_SCRIPT), 0)
+        except NoPermissionError:
+            return False
+        return True
 
     def start(self) -> None:
         """Renew the claims from now on."""
@@ -98,7 +120,8 @@ class Renewal:
             wait = self._interval
             try:
                 self.renew()
-            except OUTAGE:  # the worker itself says that Redis is unavailable
+            except OUTAGE as error:  # the worker itself says that Redis is unavailable
+                self._failed(error)
                 wait = min(self._interval, _RETRY_SECONDS)
             except BaseException:
                 _log.exception("claims could not be renewed")

@@ -44,7 +44,6 @@ class Taking:
         self.lease = min(lease, in_progress_seconds)
         self._queue = queue
         self._in_progress_seconds = in_progress_seconds
-        self._px = round(self.lease * 1000)
         self._token = token_hex(8).encode()
         self._takings = 0
         self._uncertain: set[str] = set()
@@ -73,6 +72,7 @@ class Taking:
             until = dict.fromkeys(mine, now + self.lease)
             values = dict.fromkeys(mine, value)
             recovered = await self._recovered(pool, job_ids, mine)
+            until |= dict.fromkeys(recovered, now + self.lease)
             scores = dict(zip(job_ids, replies[1::2], strict=True))
             mine |= {job_id: scores[job_id] for job_id in recovered}
             values |= recovered
@@ -85,10 +85,24 @@ class Taking:
             raise_transient(error)
             raise
         taken = {job_id: int(mine[job_id]) for job_id in mine if job_id not in gone}
-        for job_id in taken:  # when the key of a recovered one expires is found out on renewal
+        for job_id in taken:
             last = now + self._in_progress_seconds
-            self.held[job_id] = Claim(values[job_id], last, until.get(job_id, now))
+            self.held[job_id] = Claim(values[job_id], last, until[job_id])
         return taken
+
+    def extend(self, job_id: str) -> None:
+        """The job begins only now: from here on arq would keep others from it for its full time."""
+        claim = self.held.get(job_id)
+        if claim is not None:
+            claim.until = time.monotonic() + self._in_progress_seconds
+
+    @property
+    def _px(self) -> int:
+        return round(1000 * self.lease)
+
+    def keep_for_long(self) -> None:
+        """Claim jobs for as long as arq does, since claims can't be renewed."""
+        self.lease = self._in_progress_seconds
 
     def missing(self) -> list[str]:
         """Jobs that this worker has, and whose keys were found missing."""
@@ -104,17 +118,33 @@ class Taking:
         Raises:
             RedisError, OSError: Redis can't answer.
         """
+        claims = {}
         async with pool.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 claim = self.held.get(job_id)
                 if claim is not None:
                     claim.is_gone = False
-                    pipe.set(in_progress_key_prefix + job_id, claim.token, nx=True, px=self._px)
+                    claims[job_id] = claim
+                    pipe.set(
+                        in_progress_key_prefix + job_id,
+                        claim.token,
+                        nx=True,
+                        px=self._px,
+                    )
             try:
                 await pipe.execute()
             except ResponseError as error:
                 raise_transient(error)
                 raise
+        for job_id, claim in claims.items():
+            if self.held.get(job_id) is not claim:  # its outcome was committed meanwhile
+                await self._give_back(pool, job_id, claim)
+
+    async def _give_back(self, pool: ArqRedis, job_id: str, claim: Claim) -> None:
+        """Delete the key of a claim that has just been set again in vain."""
+        key = in_progress_key_prefix + job_id
+        if await pool.get(key) == claim.token:
+            await pool.delete(key)
 
     async def release(self, pool: ArqRedis) -> None:
         """Let others have what was taken without learning so. For a worker that stops.
@@ -140,7 +170,13 @@ class Taking:
             return {}
         values = await pool.mget([in_progress_key_prefix + job_id for job_id in left])
         owned = zip(left, values, strict=True)
-        return {job_id: value for job_id, value in owned if self._is_ours(value)}
+        found = {job_id: value for job_id, value in owned if self._is_ours(value)}
+        if found:  # their keys may be about to expire
+            async with pool.pipeline(transaction=False) as pipe:
+                for job_id in found:
+                    pipe.pexpire(in_progress_key_prefix + job_id, self._px)
+                await pipe.execute()
+        return found
 
     def _is_ours(self, value: bytes | None) -> bool:
         return value is not None and value.startswith(self._token + b":")

@@ -65,6 +65,7 @@ class StatusWorker(Worker):
         self.publisher: Publisher | None = None
         self._ends: Ends | None = None
         self.polled_at = time.time()
+        self._looked_at = time.monotonic()
         self._queue_client: Any = None
         self._queue_client_lock = threading.Lock()
         self._primary: Primary | None = None
@@ -110,10 +111,12 @@ class StatusWorker(Worker):
                 status=self._status,
             )
         self._primary = Primary(self._pool)
+        self._looked_at = time.monotonic()
         self.publisher = publisher_for(self._pool, self._status)
         if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
             self._pool = StatusRedis.over(self._pool, self._status, self.publisher)
         shares = shares_redis(self._pool, self._status)
+        await self._start_renewal()
         self._ends = Ends(
             self._pool,
             self.publisher,
@@ -121,13 +124,26 @@ class StatusWorker(Worker):
             shares_redis=shares,
             lease=self._taking.lease,
         )
-        self._renewal = Renewal(self._taking.held, self.queue_client, self._taking.lease)
-        self._renewal.start()
         carry_context_into_threads(self.loop)
         if shares:  # the first end is to be in arq's transaction already
             with contextlib.suppress(ResponseError):  # who may not load it may not write status
                 await self._pool.script_load(SCRIPT)
         await super().main()
+
+    async def _start_renewal(self) -> None:
+        """Renew the claims of this worker's jobs from now on, if it may."""
+        if not await Renewal.is_possible(self.pool):
+            self._taking.keep_for_long()
+            _log.warning(
+                "this worker's user of Redis may not renew claims of jobs (EVALSHA, SCRIPT LOAD): "
+                "the job of a worker that is killed is run again after %g s",
+                self._taking.lease,
+            )
+            return
+        self._renewal = Renewal(
+            self._taking.held, self.queue_client, self._taking.lease, self._outage.note
+        )
+        self._renewal.start()
 
     @property
     def is_waiting_for_redis(self) -> bool:
@@ -209,7 +225,8 @@ class StatusWorker(Worker):
                 if self._primary is not None:
                     await self._primary.check()
                 if self._outage.is_on:
-                    await self._recover()
+                    seconds = time.monotonic() - self._outage.since
+                    await self._recover(claims_may_be_gone=seconds > self._taking.lease / 2)
                 if missing := self._taking.missing():
                     await self._taking.reclaim(self.pool, list(filter(self._runs_here, missing)))
                 await super()._poll_iteration()
@@ -218,14 +235,15 @@ class StatusWorker(Worker):
                 raise
             await self._outage.wait(error)
         else:
-            self.polled_at = time.time()
+            self.polled_at, self._looked_at = time.time(), time.monotonic()
             if self._outage.end() and self.publisher is not None:
                 self.publisher.refresh()
 
-    async def _recover(self) -> None:
-        """Redis is back, perhaps without what was said to it last: say that again."""
+    async def _recover(self, *, claims_may_be_gone: bool) -> None:
+        """Redis is available again, perhaps without what it was told last: tell it once more."""
+        self._looked_at = time.monotonic()
         if self._primary is not None:
-            self._primary.back()
+            self._primary.back(claims_may_be_gone=claims_may_be_gone)
         await self._taking.reclaim(self.pool, [i for i in self._jobs if self._runs_here(i)])
         if self._ends is not None:
             await self._ends.repeat()
@@ -235,13 +253,16 @@ class StatusWorker(Worker):
         due = [(job, job.next_run) for job in self.cron_jobs if job.unique or job.job_id]
         try:
             await super().run_cron(n, delay, num_windows)
-        except (RedisError, OSError):
+        except BaseException:  # a time-out comes as a cancellation
             for job, next_run in due:  # enqueuing one twice under its id does nothing
                 job.next_run = next_run
             raise
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
+        if time.monotonic() - self._looked_at > self._taking.lease / 2:
+            # Redis was frozen, or this process was: claims may have expired meanwhile.
+            await self._recover(claims_may_be_gone=True)
         if self._primary is not None and self._primary.is_new:
             return
         waiting = [job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id)]
@@ -263,6 +284,7 @@ class StatusWorker(Worker):
         since = time.monotonic()
         ABOUT.set({"job_id": job_id})
         while True:
+            self._taking.extend(job_id)
             try:
                 # Reading the job is bounded; from there on, `begin` lifts the limit.
                 async with asyncio.timeout(PATIENCE) as limit:
