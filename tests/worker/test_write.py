@@ -17,7 +17,7 @@ from jobstatus.status import (
     Written,
     format_progress,
 )
-from jobstatus.store import SCRIPT, Refused, Store, Write
+from jobstatus.store import SCRIPT, Refused, Store, Write, result_of
 
 KEY = "job:1"
 WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -253,8 +253,9 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
         if is_zombie and run >= latest:
             continue  # nobody else has been heard of: it is as good as any
         result = script(keys=[KEY], args=[write._argument(delivered / 1000), delivered])
+        assert result // 8 == delivered
         if run < latest:
-            assert result == Written.FENCED
+            assert result_of(result) is Written.FENCED
         latest = max(latest, run)
         shown = next(event.created for event in events if event.run == latest)
         assert int(redis.hget(KEY, "created")) == shown
@@ -268,6 +269,43 @@ def test_writer_that_was_frozen_while_it_wrote(redis: Any, store: Store) -> None
     assert write(store, newer) > 0
     assert write(store, older) is Written.FENCED
     assert stored(redis).created == 1
+
+
+def test_write_that_a_frozen_server_found_later(redis: Any, store: Store) -> None:
+    """A write that lay in a frozen server's socket doesn't hide the run that began meanwhile."""
+    old = Record(name="a", state=JobState.IN_PROGRESS, created=9, attempt=1, progress=1.0)
+    write(store, old)
+    now = time.monotonic()
+    packed = Write(
+        KEY,
+        Record(name="a", state=JobState.SUCCEEDED, created=9, attempt=1),
+        60_000,
+        begun=now,
+        happened=now,
+    ).packed(now, store.server_ms(now))
+    time.sleep(0.3)
+    began = time.monotonic()
+    time.sleep(0.3)
+    (late,) = store.send([packed])  # executed only now
+    assert result_of(late) is Written.CHANGED
+    newer = Record(name="a", state=JobState.FAILED, created=1, attempt=1)
+    (result,) = store.write([Write(KEY, newer, 60_000, begun=began, happened=began)])
+    assert result is Written.CHANGED
+    assert stored(redis).created == 1
+
+
+def test_server_time_is_learned(store: Store) -> None:
+    """The server's time is known from the replies, never as earlier than it is by much."""
+    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
+    assert store.server_ms(time.monotonic()) == 0
+    for _ in range(5):
+        write(store, record)
+    own = time.time() * 1000
+    assert abs(store.server_ms(time.monotonic()) - own) < 1_000  # the same machine's clock
+    store.learn_time([8 * (int(own) + 5_000)], time.monotonic())  # it is set forward
+    assert store.server_ms(time.monotonic()) > own + 4_000
+    store.learn_time([8 * int(own)], time.monotonic())  # and back
+    assert store.server_ms(time.monotonic()) < own + 1_000
 
 
 def test_server_clock_set_back(redis: Any, store: Store) -> None:

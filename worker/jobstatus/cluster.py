@@ -149,17 +149,20 @@ class ClusterStore:
         if not group:
             return []
         packed, now = [], time.monotonic()
+        node = self._node(host)
+        server_ms = node.server_ms(now)
         for number, _, asks in group:
-            packed += [_ASKING] * asks + [writes[number].packed(now)]
+            packed += [_ASKING] * asks + [writes[number].packed(now, server_ms)]
         try:
-            replies = iter(self._node(host).send(packed))
+            received = node.send(packed)
         except OUTAGE as error:
             self._doubt(host, error)
             for number, _, _ in group:
                 results[number] = _unanswered(host, error)
             return []
         self._limits[host] = min(_MAX_LIMIT, 2 * self._limits.get(host, _MAX_LIMIT))
-        elsewhere = []
+        node.learn_time(received, now)
+        replies, elsewhere = iter(received), []
         for number, _, asks in group:
             reply: Any = [next(replies) for _ in range(1 + asks)][-1]
             redirect = None

@@ -55,6 +55,9 @@ _EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode()
 _EVAL = b"$4\r\nEVAL\r\n$%d\r\n%b" % (len(SCRIPT.encode()), SCRIPT.encode())
 _PACKED = b"*5\r\n" + _EVALSHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 
+_CODES_OF_RESULTS: Final = 8
+"""By what the script multiplies the server's time in its reply, to which it adds what it did."""
+
 _SCRIPT_LOADS: Final = 4
 """Times that the script is loaded for one exchange: behind a proxy there may be several servers."""
 
@@ -159,12 +162,17 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         """
         return ("EVALSHA", SHA, 1, self.key, self._argument(time.monotonic()))
 
-    def packed(self, now: float) -> bytes:
-        """The same in RESP, to be sent at `now` (on the monotonic clock)."""
-        key, argument = self.key.encode(), self._argument(now)
+    def packed(self, now: float, server_ms: int = 0) -> bytes:
+        """The same in RESP.
+
+        Args:
+            now: When it is sent, on the monotonic clock.
+            server_ms: The same by the server's clock, in ms since the epoch; 0: unknown.
+        """
+        key, argument = self.key.encode(), self._argument(now, server_ms)
         return _PACKED % (len(key), key, len(argument), argument)
 
-    def _argument(self, now: float) -> bytes:
+    def _argument(self, now: float, server_ms: int = 0) -> bytes:
         record = self.record
         news_age = _age(self.happened, now)
         state = record.state
@@ -184,6 +192,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
                 _OVER,
                 _age(self.begun, now),
                 news_age,
+                server_ms,
             )
         )
 
@@ -258,6 +267,7 @@ class Store:
         pool: Any = client.connection_pool
         self._sentinels: Any = pool if isinstance(pool, SentinelConnectionPool) else None
         self._asked = float("-inf")
+        self._offset_ms: float | None = None
         self.is_replaced = False
 
     @classmethod
@@ -272,7 +282,28 @@ class Store:
     def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
         """Write all records in one round trip; each has its own result."""
         now = time.monotonic()
-        return [result_of(reply) for reply in self.send([write.packed(now) for write in writes])]
+        server_ms = self.server_ms(now)
+        replies = self.send([write.packed(now, server_ms) for write in writes])
+        self.learn_time(replies, now)
+        return [result_of(reply) for reply in replies]
+
+    def server_ms(self, now: float) -> int:
+        """The server's time at `now` (on the monotonic clock), in ms; 0 where it isn't known.
+
+        Rather too late than too early, by as long as the quickest exchange has taken.
+        """
+        return 0 if self._offset_ms is None else int(1000 * now + self._offset_ms)
+
+    def learn_time(self, replies: Sequence[Any], sent: float) -> None:
+        """Learn the server's time from the replies to writes that were sent at `sent`."""
+        reply = next((each for each in reversed(replies) if isinstance(each, int)), None)
+        if reply is None:
+            return
+        server_ms = reply // _CODES_OF_RESULTS
+        latest, earliest = server_ms - 1000 * sent, server_ms - 1000 * time.monotonic()
+        if self._offset_ms is None or earliest > self._offset_ms:  # its clock was set forward
+            self._offset_ms = latest
+        self._offset_ms = min(self._offset_ms, latest)
 
     def send(self, packed: Sequence[bytes]) -> list[Any]:
         """Send commands in RESP, and read all replies; errors of single ones are replies."""
@@ -355,6 +386,7 @@ class Store:
                 raise
             return  # no Sentinel names another one
         if before not in {None, now}:
+            self._offset_ms = None  # it has a clock of its own
             raise ConnectionError(f"another primary has taken over: {now}")
 
     def runs(self, keys: Sequence[str]) -> "list[Run | Refused | None]":
@@ -377,7 +409,7 @@ class Store:
 
 def result_of(reply: Any) -> Written | Refused:
     """What the reply to a write says."""
-    return refusal_of(reply) or Written(reply)
+    return refusal_of(reply) or Written(reply % _CODES_OF_RESULTS - 1)
 
 
 def refusal_of(error: BaseException | None) -> Refused | None:

@@ -10,19 +10,22 @@
 --   [11] stored states that end a run, as " a b c "
 --   [12] age of the run or attempt: ms since it began, by its writer's monotonic clock
 --   [13] age of the news: ms since that happened which the write reports; 0 for a running attempt
+--   [14] the server's time in ms when the write was sent, as its writer knows it; 0: unknown. What a
+--        frozen server finds in its sockets when it wakes up is older than its ages say.
 --
 -- Runs are ordered without the clocks of those who enqueue them, which may be wrong: `created` only
 -- names a run. A run that began (now - [12]) after the stored run last changed is a newer one; one
 -- that began before that, or that the stored run has replaced (`previous`), is an older one.
 --
--- Returns 2: what a poller sees moved; 3: it did, and an earlier attempt of the run was still shown
--- as running; 1: only lease and TTL were renewed; 0: nothing, the attempt or the run is over; -1:
--- nothing, a later attempt or run has reported.
+-- Returns 8 * (the server's time in ms) + 1 + one of these:
+--    2: what a poller sees moved; 3: it did, and an earlier attempt of the run was still shown as
+--    running; 1: only lease and TTL were renewed; 0: nothing, the attempt or the run is over; -1:
+--    nothing, a later attempt or run has reported.
 -- A stored record whose run, attempt or state can't be read is replaced.
 
 local key = KEYS[1]
 local created, attempt, state, name, reason, progress, lease, ttl,
-  follows, unfinished, over, age, news_age = unpack(cmsgpack.unpack(ARGV[1]))
+  follows, unfinished, over, age, news_age, sent = unpack(cmsgpack.unpack(ARGV[1]))
 
 local stored = redis.call('HMGET', key,
   'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'previous')
@@ -35,6 +38,11 @@ local stored_updated = tonumber(stored[7] or '') or 0
 local same_attempt, new_run, took_over = false, false, false
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local delay = sent > 0 and math.max(0, now - sent) or 0
+
+local function result(code)
+  return 8 * now + 1 + code
+end
 
 if ttl < 1 then
   return redis.error_reply('ERR the TTL is not positive')
@@ -44,18 +52,18 @@ if is_readable then
   if new_run then
     -- Where a server clock was set back, `updated` is in the future and says nothing.
     -- 1 ms is what rounding the ages may cost.
-    local is_older = stored_updated <= now and now - age + 1 < stored_updated
+    local is_older = stored_updated <= now and now - delay - age + 1 < stored_updated
     if is_older or created == tonumber(stored[8] or '') then
-      return -1
+      return result(-1)
     end
   elseif attempt < stored_attempt then
-    return -1
+    return result(-1)
   else
     same_attempt = attempt == stored_attempt
     took_over = not same_attempt and lease > 0 and state == stored[3]
     local may_follow = same_attempt and follows or unfinished
     if not string.find(may_follow, stored_state, 1, true) then
-      return 0
+      return result(0)
     end
   end
 end
@@ -70,7 +78,7 @@ local changed = not same_attempt or state ~= stored[3] or progress ~= (stored[4]
 
 if changed then
   -- A clock that was set back, or a new primary's, never takes `updated` back.
-  local updated = math.max(now - news_age, stored_updated)
+  local updated = math.max(now - delay - news_age, stored_updated)
   redis.call('HSET', key, 'name', name, 'state', state, 'created', string.format('%.0f', created),
     'attempt', attempt, 'updated', string.format('%.0f', updated))
   if reason ~= '' then redis.call('HSET', key, 'reason', reason)
@@ -85,4 +93,4 @@ elseif changed then
   redis.call('HDEL', key, 'lease')
 end
 redis.call('PEXPIRE', key, string.format('%.0f', ttl))
-return took_over and 3 or changed and 2 or 1
+return result(took_over and 3 or changed and 2 or 1)
