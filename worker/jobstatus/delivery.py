@@ -48,6 +48,9 @@ _SAME_REFUSAL_SECONDS: Final = 60.0
 _FINAL: Final = OVER | {JobState.RETRYING}
 """How an attempt ends."""
 
+_WRITTEN: Final = (Written.CHANGED, Written.RENEWED)
+"""What becomes of nearly every report of a running attempt."""
+
 _OTHER_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 """Refusals by a server that isn't the primary, or not yet: an outage, as if there were none."""
 
@@ -109,6 +112,8 @@ class Delivery:
         self._backlog_at = 0.0
         self._backlog_refusals = 0
         self._refused: list[Write] = []
+        self._settled = 0
+        self._why_unavailable = ""
         self._sending: Sequence[Due] = ()
         self._exchange_size = _MAX_EXCHANGE
         self._sample_at = 0.0
@@ -300,55 +305,62 @@ class Delivery:
         Raises:
             RedisError, OSError: Redis is unavailable; what is left of the batch is held.
         """
-        left, begun = dict(enumerate(batch)), time.monotonic()
+        begun, left, self._settled = time.monotonic(), list(batch), 0
         self._sending = batch
         try:
-            due = self._joined(left, begun)
-            results = self._store.write([write for _, (_, write) in due]) if due else []
-            settled = self._settle_all(due, results, left)
+            due = left
+            if any(w.happened is not None or not w.is_run_known for _, w in batch):
+                left, due = self._joined(batch, begun)
+            results = self._store.write([write for _, write in due]) if due else []
+            left = self._settle_all(left, due, results)
+            if left:
+                raise _UnavailableError(self._why_unavailable)  # noqa: TRY301
         except BaseException as error:
             is_outage = isinstance(error, OUTAGE)
             if isinstance(error, TIMED_OUT) or not is_outage:
                 self._exchange_size = max(1, self._exchange_size // 4)
             if not is_outage and len(left) == 1:
-                self._drop(*left.popitem()[1])
+                self._drop(*left[0])
                 return False
-            self._backlog.put_back(write for attempt, write in left.values() if attempt is None)
+            self._backlog.put_back(write for attempt, write in left if attempt is None)
             raise
         finally:
             self._sending = ()
         if due:
             self._fit(len(due), time.monotonic() - begun)
-        if settled:
+        if self._settled:
             self._is_available()
-        return settled or not self._refused
+        return self._settled > 0 or not due
 
     def _settle_all(
-        self,
-        due: Sequence[tuple[int, Due]],
-        results: Sequence[Written | Refused],
-        left: dict[int, Due],
-    ) -> bool:
-        """Settle each write, which then goes from `left`; whether any was done with.
+        self, left: Sequence[Due], due: Sequence[Due], results: Sequence[Written | Refused]
+    ) -> list[Due]:
+        """Settle each write.
 
-        Raises:
-            OSError: the server can't take writes now.
+        Args:
+            left: What is to be held where a write can't be settled.
+            due: The same writes as they were sent.
+            results: What became of them.
+
+        Returns:
+            What the server can't take, since it isn't the primary, or not yet.
         """
-        settled, unavailable = False, ""
-        for (number, (attempt, write)), result in zip(due, results, strict=True):
+        refused, unavailable = 0, []
+        for original, (attempt, write), result in zip(left, due, results, strict=True):
             if isinstance(result, Refused) and not result.is_final:
                 self._note(result)
                 if result.kind in _OTHER_SERVER:
-                    unavailable = result.why
-                    continue
-                self._was_refused(attempt, write)
-            else:
-                settled = True
+                    self._why_unavailable = result.why
+                    unavailable.append(original)
+                else:
+                    refused += 1
+                    self._was_refused(attempt, write)
+            elif attempt is None or attempt.changed is not None or result not in _WRITTEN:
                 self._settle(attempt, write, result)
-            del left[number]
-        if unavailable:
-            raise _UnavailableError(unavailable)
-        return settled
+            elif attempt.is_refused:
+                attempt.was_written()
+        self._settled = len(due) - refused - len(unavailable)
+        return unavailable
 
     def _fit(self, writes: int, seconds: float) -> None:
         """Make the next exchange as large as takes half of the timeout, as this one went."""
@@ -373,17 +385,19 @@ class Delivery:
             _log.warning("Redis accepts status again")
             self._repeat()
 
-    def _joined(self, left: dict[int, Due], now: float) -> list[tuple[int, Due]]:
-        """The batch with every write's run known; writes that are of no use any more are dropped.
+    def _joined(self, batch: Sequence[Due], now: float) -> tuple[list[Due], list[Due]]:
+        """The batch without writes that are of no use any more, or whose run can't be read now.
 
         Args:
-            left: The numbered batch, from which goes what is dropped, or refused for now.
+            batch: What is to be written.
             now: `time.monotonic()`.
+
+        Returns:
+            What is left of it, and the same with every write's run known.
         """
-        unknown = [write for _, write in left.values() if not write.is_run_known]
-        runs = self._runs(unknown)
-        due: list[tuple[int, Due]] = []
-        for number, (attempt, original) in list(left.items()):
+        runs = self._runs([write for _, write in batch if not write.is_run_known])
+        left, due = [], []
+        for attempt, original in batch:
             write: Write | None = original
             if original.is_expired(now):
                 write = None
@@ -393,21 +407,19 @@ class Delivery:
                 if isinstance(run, Refused):
                     self._note(run)
                     self._was_refused(attempt, original)
-                    write = None
-                else:
-                    taken = self._taken.get(original.key)
-                    write = original.join(
-                        run,
-                        None if taken is None else taken.created,
-                        is_taken_over=taken is not None and taken.is_over,
-                    )
-                    if write is not None:
-                        runs[original.key] = Run.of(write.record)
-            if write is None:
-                del left[number]
-            else:
-                due.append((number, (attempt, write)))
-        return due
+                    continue
+                taken = self._taken.get(original.key)
+                write = original.join(
+                    run,
+                    None if taken is None else taken.created,
+                    is_taken_over=taken is not None and taken.is_over,
+                )
+                if write is not None:
+                    runs[original.key] = Run.of(write.record)
+            if write is not None:
+                left.append((attempt, original))
+                due.append((attempt, write))
+        return left, due
 
     def _runs(self, writes: Sequence[Write]) -> dict[str, Run | Refused | None]:
         keys = list(dict.fromkeys(write.key for write in writes))

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from datetime import datetime
 from math import isfinite
 from types import TracebackType
@@ -84,6 +83,7 @@ class Publisher:
         """As if nothing had been reported; also what a forked child begins with."""
         self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
+        self._is_running = False
         self._sampling = Sampling()
 
     def pending(
@@ -113,7 +113,10 @@ class Publisher:
 
     def publish(self, write: Write) -> None:
         """Deliver one record."""
-        self._report(lambda: self._delivery.add(write))
+        with self._delivery.lock:
+            if self._is_open():
+                self._delivery.add(write)
+        self._delivery.wake.set()
 
     def job(
         self,
@@ -168,7 +171,10 @@ class Publisher:
 
     def begin(self, attempt: Attempt) -> None:
         """Show the attempt as `in_progress`, and keep it so until it ends."""
-        self._report(lambda: self._delivery.begin(attempt))
+        with self._delivery.lock:
+            if self._is_open():
+                self._delivery.begin(attempt)
+        self._delivery.wake.set()
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
         """Show how the attempt ended. It ends once; what is said later changes nothing."""
@@ -177,7 +183,10 @@ class Publisher:
                 return
             attempt.outcome = outcome
         self.counts.ends[outcome.state] += 1
-        self._report(lambda: self._delivery.end(attempt))
+        with self._delivery.lock:
+            if self._is_open():
+                self._delivery.end(attempt)
+        self._delivery.wake.set()
 
     def forget(self, attempt: Attempt, outcome: Outcome) -> None:
         """Leave the attempt to somebody else, who has written how it ended."""
@@ -252,27 +261,25 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _report(self, deliver: Callable[[], None]) -> None:
-        """Have the thread deliver something; it is started, or restarted, if it doesn't run."""
-        with self._delivery.lock:
-            if self._closed:
-                _log.warning("the publisher is closed: a report was dropped")
-                return
-            deliver()
-            if self._thread is None or not self._thread.is_alive():
-                self._start()
-        if not self._delivery.wake.is_set():
-            self._delivery.wake.set()
+    def _is_open(self) -> bool:
+        """Whether reports are taken; the thread is started, or restarted, if it doesn't run."""
+        if self._closed:
+            _log.warning("the publisher is closed: a report was dropped")
+            return False
+        if not self._is_running:
+            self._start()
+        return True
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="jobstatus", daemon=True)
         try:
+            self._is_running = True
             thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter ends
+            self._is_running = False
             _log.error("status can't be published: %s", error)
             return
-        is_first = self._thread is None
-        self._thread = thread
+        is_first, self._thread = self._thread is None, thread
         if not is_first:
             _log.error("the publisher's thread had ended, it was started again")
             return
@@ -286,15 +293,18 @@ class Publisher:
     def _run(self) -> None:
         """Deliver until closed. Nothing ends this thread: no mistake of ours or of a job's."""
         delivery = self._delivery
-        while not self._closed:
-            try:
-                self._tick()
-            except BaseException:
-                _log.exception("status could not be published, it is tried again")
-                delivery.refresh()
-                delivery.back_off()
-            if delivery.failures or not delivery.has_backlog:
-                time.sleep(_PAUSE)
+        try:
+            while not self._closed:
+                try:
+                    self._tick()
+                except BaseException:
+                    _log.exception("status could not be published, it is tried again")
+                    delivery.refresh()
+                    delivery.back_off()
+                if delivery.failures or not delivery.has_backlog:
+                    time.sleep(_PAUSE)
+        finally:
+            self._is_running = False
 
     def _tick(self) -> None:
         delivery = self._delivery

@@ -58,6 +58,8 @@ _PACKED = b"*5\r\n" + _EVALSHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _CODES_OF_RESULTS: Final = 8
 """By what the script multiplies the server's time in its reply, to which it adds what it did."""
 
+_RESULTS: Final = tuple(sorted(Written))
+
 _SCRIPT_LOADS: Final = 4
 """Times that the script is loaded for one exchange: behind a proxy there may be several servers."""
 
@@ -285,7 +287,10 @@ class Store:
         server_ms = self.server_ms(now)
         replies = self.send([write.packed(now, server_ms) for write in writes])
         self.learn_time(replies, now)
-        return [result_of(reply) for reply in replies]
+        return [
+            _RESULTS[reply % _CODES_OF_RESULTS] if reply.__class__ is int else result_of(reply)
+            for reply in replies
+        ]
 
     def server_ms(self, now: float) -> int:
         """The server's time at `now` (on the monotonic clock), in ms; 0 where it isn't known.
@@ -409,7 +414,7 @@ class Store:
 
 def result_of(reply: Any) -> Written | Refused:
     """What the reply to a write says."""
-    return refusal_of(reply) or Written(reply % _CODES_OF_RESULTS - 1)
+    return refusal_of(reply) or _RESULTS[reply % _CODES_OF_RESULTS]
 
 
 def refusal_of(error: BaseException | None) -> Refused | None:

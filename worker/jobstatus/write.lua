@@ -28,7 +28,7 @@ local created, attempt, state, name, reason, progress, lease, ttl,
   follows, unfinished, over, age, news_age, sent = unpack(cmsgpack.unpack(ARGV[1]))
 
 local stored = redis.call('HMGET', key,
-  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'previous')
+  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated')
 local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(stored[2] or '')
 local stored_progress = tonumber(stored[4] or '')
 local stored_state = ' ' .. (stored[3] or '') .. ' '
@@ -38,11 +38,9 @@ local stored_updated = tonumber(stored[7] or '') or 0
 local same_attempt, new_run, took_over = false, false, false
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local delay = sent > 0 and math.max(0, now - sent) or 0
-
-local function result(code)
-  return 8 * now + 1 + code
-end
+local done = 8 * now + 1
+local delay = 0
+if sent > 0 and now > sent then delay = now - sent end
 
 if ttl < 1 then
   return redis.error_reply('ERR the TTL is not positive')
@@ -53,17 +51,17 @@ if is_readable then
     -- Where a server clock was set back, `updated` is in the future and says nothing.
     -- 1 ms is what rounding the ages may cost.
     local is_older = stored_updated <= now and now - delay - age + 1 < stored_updated
-    if is_older or created == tonumber(stored[8] or '') then
-      return result(-1)
+    if is_older or created == tonumber(redis.call('HGET', key, 'previous') or '') then
+      return done - 1
     end
   elseif attempt < stored_attempt then
-    return result(-1)
+    return done - 1
   else
     same_attempt = attempt == stored_attempt
     took_over = not same_attempt and lease > 0 and state == stored[3]
     local may_follow = same_attempt and follows or unfinished
     if not string.find(may_follow, stored_state, 1, true) then
-      return result(0)
+      return done
     end
   end
 end
@@ -78,19 +76,20 @@ local changed = not same_attempt or state ~= stored[3] or progress ~= (stored[4]
 
 if changed then
   -- A clock that was set back, or a new primary's, never takes `updated` back.
-  local updated = math.max(now - delay - news_age, stored_updated)
-  redis.call('HSET', key, 'name', name, 'state', state, 'created', string.format('%.0f', created),
-    'attempt', attempt, 'updated', string.format('%.0f', updated))
+  local updated = now - delay - news_age
+  if updated < stored_updated then updated = stored_updated end
+  redis.call('HSET', key, 'name', name, 'state', state, 'created', created,
+    'attempt', attempt, 'updated', updated)
   if reason ~= '' then redis.call('HSET', key, 'reason', reason)
   elseif stored[5] then redis.call('HDEL', key, 'reason') end
   if progress ~= '' then redis.call('HSET', key, 'progress', progress)
   elseif stored[4] then redis.call('HDEL', key, 'progress') end
-  if new_run then redis.call('HSET', key, 'previous', string.format('%.0f', stored_created)) end
+  if new_run then redis.call('HSET', key, 'previous', stored_created) end
 end
 if lease > 0 then
-  redis.call('HSET', key, 'lease', string.format('%.0f', now + lease))
+  redis.call('HSET', key, 'lease', now + lease)
 elseif changed then
   redis.call('HDEL', key, 'lease')
 end
-redis.call('PEXPIRE', key, string.format('%.0f', ttl))
-return result(took_over and 3 or changed and 2 or 1)
+redis.call('PEXPIRE', key, ttl)
+return done + (took_over and 3 or changed and 2 or 1)
