@@ -116,7 +116,7 @@ class Publisher:
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.add(write)
-        self._delivery.wake.set()
+        self._wake()
 
     def job(
         self,
@@ -174,7 +174,7 @@ class Publisher:
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.begin(attempt)
-        self._delivery.wake.set()
+        self._wake()
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
         """Show how the attempt ended. It ends once; what is said later changes nothing."""
@@ -186,7 +186,7 @@ class Publisher:
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.end(attempt)
-        self._delivery.wake.set()
+        self._wake()
 
     def forget(self, attempt: Attempt, outcome: Outcome) -> None:
         """Leave the attempt to somebody else, who has written how it ended."""
@@ -260,6 +260,10 @@ class Publisher:
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
         self.close()
+
+    def _wake(self) -> None:
+        if not self._delivery.wake.is_set():  # setting it costs more than looking
+            self._delivery.wake.set()
 
     def _is_open(self) -> bool:
         """Whether reports are taken; the thread is started, or restarted, if it doesn't run."""

@@ -176,7 +176,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 
     def _argument(self, now: float, server_ms: int = 0) -> bytes:
         record = self.record
-        news_age = _age(self.happened, now)
+        # Not by calls of `_age`: this is done for every report of every job.
+        news_age = 0 if self.happened is None else max(0, int(1000 * (now - self.happened)))
         state = record.state
         return _encode(
             (
@@ -192,7 +193,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
                 _RUNNING if state is JobState.IN_PROGRESS else _FOLLOWS[state],
                 _UNFINISHED,
                 _OVER,
-                _age(self.begun, now),
+                0 if self.begun is None else max(0, int(1000 * (now - self.begun))),
                 news_age,
                 server_ms,
             )

@@ -66,7 +66,11 @@ class Claim:
 
 
 class Renewal:
-    """The thread that renews the claims of one worker."""
+    """The thread that renews the claims of one worker.
+
+    Attributes:
+        has_missed: Whether keys were found missing since this was last set back.
+    """
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Renewal:
             lease: Seconds for which a claim is renewed.
             failed: Called with what Redis has answered where it refuses to renew claims.
         """
+        self.has_missed = False
         self._claims = claims
         self._client = client
         self._lease = lease
@@ -155,6 +160,7 @@ class Renewal:
                 claim.is_gone = False
             elif not claim.is_ending:
                 claim.is_gone = reply == 0
+                self.has_missed = self.has_missed or claim.is_gone
                 claim.is_taken = reply == -1
                 if claim.is_taken:
                     job_id = key.removeprefix(in_progress_key_prefix)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from arq.connections import ArqRedis
@@ -227,8 +228,10 @@ class StatusWorker(Worker):
                 if self._outage.is_on:
                     seconds = time.monotonic() - self._outage.since
                     await self._recover(claims_may_be_gone=seconds > self._taking.lease / 2)
-                if missing := self._taking.missing():
-                    await self._taking.reclaim(self.pool, list(filter(self._runs_here, missing)))
+                if self._renewal is not None and self._renewal.has_missed:
+                    self._renewal.has_missed = False
+                    missing = filter(self._runs_here, self._taking.missing())
+                    await self._taking.reclaim(self.pool, list(missing))
                 await super()._poll_iteration()
         except (RedisError, OSError) as error:
             if any(error is crash for crash in self._crashes) or not is_transient(error):
@@ -265,9 +268,8 @@ class StatusWorker(Worker):
             await self._recover(claims_may_be_gone=True)
         if self._primary is not None and self._primary.is_new:
             return
-        waiting = [job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id)]
-        while waiting and (free := self.max_jobs - self.job_counter) > 0:
-            batch, waiting = waiting[:free], waiting[free:]
+        waiting = (job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id))
+        while batch := list(islice(waiting, max(0, self.max_jobs - self.job_counter))):
             for job_id, score in (await self._taking.take(self.pool, batch)).items():
                 await self.sem.acquire()
                 self.job_counter += 1
@@ -433,17 +435,15 @@ class StatusWorker(Worker):
 
         The claim is renewed until it is done, however long Redis is unavailable.
         """
-
-        async def end() -> None:
-            try:
-                await ending
-            finally:
-                if self._taking.held.get(job_id) is job.claim:
-                    self._taking.held.pop(job_id, None)
-
-        task = self.loop.create_task(end())
+        task = self.loop.create_task(ending)
         self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._endings.discard(task)
+            if self._taking.held.get(job_id) is job.claim:
+                self._taking.held.pop(job_id, None)
+
+        task.add_done_callback(done)
         return _joined(task)
 
     def _outcome(self, job_id: str, job: Job, *, finish: bool) -> Outcome | None:
