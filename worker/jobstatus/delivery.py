@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final
 
-from msgspec.structs import replace
-
 from jobstatus.attempt import Attempt
 from jobstatus.backlog import Backlog
 from jobstatus.cluster import AnyStore
 from jobstatus.counts import Counts
+from jobstatus.recent import Recent
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import OVER, UNFINISHED, JobState, Written
+from jobstatus.status import OVER, JobState, Written
 from jobstatus.store import OUTAGE, TIMED_OUT, Refused, Run, Write, refusal_of
 from jobstatus.tracing import told
 
@@ -53,21 +52,6 @@ _WRITTEN: Final = (Written.CHANGED, Written.RENEWED)
 
 _OTHER_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 """Refusals by a server that isn't the primary, or not yet: an outage, as if there were none."""
-
-_REPEAT_SECONDS: Final = 30.0
-"""Seconds for which what was written last of a job is kept, to be written again after an outage."""
-
-_MAX_REPEATED: Final = 10_000
-"""Records that are kept so at most."""
-
-_CHECK_INTERVAL_SECONDS: Final = 1.0
-"""Seconds between two checks whether the last of them are still stored."""
-
-_MARGIN_MS: Final = 1000
-"""ms by which a record may be gone before its time."""
-
-_CHECKED: Final = 20
-"""How many are checked."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -117,8 +101,7 @@ class Delivery:
         self._sending: Sequence[Due] = ()
         self._exchange_size = _MAX_EXCHANGE
         self._sample_at = 0.0
-        self._written: deque[tuple[float, Write]] = deque(maxlen=_MAX_REPEATED)
-        self._check_at = 0.0
+        self._recent = Recent(store)
         self._is_unavailable = False
         self._refusal_logged: dict[str, float] = {}
         self._drop_logged_at = float("-inf")
@@ -201,8 +184,8 @@ class Delivery:
             due.append(self._sample_at)
         if self._backlog:
             due.append(self._backlog_at)
-        if self._written:
-            due.append(self._check_at)
+        if (check_at := self._recent.check_at) is not None:
+            due.append(check_at)
         if self._changed:
             due.append(now)
         return max(0.0, min(due) - now) if due else None
@@ -505,10 +488,7 @@ class Delivery:
         if self._is_stored(write, result):
             if attempt is not None:
                 return
-            if write.record.state is not JobState.PENDING:
-                # Who has said that a job waits may not know that it is over by now.
-                at = write.happened if write.is_repeat else None
-                self._written.append((time.monotonic() if at is None else at, write))
+            self._recent.add(write)
         if attempt is not None:
             with self.lock:
                 self._running.pop(attempt, None)
@@ -542,22 +522,11 @@ class Delivery:
             told(span, write.record.state, lag)
 
     def _check(self, now: float) -> None:
-        """Check whether what was written last is still stored, though nothing went wrong.
-
-        A server that was replaced, or came back empty, while there was nothing to write may not
-        have it.
-        """
+        """Write again what Redis has lost, though it was never unavailable."""
         if self._store.is_replaced:
             self._store.is_replaced = False
             self._repeat()
-        while self._written and self._written[0][0] < now - _REPEAT_SECONDS:
-            self._written.popleft()
-        if not self._written or now < self._check_at:
-            return
-        self._check_at = now + _CHECK_INTERVAL_SECONDS
-        last = list(islice(reversed(self._written), _CHECKED))
-        runs = self._store.runs([write.key for _, write in last])
-        if any(_is_lost(write, now, run) for (_, write), run in zip(last, runs, strict=True)):
+        if self._recent.are_lost(now):
             _log.warning("Redis has lost what it had accepted: it is written again")
             self._repeat()
 
@@ -578,27 +547,6 @@ class Delivery:
         self.back_off()
 
     def _repeat(self) -> None:
-        """Write the last records of jobs again: Redis may have lost them."""
-        now = time.monotonic()
-        self._add_to_backlog(
-            write if write.is_repeat else replace(write, is_repeat=True)
-            for at, write in self._written
-            if now - at < _REPEAT_SECONDS and not write.is_expired(now)
-        )
-        self._written.clear()
+        """Write the last final states again: Redis may have lost them."""
+        self._add_to_backlog(self._recent.take())
         self._backlog_at = 0.0
-
-
-def _is_lost(write: Write, now: float, run: Run | Refused | None) -> bool:
-    """Whether a record that was written is gone, or is stored as it was before."""
-    if isinstance(run, Refused):
-        return False
-    if run is None:
-        since = now if write.happened is None else write.happened
-        return 1000 * (now - since) < write.ttl - _MARGIN_MS
-    record = write.record
-    if run.created != record.created:
-        return run.created < record.created != run.previous
-    if run.attempt != record.attempt:
-        return run.attempt < record.attempt
-    return run.state in UNFINISHED and run.state != record.state
