@@ -224,7 +224,8 @@ async def test_worker_that_may_not_renew(
 
 async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any) -> None:
     """The claim of a cron job is kept for arq's minute after its end, and not renewed meanwhile."""
-    worker = await work(app.Cron)
+    at_once = app.cron(app.tick, month=2, day=29, hour=3, run_at_startup=True)  # of its own
+    worker = await work({"cron_jobs": [at_once]})
     (key,) = redis.keys(in_progress_key_prefix + "cron:tick:*")
     assert redis.get(key) == KEPT.decode()
     assert 50_000 < redis.pttl(key) <= 60_000
