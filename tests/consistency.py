@@ -72,7 +72,7 @@ class Ledger:
         self._jobs = {str(job_uuid(job)): job for job in jobs}
 
     def job_of(self, text: str) -> str:
-        """The job whose UUID stands at the end of a key, or in an answer."""
+        """The job whose UUID is at the end of a key, or in an answer."""
         return self._jobs[text[-36:]]
 
     def accept(self, writes: list[Write], results: list[Any]) -> None:

@@ -109,6 +109,6 @@ def test_job_behind_a_proxy(
 
 
 def progress(client: httpx.Client) -> float | None:
-    """What is told; None for a 503."""
+    """The progress in the answer; None for a 503."""
     answer = client.get(PATH)
     return float(answer.json()["progress"]) if answer.status_code == 200 else None

