@@ -173,6 +173,7 @@ def test_zombie_changes_nothing(redis: Any, settings: PublisherSettings) -> None
                 zombie.progress(95)
                 assert old.flush()
                 assert redis.hmget(key("a"), "attempt", "progress") == ["2", "5"]
+            assert new.flush()
         assert old.flush()
         assert redis.hmget(key("a"), "attempt", "state") == ["2", "succeeded"]
 
