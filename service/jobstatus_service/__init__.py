@@ -1,1 +1,1 @@
-"""Answer "is it done yet?" over HTTP. The application is `jobstatus_service.app.create_app`."""
+"""The HTTP service: it answers "is it done yet?". The application: `http.app.create_app`."""

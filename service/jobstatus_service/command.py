@@ -179,7 +179,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _drain(arguments: argparse.Namespace) -> None:
-    from jobstatus_service.drain import drain_command  # noqa: PLC0415
+    from jobstatus_service.http.drain import drain_command  # noqa: PLC0415
 
     drain_command(arguments.pid, arguments.wait)
 
@@ -203,7 +203,7 @@ def missing(error: ModuleNotFoundError, extra: str) -> Exception:
 
 
 def _new_key(arguments: argparse.Namespace) -> None:
-    from jobstatus_service.keys import digest, parse_keys  # noqa: PLC0415
+    from jobstatus_service.http.api_keys import digest, parse_keys  # noqa: PLC0415
 
     key = "js_" + secrets.token_urlsafe(32)
     line = " ".join(filter(None, (arguments.name, digest(key), arguments.prefix)))

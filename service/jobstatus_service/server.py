@@ -13,9 +13,9 @@ from granian.server import Server
 
 from jobstatus.errors import JobStatusError
 from jobstatus.logs import formatter
-from jobstatus_service.app import application
-from jobstatus_service.drain import passing_drain_on
-from jobstatus_service.processes import VARIABLE as METRICS_DIR
+from jobstatus_service.http.app import application
+from jobstatus_service.http.drain import passing_drain_on
+from jobstatus_service.metrics.multiprocess import VARIABLE as METRICS_DIR
 from jobstatus_service.settings import ServiceSettings
 
 _READS: Final = 2_000
@@ -75,7 +75,7 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
 
 def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> None:
     Server(
-        "jobstatus_service.app:application",
+        "jobstatus_service.http.app:application",
         address=host,
         port=port,
         workers=workers,

@@ -49,7 +49,7 @@ class ServiceSettings(StatusSettings):
     """How the service answers.
 
     Attributes:
-        api_keys_file: A file of hashed keys, see `jobstatus_service.keys`.
+        api_keys_file: A file of hashed keys, see `jobstatus_service.http.api_keys`.
         api_keys: Plain keys, for development.
         no_auth: Whether everybody may ask for everything.
         near_cache_bytes: What the near cache of one process may take; 0: there is none, and

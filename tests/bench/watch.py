@@ -20,7 +20,7 @@ from tests.bench.table import markdown
 from tests.processes import free_port
 
 from jobstatus.status import JobState, Record
-from jobstatus.store import Store, Write
+from jobstatus.storage.store import Store, Write
 
 PATH = f"/api/jobs/{UUID(int=0)}"
 

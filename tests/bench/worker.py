@@ -19,7 +19,7 @@ from jobstatus import Publisher
 from jobstatus.arq import StatusWorker, create_pool
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record
-from jobstatus.store import Store, Write
+from jobstatus.storage.store import Store, Write
 
 
 async def nothing(_: dict[Any, Any]) -> None:

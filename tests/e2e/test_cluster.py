@@ -116,7 +116,7 @@ def test_killed_worker(kubectl: Kubectl, poller: Any) -> None:
 
 def test_api_key_rotates(kubectl: Kubectl, poller: Any) -> None:
     """A new key is taken from the Secret by running pods, and an old one ends."""
-    from jobstatus_service.keys import digest  # noqa: PLC0415
+    from jobstatus_service.http.api_keys import digest  # noqa: PLC0415
 
     before = kubectl("get", "pods", "-l", "app.kubernetes.io/component=service", "-o", "name")
 

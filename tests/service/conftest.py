@@ -11,9 +11,9 @@ import pytest
 from tests.service.proxy import Proxy
 
 from jobstatus.status import JobState, Record
-from jobstatus.store import Store, Write
-from jobstatus_service.app import create_app
-from jobstatus_service.lane import Lane
+from jobstatus.storage.store import Store, Write
+from jobstatus_service.http.app import create_app
+from jobstatus_service.http.fast_path import Lane
 from jobstatus_service.settings import ServiceSettings
 
 Put = Callable[..., None]

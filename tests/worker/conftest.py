@@ -6,7 +6,7 @@ import pytest
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store
+from jobstatus.storage.store import Store
 
 
 @pytest.fixture

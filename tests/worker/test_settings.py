@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jobstatus.client import address_of
 from jobstatus.errors import SettingsError
 from jobstatus.settings import PublisherSettings
+from jobstatus.storage.client import address_of
 from jobstatus_service.settings import ServiceSettings
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tqdm.std import tqdm as plain
 
-from jobstatus.report import RUNNING, JobReport
+from jobstatus.reporting.report import RUNNING, JobReport
 from jobstatus.tqdm import tqdm, trange
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from jobstatus.attempt import key_of, now_ms
-from jobstatus.cluster import AnyStore, store_for
 from jobstatus.errors import JobStatusError
-from jobstatus.publisher import Publisher
-from jobstatus.report import JobReport, Outcome
+from jobstatus.publishing.attempt import key_of, now_ms
+from jobstatus.publishing.publisher import Publisher
+from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.settings import PublisherSettings, seconds
 from jobstatus.status import (
     NAME_LIMIT,
@@ -31,7 +30,8 @@ from jobstatus.status import (
     Record,
     one_line,
 )
-from jobstatus.store import OUTAGE, Refused, Write
+from jobstatus.storage.cluster_store import AnyStore, store_for
+from jobstatus.storage.store import OUTAGE, Refused, Write
 
 _TO_WRAPPER: Final = "JOBSTATUS_REPORT_FILE"
 """Set for the command that is run: where reports for its own job go."""

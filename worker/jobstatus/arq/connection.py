@@ -8,13 +8,13 @@ from redis.asyncio import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.connection import parse_url
 
-from jobstatus.address import Address, Kind, parse_address
-from jobstatus.client import client_options
-from jobstatus.cluster import store_for
-from jobstatus.credentials import FileCredentials
-from jobstatus.publisher import Publisher
+from jobstatus.publishing.publisher import Publisher
+from jobstatus.redis_url import Address, Kind, parse_address
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import Store
+from jobstatus.storage.client import client_options
+from jobstatus.storage.cluster_store import store_for
+from jobstatus.storage.credentials import FileCredentials
+from jobstatus.storage.store import Store
 
 _LOGIN = ("username", "password", "db", "credential_provider")
 

@@ -25,10 +25,10 @@ from prometheus_client.core import (
 )
 
 from jobstatus.arq.worker import StatusWorker
-from jobstatus.counts import Counts, cumulative
 from jobstatus.errors import JobStatusError
+from jobstatus.publishing.stats import Counts, cumulative
 from jobstatus.status import JobState
-from jobstatus.store import OUTAGE
+from jobstatus.storage.store import OUTAGE
 
 _PAGE: Final = 1000
 """Jobs that are looked at in one round trip."""

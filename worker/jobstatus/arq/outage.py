@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.store import error_text, is_final, refusal_of
+from jobstatus.storage.store import error_text, is_final, refusal_of
 
 OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """What is raised when Redis is unavailable, too slow or still loading."""

@@ -22,10 +22,10 @@ from jobstatus.arq.queue import (
     redis_settings,
     sentinel_pool,
 )
-from jobstatus.attempt import pending_write
-from jobstatus.publisher import Publisher
+from jobstatus.publishing.attempt import pending_write
+from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import SCRIPT, Write
+from jobstatus.storage.store import SCRIPT, Write
 from jobstatus.tracing import CARRIER, tracer
 
 _log = logging.getLogger("jobstatus")

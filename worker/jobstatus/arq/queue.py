@@ -8,11 +8,11 @@ from urllib.parse import unquote
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from jobstatus.address import Address, Kind, parse_address
 from jobstatus.arq.settings import ProcessSettings
-from jobstatus.credentials import FileCredentials
 from jobstatus.errors import SettingsError
-from jobstatus.store import PRIMARY_FOR
+from jobstatus.redis_url import Address, Kind, parse_address
+from jobstatus.storage.credentials import FileCredentials
+from jobstatus.storage.store import PRIMARY_FOR
 
 _QUIET = 1.5
 """Seconds after a failover for which no job is taken: every worker says first which it has."""
@@ -40,7 +40,7 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     """Arq's settings of the queue's Redis.
 
     Args:
-        url: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`, see `jobstatus.address`;
+        url: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`, see `jobstatus.redis_url`;
             None: `JOBSTATUS_QUEUE_URL`, else `JOBSTATUS_REDIS_URL`, else arq's own default.
 
     Raises:

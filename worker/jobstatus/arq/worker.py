@@ -24,24 +24,24 @@ from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
 from redis.exceptions import RedisError, ResponseError
 
-from jobstatus.arq.commit import attempt_commands, given_up_commands
+from jobstatus.arq.claims import Taking
+from jobstatus.arq.completion import PATIENCE, Ends
 from jobstatus.arq.connection import client_like, publisher_for, shares_redis
-from jobstatus.arq.context import carry_context_into_threads
-from jobstatus.arq.ending import Ended, Result, cut_short, finished, never_run, retrying
-from jobstatus.arq.ends import PATIENCE, Ends
-from jobstatus.arq.job import Job
+from jobstatus.arq.job_tracing import attempt_span, remembering
 from jobstatus.arq.outage import Outage, is_transient
+from jobstatus.arq.outcomes import Ended, Result, cut_short, finished, never_run, retrying
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.queue import Primary
 from jobstatus.arq.renewal import Renewal
-from jobstatus.arq.taking import Taking
-from jobstatus.arq.traces import attempt_span, remembering
-from jobstatus.current import current_job
+from jobstatus.arq.running_job import Job
+from jobstatus.arq.threads import carry_context_into_threads
+from jobstatus.arq.transactions import attempt_commands, given_up_commands
 from jobstatus.logs import ABOUT
-from jobstatus.publisher import Publisher
-from jobstatus.report import RUNNING, Outcome
+from jobstatus.publishing.publisher import Publisher
+from jobstatus.reporting.current import current_job
+from jobstatus.reporting.report import RUNNING, Outcome
 from jobstatus.settings import PublisherSettings
-from jobstatus.store import SCRIPT
+from jobstatus.storage.store import SCRIPT
 from jobstatus.tracing import tracer
 
 _log = logging.getLogger("jobstatus")

@@ -1,0 +1,1 @@
+"""The HTTP application: routes, fast path, streams, API keys, errors, health."""

@@ -1,0 +1,57 @@
+"""For probes and Prometheus: `/livez`, `/readyz` and `/metrics`. No key needed."""
+
+import asyncio
+from typing import Any
+
+from litestar import MediaType, Request, Response, get
+
+from jobstatus_service.lookup.statuses import Statuses
+from jobstatus_service.metrics import metrics
+from jobstatus_service.metrics.multiprocess import Processes
+
+
+class Readiness:
+    """Whether clients may be sent here: the process has started, and isn't draining.
+
+    It has started once Redis has answered. A later outage of Redis changes nothing: it would take
+    all processes out at once, and clients would find nobody who answers 503 with `Retry-After`.
+    """
+
+    def __init__(self, statuses: Statuses) -> None:
+        self._statuses = statuses
+        self._has_started = False
+
+    async def fault(self) -> str | None:
+        """Why clients are not to be sent here; None if they are."""
+        if self._statuses.watches.is_draining:
+            return "it is shutting down"
+        if not self._has_started:
+            links = self._statuses.reader.links
+            await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
+            self._has_started = any(link.was_up for link in links)
+        return None if self._has_started else "Redis has not been reached yet"
+
+
+@get("/livez", media_type=MediaType.TEXT, include_in_schema=False)
+async def livez() -> str:
+    """Whether the process serves. Never asks Redis."""
+    return "ok\n"
+
+
+@get("/readyz", media_type=MediaType.TEXT, include_in_schema=False)
+async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
+    """Whether clients may be sent to this process."""
+    readiness: Readiness = request.app.state.readiness
+    fault = await readiness.fault()
+    if fault is None:
+        return Response("ok\n", media_type=MediaType.TEXT)
+    return Response(f"not ready: {fault}\n", status_code=503, media_type=MediaType.TEXT)
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics_text(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """What all processes that share the port have counted."""
+    processes: Processes = request.app.state.processes
+    return Response(
+        metrics.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )

@@ -1,0 +1,1 @@
+"""Looking a job up: the cache, the watchers, the response."""

@@ -1,0 +1,1 @@
+"""Reading records from Redis: the connection, batches, one server or a Cluster."""

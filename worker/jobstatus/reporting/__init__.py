@@ -1,0 +1,1 @@
+"""What job code uses: reports, progress, steps, `current_job()`."""
