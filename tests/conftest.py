@@ -122,7 +122,7 @@ def service_url(redis: Any, valkey: ValkeyServer) -> str:
 @pytest.fixture
 def settings(redis_url: str) -> PublisherSettings:
     """Settings of a quick publisher to the empty server."""
-    return PublisherSettings(redis_url=redis_url, interval=0.02)
+    return PublisherSettings(redis_url=redis_url, report_interval=0.02)
 
 
 @pytest.fixture

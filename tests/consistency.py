@@ -22,9 +22,9 @@ import msgspec
 
 from jobstatus import Publisher, job_uuid
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import OVER, JobState
+from jobstatus.status import FINAL_STATES, JobState
 from jobstatus.storage.cluster_store import store_for
-from jobstatus.storage.store import Refused, Write
+from jobstatus.storage.store import Refusal, Write
 
 BOUND = 2.0
 """Seconds by which an answer may be behind: the service's default."""
@@ -79,10 +79,10 @@ class Ledger:
         """Note what Redis has accepted."""
         now = time.monotonic()
         for write, result in zip(writes, results, strict=True):
-            if isinstance(result, Refused) or result <= 0:
+            if isinstance(result, Refusal) or result <= 0:
                 continue
             job, record = self.job_of(write.key), write.record
-            version = (record.created, record.state.is_over, round(record.progress or 0.0, 2))
+            version = (record.created, record.state.is_final, round(record.progress or 0.0, 2))
             self.accepted[job].append((now, version))
 
     def version_of(self, body: dict[str, Any]) -> tuple[str, Version]:
@@ -92,7 +92,7 @@ class Ledger:
         if not created:
             return job, NOTHING
         progress = 0.0 if body["state"] == "pending" else round(body["progress"], 2)
-        return job, (created, body["state"] in OVER, progress)
+        return job, (created, body["state"] in FINAL_STATES, progress)
 
     def runs(self, job: str) -> list[int]:
         """The runs of a job that were accepted, in their order."""

@@ -87,7 +87,7 @@ def faults(old: Record, new: Record) -> Iterator[str]:
         yield "the attempt went back"
     if new.updated < old.updated:
         yield "updated went back"
-    if new.created == old.created and old.state.is_over and new.state is not old.state:
+    if new.created == old.created and old.state.is_final and new.state is not old.state:
         yield "an end was undone"
     if (new.created, new.attempt) == (old.created, old.attempt):
         if RANK.get(new.state, 3) < RANK.get(old.state, 3):
@@ -275,8 +275,8 @@ def test_chaos(
     ids = asyncio.run(enqueue(url, count))
     watcher = Watcher(port, ids)
     watcher.start()
-    begun = time.monotonic()
-    restart_at = begun + count / 30
+    began_at = time.monotonic()
+    restart_at = began_at + count / 30
     restarted, again = False, 0
     with (
         SlowLink(port, 0).running() as link,
@@ -286,7 +286,7 @@ def test_chaos(
         faults = Faults(link, admin, tmp_path / "url", random.Random(seed))
         workers = Workers(tmp_path / "url", dice, tmp_path / "workers.log")
         with faults:
-            while time.monotonic() - begun < count / 12:
+            while time.monotonic() - began_at < count / 12:
                 time.sleep(dice.uniform(0.1, 0.5))
                 workers.strike()
                 if not restarted and time.monotonic() > restart_at:
@@ -307,7 +307,7 @@ def test_chaos(
         watcher.join()
         workers.end()
         disagreements = asyncio.run(compare(url, redis, ids))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - began_at
     print(
         f"\nchaos: seed {seed}, {count} jobs, {again} of them enqueued again, "
         f"{dict(workers.done)}, {dict(faults.done)}, 1 restart of Redis, "

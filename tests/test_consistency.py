@@ -100,7 +100,10 @@ async def test_standalone(
     dice, ledger = random.Random(seed), Ledger(JOBS)
     with SlowLink(own_valkey.port, 0).running() as link:
         faults = Standalone(own_valkey, link, ledger, tmp_path / "url", dice)
-        environ = {"JOBSTATUS_REDIS_URL_FILE": str(tmp_path / "url"), "JOBSTATUS_INTERVAL": "0.02"}
+        environ = {
+            "JOBSTATUS_REDIS_URL_FILE": str(tmp_path / "url"),
+            "JOBSTATUS_REPORT_INTERVAL": "0.02",
+        }
         settings = [PublisherSettings.from_env(environ) for _ in range(2)]
         with service(own_valkey.connection_url) as client:
             writers = Writers(ledger, settings, dice)

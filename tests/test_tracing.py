@@ -17,7 +17,7 @@ from tests.worker.arq import app
 from jobstatus.arq import create_pool, create_worker
 from jobstatus.settings import PublisherSettings
 from jobstatus.tracing import tracer
-from jobstatus_service.http.access_log import Observed
+from jobstatus_service.http.access_log import AccessLog
 from jobstatus_service.http.app import create_app
 from jobstatus_service.settings import ServiceSettings
 
@@ -53,7 +53,7 @@ async def work(redis_url: str, *functions: Any) -> list[str]:
         burst=True,
         poll_delay=0.02,
         handle_signals=False,
-        status=PublisherSettings(interval=0.02),
+        status=PublisherSettings(report_interval=0.02),
     )
     try:
         await asyncio.wait_for(worker.main(), 20)
@@ -102,7 +102,7 @@ async def test_request(
 ) -> None:
     """A request is a span of its caller's trace, with its route, its job and its status."""
     put(JOB)
-    app: Any = Observed(created := create_app(service_settings), tracer(), logs=False)
+    app: Any = AccessLog(created := create_app(service_settings), tracer(), logs=False)
     transport = httpx.ASGITransport(app=app)
     headers = {"Authorization": "secret", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
     async with (

@@ -18,12 +18,12 @@ environment (all optional, but there must be an API key):
   JOBSTATUS_KEY_PREFIX             first part of every key in Redis (default: job)
   JOBSTATUS_LEASE                  seconds for which a silent worker is believed (default: 30);
                                    the same as the workers'
-  JOBSTATUS_NEAR_CACHE             what may be kept near, such as 64MiB (the default); 0: nothing
-  JOBSTATUS_STALENESS              seconds by which an answer may be behind a Redis that has failed
-                                   (default: 2)
-  JOBSTATUS_WATCHERS               waits and streams that a process holds (default: 20000)
-  JOBSTATUS_WATCHERS_PER_KEY       those of one API key (default: 10000)
-  JOBSTATUS_IDS                    jobs that one bulk read may ask for (default: 100)
+  JOBSTATUS_CACHE_SIZE             bytes of the response cache, such as 64MiB (default); 0: none
+  JOBSTATUS_MAX_STALENESS          seconds by which an answer may be behind when the connection to
+                                   Redis has failed (default: 2)
+  JOBSTATUS_MAX_WATCHERS           waits and streams that a process holds (default: 20000)
+  JOBSTATUS_MAX_WATCHERS_PER_KEY   those of one API key (default: 10000)
+  JOBSTATUS_MAX_BULK_IDS           jobs that one bulk read may ask for (default: 100)
   JOBSTATUS_RATE_LIMIT             requests a second that a process answers to one API key
                                    (default: 0, all); JOBSTATUS_RATE_BURST: those at once
   JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be slow or idle (default: 75)

@@ -14,7 +14,7 @@ from granian.server import Server
 from jobstatus.errors import JobStatusError
 from jobstatus.logs import formatter
 from jobstatus_service.http.app import application
-from jobstatus_service.http.drain import passing_drain_on
+from jobstatus_service.http.drain import forward_drain_signal
 from jobstatus_service.metrics.multiprocess import VARIABLE as METRICS_DIR
 from jobstatus_service.settings import ServiceSettings
 
@@ -65,8 +65,8 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     logging.config.dictConfig(logging_config(settings.log_format))
     application()  # what can't be used is said here, once
     _must_be_free(host, port)
-    passing_drain_on()
-    _allow_open_files(settings.watchers + _READS)
+    forward_drain_signal()
+    _allow_open_files(settings.max_watchers + _READS)
     with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
         if workers > 1:
             os.environ[METRICS_DIR] = folder
@@ -92,7 +92,7 @@ def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> Non
         ),
         log_dictconfig=logging_config(settings.log_format),
         respawn_failed_workers=True,
-        backpressure=settings.watchers + _READS,
+        backpressure=settings.max_watchers + _READS,
         workers_kill_timeout=4,
     ).serve()
 

@@ -7,7 +7,7 @@ from typing import Final
 from jobstatus.logs import log_format
 from jobstatus.settings import StatusSettings, env, seconds, whole
 
-MOST_IDS: Final = 100
+MAX_BULK_IDS: Final = 100
 """Jobs that one bulk read may ask for by the contract."""
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -54,11 +54,11 @@ class ServiceSettings(StatusSettings):
         no_auth: Whether everybody may ask for everything.
         near_cache_bytes: What the near cache of one process may take; 0: there is none, and
             every read asks Redis.
-        staleness: Seconds by which an answer may be behind Redis at most, where the connection
+        max_staleness: Seconds by which an answer may be behind Redis at most, where the connection
             to Redis has failed and that isn't known yet.
-        watchers: Waits and streams that one process holds open at most.
+        max_watchers: Waits and streams that one process holds open at most.
         watchers_per_key: Those of one API key.
-        ids: Jobs that one bulk read may ask for.
+        max_bulk_ids: Jobs that one bulk read may ask for.
         rate: Requests a second that each process answers to one API key, on average; 0: all.
         burst: Requests that may come at once; 0: as many as in two seconds.
         client_timeout: Seconds that a client may take to send a request, stay silent between two,
@@ -70,11 +70,11 @@ class ServiceSettings(StatusSettings):
     api_keys_file: str | None = env("API_KEYS_FILE", str)
     api_keys: tuple[str, ...] = env("API_KEYS", keys, ())
     no_auth: bool = env("NO_AUTH", flag, False)
-    near_cache_bytes: int = env("NEAR_CACHE", size, 64 * 2**20)
-    staleness: float = env("STALENESS", seconds(0.1, 60), 2.0)
-    watchers: int = env("WATCHERS", whole(0, 1_000_000), 20_000)
-    watchers_per_key: int = env("WATCHERS_PER_KEY", whole(0, 1_000_000), 10_000)
-    ids: int = env("IDS", whole(1, MOST_IDS), MOST_IDS)
+    cache_bytes: int = env("CACHE_SIZE", size, 64 * 2**20)
+    max_staleness: float = env("MAX_STALENESS", seconds(0.1, 60), 2.0)
+    max_watchers: int = env("MAX_WATCHERS", whole(0, 1_000_000), 20_000)
+    max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole(0, 1_000_000), 10_000)
+    max_bulk_ids: int = env("MAX_BULK_IDS", whole(1, MAX_BULK_IDS), MAX_BULK_IDS)
     rate: float = env("RATE_LIMIT", rate, 0.0)
     burst: int = env("RATE_BURST", whole(0, 1_000_000), 0)
     client_timeout: float = env("CLIENT_TIMEOUT", seconds(1, 3_600), 75.0)

@@ -45,12 +45,12 @@ def hold(publisher: Publisher, count: int) -> None:
 
 def first_seen(publisher: Publisher, redis: Any) -> float:
     """Seconds until a job that begins now is shown."""
-    begun = time.monotonic()
-    job_id = f"urgent-{begun}"
+    began_at = time.monotonic()
+    job_id = f"urgent-{began_at}"
     with publisher.job(job_id, name="bench"):
         while not redis.exists(key(job_id)):
             time.sleep(0.005)
-        return time.monotonic() - begun
+        return time.monotonic() - began_at
 
 
 def outage(count: int, rate: float) -> list[tuple[str, str]]:
@@ -72,7 +72,7 @@ def outage(count: int, rate: float) -> list[tuple[str, str]]:
             returned = time.monotonic()
             with Redis(port=port, decode_responses=True) as redis:
                 seen = []
-                while publisher.final_states_pending:
+                while publisher.unwritten_final_states:
                     seen.append(first_seen(publisher, redis))
                     time.sleep(0.2)
                 took = time.monotonic() - returned

@@ -51,7 +51,7 @@ def contenders(url: str, folder: Path) -> dict[str, Contender]:
         "ours, hot": ours(),
         "ours, hot, 304": ours(conditional=True),
         "ours, 1 % changing": ours(changing=True),
-        "ours, cold": ours(JOBSTATUS_NEAR_CACHE="0"),
+        "ours, cold": ours(JOBSTATUS_CACHE_SIZE="0"),
         "Litestar + redis-py": served("granian", "plain_litestar"),
         "FastAPI + redis-py, Uvicorn": served("uvicorn", "fastapi_pydantic"),
         "FastAPI + redis-py, Granian": served("granian", "fastapi_pydantic"),

@@ -33,10 +33,10 @@ def bar(make: Make, total: int) -> Iterable[int]:
 def time_loop(make: Make, n: int) -> float:
     """Seconds per step of a loop whose body does nothing."""
     loop = make()
-    begun = time.perf_counter()
+    began_at = time.perf_counter()
     for _ in loop:
         pass
-    return (time.perf_counter() - begun) / n
+    return (time.perf_counter() - began_at) / n
 
 
 def main(arguments: list[str]) -> None:

@@ -145,10 +145,10 @@ async def latency(store: Store, own: list[Watcher], times: int, number: int = 0)
     """Ms from each of so many writes to the last watcher's bytes."""
     found = []
     for _ in range(times):
-        begun = time.monotonic()
+        began_at = time.monotonic()
         load.write(store, number, progress())
         await told(own)
-        found.append(1000 * (max(watcher.at for watcher in own) - begun))
+        found.append(1000 * (max(watcher.at for watcher in own) - began_at))
         await asyncio.sleep(0.01 + 0.0002 * len(own))  # until all ask again
     return found
 
@@ -194,9 +194,9 @@ async def unwatched(port: int, pid: int, store: Store, rate: int) -> tuple[float
     seconds, tick, spent = 5.0, 0.05, []
     for each in (0, int(rate * tick)):
         batch = [other(n) for n in range(each)]
-        used, begun, count = cpu(pid), time.monotonic(), 0
-        while (left := begun + seconds - time.monotonic()) > 0:
-            due = begun + (count + 1) * tick
+        used, began_at, count = cpu(pid), time.monotonic(), 0
+        while (left := began_at + seconds - time.monotonic()) > 0:
+            due = began_at + (count + 1) * tick
             if batch:
                 store.write(batch)
             count += 1

@@ -50,9 +50,9 @@ def jobs_per_second(
             max_jobs=at_once,
             handle_signals=False,
         )
-        begun = time.perf_counter()
+        began_at = time.perf_counter()
         await worker.main()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - began_at
         assert worker.jobs_complete == n
         await worker.close()
         await pool.aclose()
@@ -92,10 +92,10 @@ def reports(url: str, redis: Any) -> str:
     ):
         publisher.flush()
         redis.config_resetstat()
-        begun = time.perf_counter()
+        began_at = time.perf_counter()
         for i in range(n):
             report.progress(i / n)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - began_at
         writes = redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
         report.reason = "now more slowly"
         redis.config_resetstat()

@@ -30,7 +30,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(url: str) -> list[PublisherSettings]:
     """Those of two publishers."""
-    return [PublisherSettings(redis_url=url, interval=0.02) for _ in range(2)]
+    return [PublisherSettings(redis_url=url, report_interval=0.02) for _ in range(2)]
 
 
 def disturb(node: Node, dice: random.Random) -> str:
@@ -68,10 +68,10 @@ async def test_sentinel(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     seed = request.config.getoption("--seed") or random.randrange(10**6)
     dice, ledger = random.Random(seed), Ledger(JOBS)
     with closing(Sentinels(tmp_path)) as sentinels, service(sentinels.url) as client:
-        begun = time.monotonic()
+        began_at = time.monotonic()
 
         def faults() -> Iterator[str]:
-            while time.monotonic() < begun + seconds / 3:
+            while time.monotonic() < began_at + seconds / 3:
                 time.sleep(dice.uniform(0.1, 0.4))
                 yield disturb(sentinels.primary, dice)
             promotion(sentinels, ledger)
@@ -104,7 +104,7 @@ async def test_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     dice, ledger = random.Random(seed), Ledger(JOBS)
     slots = [slot_of(f"job:{job_uuid(job)}") for job in JOBS]
     with closing(Cluster(tmp_path)) as cluster, service(cluster.url) as client:
-        begun = time.monotonic()
+        began_at = time.monotonic()
 
         def one() -> str:
             time.sleep(dice.uniform(0.1, 0.4))
@@ -118,7 +118,7 @@ async def test_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> None:
             return disturb(cluster.owner(slot), dice)
 
         def faults() -> Iterator[str]:
-            while time.monotonic() < begun + seconds / 2:
+            while time.monotonic() < began_at + seconds / 2:
                 yield one()
             dead, since = cluster.owner(slots[0]), time.monotonic()
             dead.kill()

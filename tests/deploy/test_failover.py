@@ -23,7 +23,7 @@ from jobstatus import Publisher, job_uuid
 from jobstatus.arq import create_pool
 from jobstatus.arq.queue import redis_settings
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record, Written
+from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
 from jobstatus.storage.slots import slot_of
 from jobstatus.storage.store import Write
@@ -196,7 +196,7 @@ def test_frozen_sentinel_primary(tmp_path: Path) -> None:
                 eventually(lambda: promoted(sentinels, old), 20)
                 report.progress(20)
                 old.send(signal.SIGCONT)
-                begun = time.monotonic()
+                began_at = time.monotonic()
                 eventually(
                     lambda: (
                         (a := client.get(f"/api/jobs/{job}")).status_code == 200
@@ -204,7 +204,9 @@ def test_frozen_sentinel_primary(tmp_path: Path) -> None:
                     ),
                     RIGHT_WITHIN,
                 )
-                print(f"\nfrozen primary: right {time.monotonic() - begun:.1f} s after it woke up")
+                print(
+                    f"\nfrozen primary: right {time.monotonic() - began_at:.1f} s after it woke up"
+                )
                 for _ in range(50):
                     answer = client.get(f"/api/jobs/{job}")
                     assert answer.status_code == 503 or answer.json()["progress"] == 20
@@ -243,7 +245,7 @@ class Writing(threading.Thread):
                 results = []
             now = time.monotonic()
             for job_id, result in zip(self.taken, results, strict=False):
-                if result is Written.CHANGED:
+                if result is WriteResult.CHANGED:
                     self.taken[job_id].append((now, value))
             self.stopped.wait(0.02)
         self._store.close()
@@ -260,16 +262,16 @@ async def test_cluster(tmp_path: Path) -> None:
         writing = Writing(cluster.url, ids)
         writing.start()
         seen: list[tuple[float, UUID, int, float]] = []
-        settings = ServiceSettings(redis_url=cluster.url, api_keys=("secret",), staleness=BOUND)
+        settings = ServiceSettings(redis_url=cluster.url, api_keys=("secret",), max_staleness=BOUND)
         async with polling(settings) as client:
 
             async def read() -> None:
                 while not writing.stopped.is_set():
                     for job_id in ids:
-                        begun = time.monotonic()
+                        began_at = time.monotonic()
                         answer = await client.get(f"/api/jobs/{job_id}")
                         value = answer.json()["progress"] if answer.status_code == 200 else -1.0
-                        seen.append((begun, job_id, answer.status_code, value))
+                        seen.append((began_at, job_id, answer.status_code, value))
                     await asyncio.sleep(0.005)
 
             readers = [asyncio.create_task(read()) for _ in range(4)]
@@ -289,7 +291,7 @@ async def test_cluster(tmp_path: Path) -> None:
                 answer = await client.get(f"/api/jobs/{job_id}")
                 assert answer.json()["progress"] == writing.taken[job_id][-1][1]
         hits = client.app.metrics.reads["hit"]
-    failed = [begun for begun, _, status, _ in seen if status != 200]
+    failed = [began_at for began_at, _, status, _ in seen if status != 200]
     print(
         f"\nCluster: promoted {promotion - killed:.1f} s after the kill; {len(failed)} of "
         f"{len(seen)} reads were 503, from {min(failed, default=killed) - killed:.1f} to "
@@ -298,10 +300,12 @@ async def test_cluster(tmp_path: Path) -> None:
     assert {status for _, _, status, _ in seen} <= {200, 503}
     assert not failed or (min(failed) >= killed and max(failed) < promotion + 1.5)
     lost = _lost(writing, promotion, killed)
-    for begun, job_id, status, value in seen:
-        if status == 200 and not (job_id in lost and killed <= begun < promotion + RIGHT_WITHIN):
-            known = writing.known_by(job_id, begun - BOUND)
-            assert value >= known, f"{value} {begun - killed:.2f} s after the kill; {known} stood"
+    for began_at, job_id, status, value in seen:
+        if status == 200 and not (job_id in lost and killed <= began_at < promotion + RIGHT_WITHIN):
+            known = writing.known_by(job_id, began_at - BOUND)
+            assert value >= known, (
+                f"{value} {began_at - killed:.2f} s after the kill; {known} stood"
+            )
 
 
 def _lost(writing: Writing, promotion: float, killed: float) -> set[UUID]:

@@ -169,7 +169,7 @@ def test_leaving() -> None:
     assert service["terminationGracePeriodSeconds"] > float(command[3]) + 10
     config = find(manifests, "ConfigMap", "jobstatus-worker")["data"]
     grace = pod(manifests, "jobstatus-worker")["terminationGracePeriodSeconds"]
-    assert grace >= float(config["JOBSTATUS_COMPLETION_WAIT"]) + 15
+    assert grace >= float(config["JOBSTATUS_JOB_COMPLETION_WAIT"]) + 15
     for name in DEPLOYMENTS:
         rolling = find(manifests, "Deployment", name)["spec"]["strategy"]["rollingUpdate"]
         assert rolling["maxUnavailable"] == 0

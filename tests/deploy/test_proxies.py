@@ -94,7 +94,7 @@ def test_job_behind_a_proxy(
             eventually(lambda: progress(client) == 10)
             report.progress(20)
             eventually(lambda: progress(client) == 20)
-            proven = "jobstatus_near_cache_proven 1.0" in client.get("/metrics").text
+            proven = "jobstatus_cache_valid 1.0" in client.get("/metrics").text
             assert proven is tracks
             port = own_valkey.port
             own_valkey.terminate()

@@ -65,9 +65,9 @@ class Load:
         async with self._client() as client:
             while not self._stopped.is_set():
                 headers = {"If-None-Match": etag} if etag and number % 2 else {}
-                begun = time.monotonic()
+                began_at = time.monotonic()
                 answer = await self._get(client, f"/api/jobs/{self._jobs[number]}", **headers)
-                self.longest = max(self.longest, time.monotonic() - begun)
+                self.longest = max(self.longest, time.monotonic() - began_at)
                 if answer is not None:
                     self._expect(answer, "poll", 200, 304)
                     etag = answer.headers.get("etag", "")

@@ -54,7 +54,7 @@ async def test_redis_password(
     url, password = tmp_path / "url", tmp_path / "password"
     url.write_text(service_url)
     password.write_text("a-new-password\n")
-    begun, rolled = tmp_path / "begun", tmp_path / "rolled"
+    began_at, rolled = tmp_path / "begun", tmp_path / "rolled"
     with contextlib.ExitStack() as stack:
         environ = {"JOBSTATUS_REDIS_URL": "", "JOBSTATUS_REDIS_URL_FILE": str(url)}
         replicas = [Replica("", stack, **environ) for _ in range(2)]
@@ -69,10 +69,10 @@ async def test_redis_password(
                     str(password),
                     REDIS_CLI=f"{tool('redis-cli')} -p {valkey.port}",
                     GONE="true",
-                    ROLL=f"touch {begun}; while ! [ -e {rolled} ]; do sleep 0.05; done",
+                    ROLL=f"touch {began_at}; while ! [ -e {rolled} ]; do sleep 0.05; done",
                 )
                 try:
-                    await asyncio.to_thread(eventually, begun.exists)
+                    await asyncio.to_thread(eventually, began_at.exists)
                     url.write_text(service_url.replace(":service@", ":a-new-password@"))
                     for replica in replicas:
                         await asyncio.to_thread(replica.leave, "1.5")
@@ -136,7 +136,7 @@ def test_worker_that_finishes_its_jobs(own_valkey: ValkeyServer, tmp_path: Path)
             "worker", enabled=True, passwords=["+old"], keys=["*"], categories=["+@all"]
         )
         urls = [f"redis://worker:{word}@127.0.0.1:{own_valkey.port}/0" for word in ("old", "new")]
-        environ = {"RUNS": str(tmp_path / "runs"), "JOBSTATUS_COMPLETION_WAIT": "20"}
+        environ = {"RUNS": str(tmp_path / "runs"), "JOBSTATUS_JOB_COMPLETION_WAIT": "20"}
         with running(*WORKER, JOBSTATUS_REDIS_URL=urls[0], **environ) as old:
             ids = asyncio.run(enqueue(urls[0], 5))
             keys = [f"job:{job_uuid(job_id)}" for job_id in ids]

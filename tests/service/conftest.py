@@ -13,7 +13,7 @@ from tests.service.proxy import Proxy
 from jobstatus.status import JobState, Record
 from jobstatus.storage.store import Store, Write
 from jobstatus_service.http.app import create_app
-from jobstatus_service.http.fast_path import Lane
+from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.settings import ServiceSettings
 
 Put = Callable[..., None]
@@ -48,7 +48,7 @@ class Poller(httpx.AsyncClient):
         app: The service.
     """
 
-    def __init__(self, app: Lane, key: str) -> None:
+    def __init__(self, app: FastPathApp, key: str) -> None:
         transport: Any = httpx.ASGITransport(app=cast("Any", app))
         super().__init__(
             transport=transport, base_url="http://test", headers={"Authorization": key}
@@ -63,14 +63,15 @@ class Poller(httpx.AsyncClient):
     async def flushed(self, since: int) -> None:
         """Wait until the near cache was emptied once more than `since` times."""
         async with asyncio.timeout(10):
-            while self.app.metrics.flushes <= since:  # noqa: ASYNC110
+            while self.app.metrics.cache_flushes <= since:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
     async def proven(self) -> None:
         """Wait until the near cache is trusted."""
         async with asyncio.timeout(10):
             while not all(  # noqa: ASYNC110
-                link.proof.until > time.monotonic() for link in self.app.statuses.reader.links
+                link.verification.valid_until > time.monotonic()
+                for link in self.app.statuses.reader.links
             ):
                 await asyncio.sleep(0.001)
 

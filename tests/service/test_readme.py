@@ -31,7 +31,7 @@ def test_poller(service_url: str, put: Put) -> None:
         )
 
         def waits() -> bool:
-            return "jobstatus_waits_open 1.0" in client.get("/metrics").text
+            return "jobstatus_long_polls_open 1.0" in client.get("/metrics").text
 
         changes: list[dict[str, Any]] = [{"progress": 2.0}, {"state": JobState.SUCCEEDED}]
         for change in changes:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from jobstatus.logs import ABOUT, JsonFormatter
+from jobstatus.logs import LOG_CONTEXT, JsonFormatter
 
 
 def line(message: object, *args: object, **extra: object) -> dict[str, object]:
@@ -20,11 +20,11 @@ def line(message: object, *args: object, **extra: object) -> dict[str, object]:
 
 def test_members() -> None:
     """Time, level, logger and message; what the context is about, and what the call adds."""
-    token = ABOUT.set({"job_id": "x"})
+    token = LOG_CONTEXT.set({"job_id": "x"})
     try:
         found = line("%d of %d", 1, 2, about={"status": 200})
     finally:
-        ABOUT.reset(token)
+        LOG_CONTEXT.reset(token)
     assert str(found.pop("time")).endswith("Z")
     assert found == {
         "level": "info",

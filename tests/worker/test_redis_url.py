@@ -3,8 +3,8 @@
 import pytest
 from redis.crc import key_slot
 
-from jobstatus.redis_url import Kind, parse_address
-from jobstatus.storage.slots import Redirect, layout_of, redirect_of, slot_of
+from jobstatus.redis_url import RedisMode, parse_redis_url
+from jobstatus.storage.slots import Redirect, parse_cluster_slots, redirect_of, slot_of
 
 
 @pytest.mark.parametrize(
@@ -13,17 +13,17 @@ from jobstatus.storage.slots import Redirect, layout_of, redirect_of, slot_of
 )
 def test_one_server(url: str, tls: bool) -> None:
     """A single server's URL is left to redis-py."""
-    address = parse_address(url)
-    assert (address.kind, address.url, address.tls) == (Kind.STANDALONE, url, tls)
+    address = parse_redis_url(url)
+    assert (address.mode, address.url, address.tls) == (RedisMode.STANDALONE, url, tls)
 
 
 def test_sentinel() -> None:
     """Sentinels, the service, the database, and both logins."""
-    address = parse_address(
+    address = parse_redis_url(
         "rediss+sentinel://user:p%40ss@one:1,two,[::1]:3/main?db=4"
         "&sentinel_username=s&sentinel_password=p%26w"
     )
-    assert address.kind is Kind.SENTINEL
+    assert address.mode is RedisMode.SENTINEL
     assert address.tls
     assert address.hosts == (("one", 1), ("two", 26_379), ("::1", 3))
     assert (address.service, address.db) == ("main", 4)
@@ -33,8 +33,8 @@ def test_sentinel() -> None:
 
 def test_cluster() -> None:
     """Some nodes, and who logs in; without a name it is the default user's password."""
-    address = parse_address("redis+cluster://:secret@one,two:7")
-    assert address.kind is Kind.CLUSTER
+    address = parse_redis_url("redis+cluster://:secret@one,two:7")
+    assert address.mode is RedisMode.CLUSTER
     assert address.hosts == (("one", 6_379), ("two", 7))
     assert (address.username, address.password) == (None, "secret")
 
@@ -67,7 +67,7 @@ def test_cluster() -> None:
 def test_urls_that_cannot_be(url: str) -> None:
     """What can't be used is refused in one line that holds nothing of the URL's secrets."""
     with pytest.raises(ValueError, match=r"\w") as refused:
-        parse_address(url)
+        parse_redis_url(url)
     assert "secret" not in str(refused.value)
     assert "TOP" not in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -86,13 +86,13 @@ def test_layout() -> None:
         [0, 100, ["", 1, "id"]],
         [101, 200, [None, 1, "id"]],
     ]
-    layout = layout_of(reply, ("asked", 7))
+    layout = parse_cluster_slots(reply, ("asked", 7))
     owners = {layout.owner(f"job:{n}") for n in range(2000)}
     assert owners == {("asked", 1), ("b", 2), None}
     with pytest.raises(ValueError, match="can't be read"):
-        layout_of([[1]], ("asked", 7))
+        parse_cluster_slots([[1]], ("asked", 7))
     with pytest.raises(ValueError, match="NOPERM"):
-        layout_of(RuntimeError("NOPERM no"), ("asked", 7))  # type: ignore[arg-type]
+        parse_cluster_slots(RuntimeError("NOPERM no"), ("asked", 7))  # type: ignore[arg-type]
 
 
 def test_redirects() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from jobstatus.errors import SettingsError
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.client import address_of
+from jobstatus.storage.client import redis_url_of
 from jobstatus_service.settings import ServiceSettings
 
 
@@ -17,9 +17,13 @@ def test_unset_stays_unset() -> None:
 
 def test_environment_is_read() -> None:
     """Each variable is read; what is given in code wins."""
-    environ = {"JOBSTATUS_LEASE": "5", "JOBSTATUS_KEY_PREFIX": "t1", "JOBSTATUS_INTERVAL": "0.5"}
-    known = PublisherSettings.from_env(environ, interval=1.0)
-    assert (known.lease, known.key_prefix, known.interval) == (5, "t1", 1)
+    environ = {
+        "JOBSTATUS_LEASE": "5",
+        "JOBSTATUS_KEY_PREFIX": "t1",
+        "JOBSTATUS_REPORT_INTERVAL": "0.5",
+    }
+    known = PublisherSettings.from_env(environ, report_interval=1.0)
+    assert (known.lease, known.key_prefix, known.report_interval) == (5, "t1", 1)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +33,12 @@ def test_environment_is_read() -> None:
         ("JOBSTATUS_LEASE", "0"),
         ("JOBSTATUS_LEASE", "nan"),
         ("JOBSTATUS_RETENTION", "-1"),
-        ("JOBSTATUS_INTERVAL", "1e9"),
+        ("JOBSTATUS_REPORT_INTERVAL", "1e9"),
         ("JOBSTATUS_KEY_PREFIX", "a b"),
         ("JOBSTATUS_KEY_PREFIX", "{a}"),
         ("JOBSTATUS_KEY_PREFIX", "arq"),
         ("JOBSTATUS_KEY_PREFIX", "arq:job"),
-        ("JOBSTATUS_MAX_HELD", "0"),
+        ("JOBSTATUS_MAX_HELD_RECORDS", "0"),
         ("JOBSTATUS_CLAIM_LEASE", "0.1"),
         ("JOBSTATUS_REDIS_URL", "http://x"),
         ("JOBSTATUS_NO_AUTH", "maybe"),
@@ -77,6 +81,6 @@ def test_url_that_redis_py_refuses(query: str) -> None:
             continue
         known = PublisherSettings(redis_url=f"{scheme}://127.0.0.1:1/0?{query}")
         with pytest.raises(SettingsError, match="JOBSTATUS_REDIS_URL") as error:
-            address_of(known)
+            redis_url_of(known)
         assert "\n" not in str(error.value)
         assert "secret" not in str(error.value)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobstatus.status import (
-    FOLLOWS,
+    ALLOWED_PREDECESSORS,
+    FINAL_STATES,
     ID_NAMESPACE,
-    OVER,
-    UNFINISHED,
+    UNFINISHED_STATES,
     JobState,
     JobStatus,
     Record,
@@ -40,9 +40,9 @@ def test_states_are_the_contracts() -> None:
 
 def test_every_written_state_has_a_rule() -> None:
     """Every state but `unknown` has a rule, and no rule lets anything follow an end."""
-    assert set(FOLLOWS) == set(JobState) - {JobState.UNKNOWN}
-    assert all(not (may & OVER) for may in FOLLOWS.values())
-    assert OVER | UNFINISHED | {JobState.UNKNOWN} == set(JobState)
+    assert set(ALLOWED_PREDECESSORS) == set(JobState) - {JobState.UNKNOWN}
+    assert all(not (may & FINAL_STATES) for may in ALLOWED_PREDECESSORS.values())
+    assert FINAL_STATES | UNFINISHED_STATES | {JobState.UNKNOWN} == set(JobState)
 
 
 def test_answer_has_the_contracts_members_in_order() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-ABOUT: Final[ContextVar[Mapping[str, str]]] = ContextVar(
+LOG_CONTEXT: Final[ContextVar[Mapping[str, str]]] = ContextVar(
     "jobstatus.about", default=MappingProxyType({})
 )
 """What the code of this context is about: `request_id`, `job_id`. In every JSON line."""
@@ -36,7 +36,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **ABOUT.get(),
+            **LOG_CONTEXT.get(),
         }
         about = getattr(record, "about", None)
         if isinstance(about, Mapping):

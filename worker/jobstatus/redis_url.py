@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-Host = tuple[str, int]
+HostPort = tuple[str, int]
 
 _SINGLE: Final = ("redis", "rediss", "unix")
 _MANY: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -24,7 +24,7 @@ _QUERY: Final = {
 }
 
 
-class Kind(StrEnum):
+class RedisMode(StrEnum):
     """How the server is found."""
 
     STANDALONE = "standalone"
@@ -32,7 +32,7 @@ class Kind(StrEnum):
     CLUSTER = "cluster"
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
+class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
     """Where Redis is.
 
     Attributes:
@@ -48,10 +48,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         sentinel_password: With what.
     """
 
-    kind: Kind
+    mode: RedisMode
     url: str
     tls: bool = False
-    hosts: tuple[Host, ...] = ()
+    hosts: tuple[HostPort, ...] = ()
     service: str = ""
     db: int = 0
     username: str | None = None
@@ -60,7 +60,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     sentinel_password: str | None = None
 
 
-def parse_address(url: str) -> Address:
+def parse_redis_url(url: str) -> RedisUrl:
     """Read a URL.
 
     Raises:
@@ -69,11 +69,11 @@ def parse_address(url: str) -> Address:
     scheme, _, rest = url.partition("://")
     if scheme in _SINGLE and rest:
         _check_single(url)
-        return Address(kind=Kind.STANDALONE, url=url, tls=scheme == "rediss")
+        return RedisUrl(mode=RedisMode.STANDALONE, url=url, tls=scheme == "rediss")
     if scheme not in _MANY:
         known = ", ".join(f"{each}://" for each in (*_SINGLE, "redis+sentinel", "redis+cluster"))
         raise ValueError(f"must start with one of {known}; with TLS rediss")
-    return _of_many(url, Kind(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
+    return _of_many(url, RedisMode(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
 
 
 def _check_single(url: str) -> None:
@@ -89,28 +89,30 @@ def _check_single(url: str) -> None:
         raise ValueError(f"what follows the host is no database's number; {_ESCAPE}")
 
 
-def _of_many(url: str, kind: Kind, *, tls: bool) -> Address:
+def _of_many(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.fragment or "@" in parts.query + parts.path:
         raise ValueError(_ESCAPE)
-    if query.keys() - _QUERY[kind]:
-        known = ", ".join(sorted(_QUERY[kind])) or "nothing"
-        raise ValueError(f"after the ? of a {kind} may stand {known}")
+    if query.keys() - _QUERY[mode]:
+        known = ", ".join(sorted(_QUERY[mode])) or "nothing"
+        raise ValueError(f"after the ? of a {mode} may stand {known}")
     service = unquote(parts.path.strip("/"))
-    if (kind is Kind.SENTINEL) != bool(service):
-        wanted = "the service's name after the hosts" if kind is Kind.SENTINEL else "hosts only"
-        raise ValueError(f"a {kind} has {wanted}")
+    if (mode is RedisMode.SENTINEL) != bool(service):
+        wanted = (
+            "the service's name after the hosts" if mode is RedisMode.SENTINEL else "hosts only"
+        )
+        raise ValueError(f"a {mode} has {wanted}")
     db = query.get("db", "0")
     if not (db.isascii() and db.isdigit()):
         raise ValueError("db must be a number")
-    return Address(
-        kind=kind,
+    return RedisUrl(
+        mode=mode,
         url=url,
         tls=tls,
-        hosts=tuple(_host(each, _PORT[kind]) for each in hosts.split(",")),
+        hosts=tuple(_host(each, _PORT[mode]) for each in hosts.split(",")),
         service=service,
         db=int(db),
         username=unquote(username) or None,
@@ -120,7 +122,7 @@ def _of_many(url: str, kind: Kind, *, tls: bool) -> Address:
     )
 
 
-def _host(text: str, default_port: int) -> Host:
+def _host(text: str, default_port: int) -> HostPort:
     try:
         parts = urlsplit(f"//{text}")
         port = parts.port or default_port

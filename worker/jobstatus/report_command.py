@@ -22,16 +22,16 @@ from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.settings import PublisherSettings, seconds
 from jobstatus.status import (
+    FINAL_STATES,
     NAME_LIMIT,
-    OVER,
     REASON_LIMIT,
-    UNFINISHED,
+    UNFINISHED_STATES,
     JobState,
     Record,
     one_line,
 )
 from jobstatus.storage.cluster_store import AnyStore, store_for
-from jobstatus.storage.store import OUTAGE, Refused, Write
+from jobstatus.storage.store import REDIS_ERRORS, Refusal, Write
 
 _TO_WRAPPER: Final = "JOBSTATUS_REPORT_FILE"
 """Set for the command that is run: where reports for its own job go."""
@@ -114,7 +114,7 @@ def main() -> None:
         if command is not None:
             _run(settings, arguments, command)
         _report(settings, arguments)
-    except (JobStatusError, *OUTAGE) as error:
+    except (JobStatusError, *REDIS_ERRORS) as error:
         sys.exit(f"jobstatus-report: {error}")
 
 
@@ -136,7 +136,7 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
         (result,) = store.write([_write(store, settings, arguments)])
     finally:
         store.close()
-    if isinstance(result, Refused):
+    if isinstance(result, Refusal):
         sys.exit(f"jobstatus-report: {result.why}")
     if result <= 0:
         sys.exit("jobstatus-report: the job is over, or was taken over: nothing was changed")
@@ -146,19 +146,19 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
     """The write of one report: it goes on with the run that stands there, or begins one."""
     key = key_of(settings, arguments.job_id)
     (run,) = store.runs([key])
-    if isinstance(run, Refused):
+    if isinstance(run, Refusal):
         raise ConnectionError(run.why)
     state = JobState(arguments.state or JobState.IN_PROGRESS)
     begins = arguments.state in {JobState.PENDING, JobState.IN_PROGRESS}
-    if run is not None and run.state in OVER and not begins:
+    if run is not None and run.state in FINAL_STATES and not begins:
         sys.exit(
             f"jobstatus-report: the job is over ({run.state}), nothing was changed: "
             "--state in_progress begins a new run"
         )
-    goes_on = run is not None and run.state in UNFINISHED and state is not JobState.PENDING
+    goes_on = run is not None and run.state in UNFINISHED_STATES and state is not JobState.PENDING
     attempt = 0 if state is JobState.PENDING else 1
     if run is not None and goes_on:
-        attempt = max(1, run.attempt) + (run.state == "retrying" and state not in OVER)
+        attempt = max(1, run.attempt) + (run.state == "retrying" and state not in FINAL_STATES)
     record = Record(
         name=one_line(arguments.name or (run.name if run and goes_on else ""), NAME_LIMIT),
         state=state,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jobstatus.errors import SettingsError
-from jobstatus.redis_url import parse_address
+from jobstatus.redis_url import parse_redis_url
 
 Parse = Callable[[str], Any]
 
@@ -36,7 +36,7 @@ def prefix(text: str) -> str:
 
 def redis_url(text: str) -> str:
     """Where Redis is, see `jobstatus.redis_url`."""
-    return parse_address(text).url
+    return parse_redis_url(text).url
 
 
 def readable(text: str) -> str:
@@ -153,13 +153,13 @@ class PublisherSettings(StatusSettings):
 
     Attributes:
         retention: Seconds for which a record is kept after its job is over.
-        interval: Seconds between two samples of a job's progress.
+        report_interval: Seconds between two samples of a job's progress.
         claim_lease: Seconds after which the job of an arq worker that was killed is run again.
-        max_held: Final states and pending jobs that are held at most while Redis can't take them;
-            beyond that the oldest final states are dropped, counted and logged.
+        max_held_records: Final states and pending jobs that are held at most while Redis can't
+            take them; beyond that the oldest final states are dropped, counted and logged.
     """
 
     retention: float = env("RETENTION", seconds(1, 315_360_000), 86_400.0)
-    interval: float = env("INTERVAL", seconds(0.01, 60), 0.1)
+    report_interval: float = env("REPORT_INTERVAL", seconds(0.01, 60), 0.1)
     claim_lease: float = env("CLAIM_LEASE", seconds(1, 604_800), 45.0)
-    max_held: int = env("MAX_HELD", whole(1, 100_000_000), 1_000_000)
+    max_held_records: int = env("MAX_HELD_RECORDS", whole(1, 100_000_000), 1_000_000)

@@ -46,14 +46,14 @@ class JobState(StrEnum):
     """The reader's word for "no telling"; never written."""
 
     @property
-    def is_over(self) -> bool:
+    def is_final(self) -> bool:
         """Whether nothing can follow within the same run."""
-        return self in OVER
+        return self in FINAL_STATES
 
 
-OVER: Final = frozenset({JobState.SUCCEEDED, JobState.ABORTED, JobState.FAILED})
+FINAL_STATES: Final = frozenset({JobState.SUCCEEDED, JobState.ABORTED, JobState.FAILED})
 
-FOLLOWS: Final[dict[JobState, frozenset[JobState]]] = {
+ALLOWED_PREDECESSORS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.PENDING: frozenset(),
     JobState.IN_PROGRESS: frozenset({JobState.PENDING, JobState.IN_PROGRESS}),
     JobState.RETRYING: frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING}),
@@ -66,7 +66,7 @@ FOLLOWS: Final[dict[JobState, frozenset[JobState]]] = {
 A later attempt of the same run may follow whatever is not over, and a later run anything.
 """
 
-UNFINISHED: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING})
+UNFINISHED_STATES: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING})
 """Which stored states a later attempt of the same run may follow."""
 
 
@@ -111,7 +111,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return msgspec.convert(fields, cls, strict=False)
 
 
-class Written(IntEnum):
+class WriteResult(IntEnum):
     """What the atomic write did."""
 
     TOOK_OVER = 3
@@ -120,9 +120,9 @@ class Written(IntEnum):
     """What a poller sees moved."""
     RENEWED = 1
     """Only lease and TTL moved."""
-    LATE = 0
+    ALREADY_FINAL = 0
     """Nothing: this attempt, or this run, is over already."""
-    FENCED = -1
+    SUPERSEDED = -1
     """Nothing: a later attempt or run has reported."""
 
 

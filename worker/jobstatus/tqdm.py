@@ -52,7 +52,7 @@ class _Position:
         return self._bar.total or None
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         return bool(self._bar.disable)  # tqdm disables a bar that is closed
 
     def done(self) -> int:

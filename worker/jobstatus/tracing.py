@@ -16,7 +16,7 @@ from jobstatus.errors import MissingExtraError, SettingsError
 
 VARIABLE: Final = "JOBSTATUS_TRACES"
 
-CARRIER: Final = "jobstatus"
+TRACE_FIELD: Final = "jobstatus"
 """The member of arq's payload of a job that holds the `traceparent`; arq passes over it."""
 
 

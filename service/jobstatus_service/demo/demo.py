@@ -101,7 +101,7 @@ def _one_job(
             raise DemoError(f"the service answered {response.status}: {body.decode()}")
         status = JobStatus.from_json(body)
         shown = _show(status, shown)
-        if status.state.is_over:
+        if status.state.is_final:
             print(f"\nthe last answer:\n{body.decode()}\n", flush=True)
             return status
         time.sleep(_POLL)

@@ -11,16 +11,16 @@ from typing import Any, Final
 from litestar.types import Receive, Send
 
 from jobstatus.tracing import Tracer
-from jobstatus_service.http.fast_path import PATH, Lane, request_id
+from jobstatus_service.http.fast_path import PATH, FastPathApp, request_id
 
 _log: Final = logging.getLogger("jobstatus.access")
 _IS_ID: Final = re.compile("[0-9a-fA-F-]{32,36}").match
 
 
-class Observed:
+class AccessLog:
     """The application, each request of which is logged, traced, or both."""
 
-    def __init__(self, app: Lane, traces: Tracer | None, *, logs: bool) -> None:
+    def __init__(self, app: FastPathApp, traces: Tracer | None, *, logs: bool) -> None:
         self._app = app
         self._traces = traces
         self._logs = logs
@@ -30,7 +30,7 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 0
+        began_at, status = time.monotonic(), 0
         about = {"request_id": request_id(scope)}
         if job_id := _job_of(scope):
             about["job_id"] = job_id
@@ -51,7 +51,7 @@ class Observed:
                 await self._traced(self._traces, scope, receive, answer)
         finally:
             if self._logs:
-                _tell(scope, about, status, time.monotonic() - begun)
+                _tell(scope, about, status, time.monotonic() - began_at)
 
     async def _traced(self, traces: Tracer, scope: Any, receive: Receive, send: Send) -> None:
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in _trace(scope)}

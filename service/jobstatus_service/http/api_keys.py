@@ -27,7 +27,7 @@ _LOOK: Final = 1.0
 _SEEN: Final = 10_000
 """Spellings of headers that are remembered at most."""
 
-MOST_SEEN: Final = 1_000
+MAX_REMEMBERED_HEADER_BYTES: Final = 1_000
 """Bytes of a header that is remembered at most."""
 
 _LARGEST: Final = 4 * 2**20
@@ -113,14 +113,14 @@ class ApiKeys:
             for number, key in enumerate(settings.api_keys, 1)
         }
         self.changed: Callable[[], None] = lambda: None
-        self.anybody = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
-        self.seen: dict[bytes | None, ApiKey] = {}
+        self.anonymous = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
+        self.recent_headers: dict[bytes | None, ApiKey] = {}
         self._stamp = self._stat()
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             raise SettingsError(f"JOBSTATUS_API_KEYS_FILE: {self._path}: {error}") from None
-        if not self._keys and self.anybody is None:
+        if not self._keys and self.anonymous is None:
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
                 "JOBSTATUS_API_KEYS, or allow everybody with --no-auth"
@@ -132,25 +132,25 @@ class ApiKeys:
         Args:
             authorization: The header's bytes, each as one character, as ASGI frameworks have it.
         """
-        if self.anybody is not None:
-            return self.anybody
+        if self.anonymous is not None:
+            return self.anonymous
         if not authorization:
             return None
         header = authorization.encode("latin-1", "replace")
-        found = self.seen.get(header)
+        found = self.recent_headers.get(header)
         if found is None:
-            scheme, _, rest = header.partition(b" ")
-            key = rest.strip() if scheme.lower() == b"bearer" else header.strip()
+            scheme, _, other_headers = header.partition(b" ")
+            key = other_headers.strip() if scheme.lower() == b"bearer" else header.strip()
             found = self._keys.get(digest(key))
-            if found is not None and len(header) <= MOST_SEEN:
-                if len(self.seen) >= _SEEN:
-                    self.seen.clear()
-                self.seen[header] = found
+            if found is not None and len(header) <= MAX_REMEMBERED_HEADER_BYTES:
+                if len(self.recent_headers) >= _SEEN:
+                    self.recent_headers.clear()
+                self.recent_headers[header] = found
         return found
 
     def is_valid(self, key: ApiKey) -> bool:
         """Whether a key that was found once is still valid."""
-        return key is self.anybody or self._keys.get(key.sha256) == key
+        return key is self.anonymous or self._keys.get(key.sha256) == key
 
     async def watch(self) -> None:
         """Read the key file again whenever it changes, for ever. The event loop isn't blocked."""
@@ -184,7 +184,7 @@ class ApiKeys:
     def _apply(self, found: dict[str, ApiKey] | None) -> None:
         if found is not None:
             self._keys = found
-            self.seen.clear()
+            self.recent_headers.clear()
             _log.info("the key file %s was read again: %d keys", self._path, len(found))
             self.changed()
 

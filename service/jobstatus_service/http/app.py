@@ -10,21 +10,21 @@ from litestar import Litestar
 
 from jobstatus.tracing import tracer
 from jobstatus_service.http import openapi
-from jobstatus_service.http.access_log import Observed
+from jobstatus_service.http.access_log import AccessLog
 from jobstatus_service.http.api_keys import ApiKeys
 from jobstatus_service.http.drain import on_shutdown_signal
 from jobstatus_service.http.errors import handlers
-from jobstatus_service.http.fast_path import Lane
+from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.http.health import Readiness, livez, metrics_text, readyz
-from jobstatus_service.http.rate_limit import rate_of
+from jobstatus_service.http.rate_limit import rate_limit_of
 from jobstatus_service.http.routes import get_job_events, get_job_status, get_job_statuses
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics
-from jobstatus_service.metrics.multiprocess import Processes
+from jobstatus_service.metrics.multiprocess import ProcessMetrics
 from jobstatus_service.settings import ServiceSettings
 
 
-def application() -> Lane | Observed:
+def application() -> FastPathApp | AccessLog:
     """The application as the environment says, with its requests logged and traced if it says so.
 
     Raises:
@@ -34,10 +34,10 @@ def application() -> Lane | Observed:
     app = create_app()
     traces = tracer("jobstatus-service")
     logs: bool = app.state.settings.access_log
-    return Observed(app, traces, logs=logs) if logs or traces is not None else app
+    return AccessLog(app, traces, logs=logs) if logs or traces is not None else app
 
 
-def create_app(settings: ServiceSettings | None = None) -> Lane:
+def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     """The application.
 
     Args:
@@ -50,17 +50,17 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
     keys = ApiKeys(settings)
     metrics = Metrics()
     statuses = Statuses(settings, metrics)
-    keys.changed = partial(statuses.watches.revoke, keys.is_valid)
+    keys.changed = partial(statuses.watchers.revoke, keys.is_valid)
 
     @contextlib.asynccontextmanager
     async def connected(app: Litestar) -> AsyncGenerator[None, None]:
-        processes = Processes(statuses.sample)
+        processes = ProcessMetrics(statuses.sample)
         app.state.readiness = Readiness(statuses)
         app.state.processes = processes
         tasks = [asyncio.create_task(keys.watch()), asyncio.create_task(processes.keep())]
         statuses.start()
         try:
-            with on_shutdown_signal(statuses.watches.drain):
+            with on_shutdown_signal(statuses.watchers.drain):
                 yield
         finally:
             for task in tasks:
@@ -68,7 +68,7 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
             await statuses.close()
             processes.leave()
 
-    app = Lane(
+    app = FastPathApp(
         [get_job_status, get_job_statuses, get_job_events, livez, readyz, metrics_text],
         lifespan=[connected],
         openapi_config=openapi.config(version("jobstatus")),
@@ -78,7 +78,7 @@ def create_app(settings: ServiceSettings | None = None) -> Lane:
     app.keys = app.state.api_keys = keys
     app.statuses = app.state.statuses = statuses
     app.metrics = app.state.metrics = metrics
-    app.rate = app.state.rate = rate_of(settings)
+    app.rate = app.state.rate = rate_limit_of(settings)
     app.state.settings = settings
     openapi.publish_contract(app.openapi_schema)
     return app

@@ -51,7 +51,7 @@ def on_shutdown_signal(drain: Callable[[], None]) -> Iterator[None]:
 
     for number in before:
         signal.signal(number, handle)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})  # see `passing_drain_on`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})  # see `forward_drain_signal`
     try:
         yield
     finally:
@@ -59,7 +59,7 @@ def on_shutdown_signal(drain: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def passing_drain_on() -> None:
+def forward_drain_signal() -> None:
     """Have this process pass the signal to drain on to its child processes.
 
     It is blocked here and so, until they can hear it, in each child: sent to one that is still

@@ -8,9 +8,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotAuthorizedException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from jobstatus.logs import ABOUT
-from jobstatus_service.lookup.response import TOO_OFTEN
-from jobstatus_service.lookup.watchers import TooManyError
+from jobstatus.logs import LOG_CONTEXT
+from jobstatus_service.lookup.response import RATE_LIMITED_MESSAGE
+from jobstatus_service.lookup.watchers import TooManyWatchersError
 from jobstatus_service.storage.link import UnavailableError
 
 _log = logging.getLogger("jobstatus.service")
@@ -51,7 +51,7 @@ class InvalidRequestError(Exception):
         self.errors = errors
 
 
-class TooOftenError(Exception):
+class RateLimitedError(Exception):
     """The API key asks too often.
 
     Attributes:
@@ -59,7 +59,7 @@ class TooOftenError(Exception):
     """
 
     def __init__(self, wait: int) -> None:
-        super().__init__(TOO_OFTEN)
+        super().__init__(RATE_LIMITED_MESSAGE)
         self.wait = wait
 
 
@@ -109,8 +109,8 @@ def _unavailable(request: Request[Any, Any, Any], error: UnavailableError) -> Re
     )
 
 
-def _too_many(request: Request[Any, Any, Any], error: TooManyError) -> Response[Any]:
-    request.app.state.metrics.turned_away += 1
+def _too_many(request: Request[Any, Any, Any], error: TooManyWatchersError) -> Response[Any]:
+    request.app.state.metrics.watchers_rejected += 1
     return Response(
         Detail(f"{error}; read without waiting, or come back"),
         status_code=429 if error.is_theirs else 503,
@@ -118,7 +118,7 @@ def _too_many(request: Request[Any, Any, Any], error: TooManyError) -> Response[
     )
 
 
-def _too_often(_: Request[Any, Any, Any], error: TooOftenError) -> Response[Any]:
+def _too_often(_: Request[Any, Any, Any], error: RateLimitedError) -> Response[Any]:
     return Response(
         Detail(str(error)),
         status_code=429,
@@ -136,21 +136,21 @@ def _route(request: Request[Any, Any, Any]) -> str:
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    request_id = ABOUT.get().get("request_id", "")
+    request_id = LOG_CONTEXT.get().get("request_id", "")
     _log.error("%s %s failed (%s)", request.method, _route(request), request_id, exc_info=error)
     request.scope["state"]["outcome"] = "error"
     return Response(
         Detail("something is wrong here; it is in the log"),
         status_code=500,
-        headers={"X-Request-ID": ABOUT.get().get("request_id", "")},
+        headers={"X-Request-ID": LOG_CONTEXT.get().get("request_id", "")},
     )
 
 
 handlers: ExceptionHandlersMap = {
     InvalidRequestError: _invalid,
     UnavailableError: _unavailable,
-    TooManyError: _too_many,
-    TooOftenError: _too_often,
+    TooManyWatchersError: _too_many,
+    RateLimitedError: _too_often,
     ValidationException: _rejected,
     HTTPException: _http,
     Exception: _unexpected,

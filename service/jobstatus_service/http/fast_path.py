@@ -11,12 +11,12 @@ from uuid import uuid4
 
 from litestar import Litestar
 
-from jobstatus.logs import ABOUT
-from jobstatus_service.http.api_keys import MOST_SEEN, ApiKeys
+from jobstatus.logs import LOG_CONTEXT
+from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
 from jobstatus_service.http.drain import closing
-from jobstatus_service.http.head import answer_head
-from jobstatus_service.http.rate_limit import Rate
-from jobstatus_service.lookup.response import TOO_OFTEN, Reply, refuse
+from jobstatus_service.http.head import respond_to_head
+from jobstatus_service.http.rate_limit import RateLimit
+from jobstatus_service.lookup.response import RATE_LIMITED_MESSAGE, StatusResponse, refuse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 from jobstatus_service.storage.link import UnavailableError
@@ -61,7 +61,7 @@ def too_large(scope: Any) -> tuple[int, str] | None:
     return None
 
 
-class Lane(Litestar):
+class FastPathApp(Litestar):
     """A Litestar application with a fast lane for `GET /api/jobs/{job_id}`.
 
     Every request passes here, so this is where reads are counted, and where who asks too often is
@@ -77,51 +77,53 @@ class Lane(Litestar):
     keys: ApiKeys
     statuses: Statuses
     metrics: Metrics
-    rate: Rate | None
+    rate: RateLimit | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a plain read; let the application answer all else."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            await answer_head(self, scope, receive, send)
+            await respond_to_head(self, scope, receive, send)
             return
-        begun = time.monotonic()
+        began_at = time.monotonic()
         plain = self._plain(scope)
-        if plain is None or self.statuses.watches.is_draining:
-            send = closing(send, lambda: self.statuses.watches.is_draining)
+        if plain is None or self.statuses.watchers.is_draining:
+            send = closing(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
             key, if_none_match, owner = plain
             if self.rate is not None:
-                if wait := self.rate.take(owner, begun):
+                if wait := self.rate.take(owner, began_at):
                     self.metrics.rate_limited += 1
-                    await refuse(send, 429, TOO_OFTEN, (b"retry-after", b"%d" % wait))
+                    await refuse(send, 429, RATE_LIMITED_MESSAGE, (b"retry-after", b"%d" % wait))
                     return
                 scope.setdefault("state", {})["is_admitted"] = True
             outcome: Outcome = "hit"
-            reply = self.statuses.fresh(key, begun)
-            if reply is None and _IS_ID(scope["path"][_ID]):
+            response = self.statuses.fresh(key, began_at)
+            if response is None and _IS_ID(scope["path"][_ID]):
                 outcome = "miss"
-                reply = await self._ask(key, scope)
-            if reply is not None:
-                outcome = await reply.send(send, if_none_match, outcome)
-                self.metrics.read(outcome, time.monotonic() - begun)
+                response = await self._ask(key, scope)
+            if response is not None:
+                outcome = await response.send(send, if_none_match, outcome)
+                self.metrics.count_read(outcome, time.monotonic() - began_at)
                 return
-        await self._route(scope, receive, send, begun)
+        await self._route(scope, receive, send, began_at)
 
-    async def _route(self, scope: Any, receive: Any, send: Any, begun: float) -> None:
+    async def _route(self, scope: Any, receive: Any, send: Any, began_at: float) -> None:
         """Let the application answer, unless there is too much of the request."""
         if scope["type"] == "http":
             if refusal := too_large(scope):
                 await refuse(send, *refusal)
                 return
             about = scope.setdefault("state", {}).get("about")
-            ABOUT.set(about or {"request_id": request_id(scope)})
+            LOG_CONTEXT.set(about or {"request_id": request_id(scope)})
         await super().__call__(scope, receive, send)
         state = scope.get("state", {})
         if "outcome" in state:
             waited = state.get("waited", False)
-            self.metrics.read(state["outcome"], None if waited else time.monotonic() - begun)
+            self.metrics.count_read(
+                state["outcome"], None if waited else time.monotonic() - began_at
+            )
 
-    async def _ask(self, key: str, scope: Any) -> Reply | None:
+    async def _ask(self, key: str, scope: Any) -> StatusResponse | None:
         """What Redis says; if it can't, the route is left to say so."""
         try:
             return await self.statuses.reader.read(key)
@@ -149,17 +151,17 @@ class Lane(Litestar):
         for name, value in headers:
             length = len(name)
             if length == _NAME_LENGTH and name == b"authorization":
-                if authorization is not None or len(value) > MOST_SEEN:
+                if authorization is not None or len(value) > MAX_REMEMBERED_HEADER_BYTES:
                     return None
                 authorization = value
             elif length == _NAME_LENGTH and name == b"if-none-match":
-                if if_none_match is not None or len(value) > MOST_SEEN:
+                if if_none_match is not None or len(value) > MAX_REMEMBERED_HEADER_BYTES:
                     return None
                 if_none_match = value
             elif length + len(value) > _LONG or name == b"prefer":
                 return None
         keys = self.keys
-        api_key = keys.anybody or keys.seen.get(authorization)
+        api_key = keys.anonymous or keys.recent_headers.get(authorization)
         if api_key is not None:
             return f"{api_key.prefix}:{path[_ID]}", if_none_match, api_key.name
         return None

@@ -11,7 +11,7 @@ class _AnsweredError(BaseException):
     """The head has been sent; no exception handler is meant to catch this."""
 
 
-async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def respond_to_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a HEAD request with the status and headers of the GET request.
 
     An event stream is ended after its head, before its first event.

@@ -7,7 +7,7 @@ from litestar import MediaType, Request, Response, get
 
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics import metrics
-from jobstatus_service.metrics.multiprocess import Processes
+from jobstatus_service.metrics.multiprocess import ProcessMetrics
 
 
 class Readiness:
@@ -23,12 +23,12 @@ class Readiness:
 
     async def fault(self) -> str | None:
         """Why clients are not to be sent here; None if they are."""
-        if self._statuses.watches.is_draining:
+        if self._statuses.watchers.is_draining:
             return "it is shutting down"
         if not self._has_started:
             links = self._statuses.reader.links
             await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
-            self._has_started = any(link.was_up for link in links)
+            self._has_started = any(link.has_connected for link in links)
         return None if self._has_started else "Redis has not been reached yet"
 
 
@@ -51,7 +51,7 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
 @get("/metrics", include_in_schema=False)
 async def metrics_text(request: Request[Any, Any, Any]) -> Response[bytes]:
     """What all processes that share the port have counted."""
-    processes: Processes = request.app.state.processes
+    processes: ProcessMetrics = request.app.state.processes
     return Response(
         metrics.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

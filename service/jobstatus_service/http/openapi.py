@@ -19,8 +19,8 @@ from litestar.openapi.spec import (
 )
 
 from jobstatus.status import JobState
-from jobstatus_service.http.prefer import LONGEST_WAIT
-from jobstatus_service.settings import MOST_IDS
+from jobstatus_service.http.prefer import MAX_WAIT_SECONDS
+from jobstatus_service.settings import MAX_BULK_IDS
 
 NAME_PATTERN: Final = (
     r"^[\p{L}\p{Nl}\p{Pattern_Syntax}\p{Pattern_White_Space}]+"
@@ -110,7 +110,7 @@ def config(version: str) -> OpenAPIConfig:
 
 _PARAMETERS: Final = {
     "wait": Schema(
-        type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=LONGEST_WAIT, default=0
+        type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=MAX_WAIT_SECONDS, default=0
     ),
     "until": _text("Until", enum=["change", "done"], default="change"),
     "id": Schema(
@@ -118,14 +118,14 @@ _PARAMETERS: Final = {
         title="Job Ids",
         items=_text("Job Id", format=OpenAPIFormat.UUID),
         min_items=1,
-        max_items=MOST_IDS,
+        max_items=MAX_BULK_IDS,
     ),
 }
 """Schemas of the query. Litestar's own lose a bound of 0."""
 
 _ASKS: Final = {
     "If-None-Match": "Validators of what is known already: a 304 if that still holds.",
-    "Prefer": f"`wait=SECONDS`, as the parameter of that name; 0 to {LONGEST_WAIT} (RFC 7240).",
+    "Prefer": f"`wait=SECONDS`, as the parameter of that name; 0 to {MAX_WAIT_SECONDS} (RFC 7240).",
     "Last-Event-ID": "The `id` of the last event: a 204 if that was the end of the job.",
 }
 _SAYS: Final = {

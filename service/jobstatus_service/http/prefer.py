@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from typing import Final
 
-LONGEST_WAIT: Final = 60
+MAX_WAIT_SECONDS: Final = 60
 """Seconds that a long poll may wait."""
 
 
 def preferred_wait(headers: Iterable[str]) -> int | None:
-    """Seconds of the first `wait=SECONDS`, at most `LONGEST_WAIT`; None where there is none.
+    """Seconds of the first `wait=SECONDS`, at most `MAX_WAIT_SECONDS`; None where there is none.
 
     A preference that can't be understood is passed over, as the RFC has it.
 
@@ -20,5 +20,5 @@ def preferred_wait(headers: Iterable[str]) -> int | None:
         seconds = value.strip().strip('"')
         if name.strip().lower() == "wait":
             is_number = seconds.isascii() and seconds.isdecimal()
-            return min(int(seconds[:9]), LONGEST_WAIT) if is_number else None
+            return min(int(seconds[:9]), MAX_WAIT_SECONDS) if is_number else None
     return None

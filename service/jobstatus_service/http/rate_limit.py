@@ -10,7 +10,7 @@ import time
 from jobstatus_service.settings import ServiceSettings
 
 
-class Rate:
+class RateLimit:
     """Tokens by API key: each request takes one, and they grow back."""
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -35,6 +35,6 @@ class Rate:
         return 0
 
 
-def rate_of(settings: ServiceSettings) -> Rate | None:
+def rate_limit_of(settings: ServiceSettings) -> RateLimit | None:
     """The limit that the settings ask for, if they do."""
-    return Rate(settings) if settings.rate else None
+    return RateLimit(settings) if settings.rate else None

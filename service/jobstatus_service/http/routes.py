@@ -20,19 +20,19 @@ from jobstatus_service.http.errors import (
     Detail,
     HTTPValidationError,
     InvalidRequestError,
-    TooOftenError,
+    RateLimitedError,
     ValidationError,
     invalid_job_id,
     unauthorized,
 )
-from jobstatus_service.http.prefer import LONGEST_WAIT, preferred_wait
-from jobstatus_service.http.rate_limit import Rate
+from jobstatus_service.http.prefer import MAX_WAIT_SECONDS, preferred_wait
+from jobstatus_service.http.rate_limit import RateLimit
 from jobstatus_service.http.streaming import Job, hold, no_content, respond, stream
 from jobstatus_service.lookup.representation import validator
-from jobstatus_service.lookup.response import Reply, reply
+from jobstatus_service.lookup.response import StatusResponse, response
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Outcome
-from jobstatus_service.settings import MOST_IDS
+from jobstatus_service.settings import MAX_BULK_IDS
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -43,7 +43,7 @@ JobIds = Annotated[
     QueryParameter(
         name="id",
         title="Job Ids",
-        description=f"1 to {MOST_IDS} ids, each a UUID, hyphenated or as 32 hex digits.",
+        description=f"1 to {MAX_BULK_IDS} ids, each a UUID, hyphenated or as 32 hex digits.",
     ),
 ]
 
@@ -54,7 +54,7 @@ Wait = Annotated[
         description="Seconds to wait for the job to differ from what If-None-Match names, or, "
         "without that, from what it is now.",
         ge=0,
-        le=LONGEST_WAIT,
+        le=MAX_WAIT_SECONDS,
     ),
 ]
 
@@ -70,7 +70,7 @@ class JobStatuses(msgspec.Struct, frozen=True):
     jobs: list[JobStatus]
 
 
-def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+def require_api_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Guard: find out whose API key the request has, before anything else is looked at.
 
     Raises:
@@ -80,18 +80,18 @@ def must_have_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHa
     keys: ApiKeys = connection.app.state.api_keys
     key = keys.find(connection.headers.get("authorization"))
     if key is None:
-        connection.app.state.metrics.unauthorized += 1
+        connection.app.state.metrics.auth_failures += 1
         raise unauthorized()
-    rate: Rate | None = connection.app.state.rate
+    rate: RateLimit | None = connection.app.state.rate
     if rate is not None and not connection.scope["state"].get("is_admitted", False):
         wait = rate.take(key.name)
         if wait:
             connection.app.state.metrics.rate_limited += 1
-            raise TooOftenError(wait)
+            raise RateLimitedError(wait)
     connection.state.api_key = key
 
 
-_get = functools.partial(get, guards=[must_have_key], tags=["jobs"], security=openapi.SECURITY)
+_get = functools.partial(get, guards=[require_api_key], tags=["jobs"], security=openapi.SECURITY)
 """A route of the API: a key is needed."""
 
 
@@ -139,10 +139,10 @@ async def get_job_status(
         return respond(*await _read(request, job), known, *more)
     first = await _statuses(request).get(job.key)
 
-    def is_worth(reply: Reply) -> bool:
-        if reply.is_over or until == "done":
-            return reply.is_over
-        return reply.etag != first.etag if known is None else not reply.is_known_to(known)
+    def is_worth(response: StatusResponse) -> bool:
+        if response.is_final or until == "done":
+            return response.is_final
+        return response.etag != first.etag if known is None else not response.matches_etag(known)
 
     request.state.waited = True
     told = await hold(_statuses(request), job, first, request.receive, wait, is_worth)
@@ -169,10 +169,10 @@ async def get_job_status(
 async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
     """Each change of the job, until it is over."""
     job = _job(request, job_id)
-    reply = await _statuses(request).get(job.key)
-    if reply.is_over and reply.is_known_to(_header(request, "last-event-id")):
+    response = await _statuses(request).get(job.key)
+    if response.is_final and response.matches_etag(_header(request, "last-event-id")):
         return no_content
-    return stream(_statuses(request), job, reply)
+    return stream(_statuses(request), job, response)
 
 
 @_get(
@@ -189,7 +189,7 @@ async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
 )
 async def get_job_statuses(request: AnyRequest, ids: JobIds) -> ASGIApp:
     """Where many jobs stand: one round trip to Redis, however many they are."""
-    most = request.app.state.settings.ids
+    most = request.app.state.settings.max_bulk_ids
     if not 1 <= len(ids) <= most:
         message = f"there are {len(ids)} ids: 1 to {most} can be asked for at once"
         raise InvalidRequestError(ValidationError(("query", "id"), message, "list_length"))
@@ -201,7 +201,7 @@ async def get_job_statuses(request: AnyRequest, ids: JobIds) -> ASGIApp:
     told = await asyncio.gather(*(_read(request, job) for job in jobs))
     body = b'{"jobs":[%b]}' % b",".join(one.body for one, _ in told)
     outcome: Outcome = "miss" if any(each == "miss" for _, each in told) else "hit"
-    many = reply(body, validator(body), "private, no-cache")
+    many = response(body, validator(body), "private, no-cache")
     return respond(many, outcome, _header(request, "if-none-match"))
 
 
@@ -227,10 +227,10 @@ def _header(request: AnyRequest, name: str) -> bytes | None:
     return ", ".join(values).encode("latin-1") if values else None
 
 
-async def _read(request: AnyRequest, job: Job) -> tuple[Reply, Outcome]:
+async def _read(request: AnyRequest, job: Job) -> tuple[StatusResponse, Outcome]:
     """What is said of a job now, and how that is counted."""
     statuses = _statuses(request)
-    reply = statuses.fresh(job.key)
-    if reply is not None:
-        return reply, "hit"
+    response = statuses.fresh(job.key)
+    if response is not None:
+        return response, "hit"
     return await statuses.reader.read(job.key), "miss"

@@ -12,15 +12,15 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobstatus_service.http.api_keys import ApiKey
 from jobstatus_service.http.errors import unauthorized
-from jobstatus_service.lookup.response import NO_BODY, Reply
+from jobstatus_service.lookup.response import END_OF_BODY, StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
-from jobstatus_service.lookup.watchers import Watch
+from jobstatus_service.lookup.watchers import Watcher
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 
-COMMENT_EVERY: Final = 15.0
+KEEPALIVE_SECONDS: Final = 15.0
 """Seconds of silence after which a stream says that it is still there."""
 
-COME_BACK: Final = (1_000, 8_000)
+RECONNECT_DELAY_MS: Final = (1_000, 8_000)
 """ms within which a stream that is ended early asks its client to come back."""
 
 _STREAM: Final[Any] = {
@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def respond(
-    reply: Reply,
+    response: StatusResponse,
     outcome: Outcome,
     if_none_match: bytes | None,
     *more: tuple[bytes, bytes],
@@ -56,7 +56,7 @@ def respond(
     """Answer with a reply, or with a 304.
 
     Args:
-        reply: What to say.
+        response: What to say.
         outcome: Where the reply came from.
         if_none_match: The header, if the request has it.
         *more: Headers beside the reply's own.
@@ -64,7 +64,7 @@ def respond(
 
     async def told(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        counted = await reply.send(send, if_none_match, outcome, *more)
+        counted = await response.send(send, if_none_match, outcome, *more)
         scope["state"]["outcome"] = counted
 
     return told
@@ -73,17 +73,17 @@ def respond(
 async def hold(
     statuses: Statuses,
     job: Job,
-    reply: Reply,
+    response: StatusResponse,
     receive: Receive,
     seconds: float,
-    is_worth: Callable[[Reply], bool],
-) -> Reply:
+    is_worth: Callable[[StatusResponse], bool],
+) -> StatusResponse:
     """The reply to a long poll: the first that is worth it, or what stands when the time is up.
 
     Args:
         statuses: Where replies come from.
         job: Which job, and who asks.
-        reply: What stands now.
+        response: What stands now.
         receive: As in ASGI; a client that goes away is forgotten at once.
         seconds: How long to wait at most.
         is_worth: Whether a reply need not wait any longer.
@@ -93,29 +93,29 @@ async def hold(
         TooManyError: there are too many waits.
         NotAuthorizedException: the API key was revoked meanwhile.
     """
-    if is_worth(reply):
-        return reply
+    if is_worth(response):
+        return response
     deadline = time.monotonic() + seconds
     with (
-        statuses.watches.admit(job.owner, "wait"),
-        statuses.watch(job.key, job.owner, reply, receive) as watch,
+        statuses.watchers.admit(job.owner, "wait"),
+        statuses.watch(job.key, job.owner, response, receive) as watch,
     ):
-        while not is_worth(watch.topic.reply):
+        while not is_worth(watch.topic.response):
             left = deadline - time.monotonic()
             if left <= 0 or watch.is_dismissed:
                 break
             await watch.sleep(left)
         else:
-            statuses.metrics.wakes.observe(time.monotonic() - watch.topic.told)
-            return watch.topic.reply
+            statuses.metrics.notification_delays.observe(time.monotonic() - watch.topic.told)
+            return watch.topic.response
         if watch.is_gone:
-            return watch.topic.reply
+            return watch.topic.response
         if watch.is_revoked:
             raise unauthorized()
     return await statuses.get(job.key)
 
 
-def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
+def stream(statuses: Statuses, job: Job, response: StatusResponse) -> ASGIApp:
     """A stream of events: what stands now, then each change, until the job is over.
 
     A client that reads slowly gets the newest status when it comes round to it.
@@ -123,40 +123,40 @@ def stream(statuses: Statuses, job: Job, reply: Reply) -> ASGIApp:
     Args:
         statuses: Where replies come from.
         job: Which job, and who asks.
-        reply: What stands now.
+        response: What stands now.
     """
 
     async def told(scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         with (
-            statuses.watches.admit(job.owner, "stream"),
-            statuses.watch(job.key, job.owner, reply, receive) as watch,
+            statuses.watchers.admit(job.owner, "stream"),
+            statuses.watch(job.key, job.owner, response, receive) as watch,
             contextlib.suppress(TimeoutError),
         ):  # it reads nothing: it is dropped
             await send(_STREAM)
             await _tell(watch, _impatient(send, statuses.client_timeout), statuses.metrics)
-            await send(NO_BODY)
+            await send(END_OF_BODY)
 
     return told
 
 
-async def _tell(watch: Watch, send: Send, metrics: Metrics) -> None:
+async def _tell(watch: Watcher, send: Send, metrics: Metrics) -> None:
     topic, etag = watch.topic, b""
     spoke = time.monotonic()
     while not (watch.is_gone or watch.is_revoked):
-        if topic.reply.etag != etag:
+        if topic.response.etag != etag:
             if etag:
-                metrics.wakes.observe(time.monotonic() - topic.told)
-            etag = topic.reply.etag
-            is_over = topic.reply.is_over
+                metrics.notification_delays.observe(time.monotonic() - topic.told)
+            etag = topic.response.etag
+            is_final = topic.response.is_final
             await send(_part(topic.event))
-            if is_over:
+            if is_final:
                 return
             spoke = time.monotonic()
         elif watch.is_dismissed:
-            await send(_part(b"retry: %d\n\n" % random.randint(*COME_BACK)))
+            await send(_part(b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_MS)))
             return
-        elif (left := spoke + COMMENT_EVERY - time.monotonic()) > 0:
+        elif (left := spoke + KEEPALIVE_SECONDS - time.monotonic()) > 0:
             await watch.sleep(left)
         else:
             await send(_part(b":\n\n"))
@@ -181,4 +181,4 @@ async def no_content(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 204, after which an `EventSource` doesn't come back."""
     del scope, receive
     await send(_NO_CONTENT)
-    await send(NO_BODY)
+    await send(END_OF_BODY)

@@ -13,12 +13,12 @@ from uuid import UUID
 import msgspec
 
 from jobstatus.status import JobState, JobStatus, Record, to_datetime
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.storage.stored_record import StoredRecord
 
-NO_RECORD: Final = "no record of this job: it never existed, or is no longer kept"
+NO_RECORD_REASON: Final = "no record of this job: it never existed, or is no longer kept"
 """The one reason for a job that never existed, has expired, or is somebody else's."""
 
-PACES: Final = (1, 2, 5, 10, 30)
+POLL_INTERVALS_SECONDS: Final = (1, 2, 5, 10, 30)
 """Seconds after which a poller is told to come back: half the time between two changes."""
 
 _NEVER_SEEN: Final = 2
@@ -62,7 +62,7 @@ class Answer(msgspec.Struct, frozen=True):
         return "private, no-cache" if self.pace is not None else "private, max-age=30"
 
 
-def answer(job_id: UUID, found: Found, lease: float, interval: float = 0.0) -> Answer:
+def answer(job_id: UUID, found: StoredRecord, lease: float, interval: float = 0.0) -> Answer:
     """The answer about a job.
 
     Args:
@@ -73,11 +73,11 @@ def answer(job_id: UUID, found: Found, lease: float, interval: float = 0.0) -> A
     """
     status, stands = describe(job_id, found, lease)
     body = status.to_json()
-    good_for = min(stands, found.ttl / 1000 if found.ttl >= 0 else math.inf)
+    good_for = min(stands, found.ttl_ms / 1000 if found.ttl_ms >= 0 else math.inf)
     pace: int | None = None
-    if not status.state.is_over:
-        pace, until = _pace(found, interval)
-        good_for = min(good_for, until)
+    if not status.state.is_final:
+        pace, valid_until = _pace(found, interval)
+        good_for = min(good_for, valid_until)
     return Answer(body, validator(body), status.state, pace, good_for)
 
 
@@ -86,18 +86,20 @@ def validator(body: bytes) -> str:
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def describe(job_id: UUID, found: Found, lease: float) -> tuple[JobStatus, float]:
+def describe(job_id: UUID, found: StoredRecord, lease: float) -> tuple[JobStatus, float]:
     """What is to be said, and for how many seconds that stands if nothing is written.
 
     The arguments are those of `answer`.
     """
     record = found.record
     if record is None:
-        reason = f"the stored record can't be read: {found.fault}" if found.fault else NO_RECORD
+        reason = (
+            f"the stored record can't be read: {found.error}" if found.error else NO_RECORD_REASON
+        )
         return _status(job_id, _EPOCH, _EPOCH, JobState.UNKNOWN, reason=reason), math.inf
     state, reason, stands = record.state, record.reason, math.inf
     if state is JobState.IN_PROGRESS:
-        stands = (record.lease - found.now) / 1000
+        stands = (record.lease - found.now_ms) / 1000
         if stands <= 0:
             silent = lease - stands
             span, stands = _span(silent)
@@ -140,17 +142,17 @@ def _span(seconds: float) -> tuple[str, float]:
     return text, math.inf
 
 
-def _pace(found: Found, interval: float) -> tuple[int, float]:
+def _pace(found: StoredRecord, interval: float) -> tuple[int, float]:
     """When it is worth asking again, and for how many seconds that holds if nothing changes.
 
     What has not changed for a while will hardly change in the next moment either.
     """
     if found.record is None:
         return _NEVER_SEEN, math.inf
-    unchanged = max(0.0, (found.now - found.record.updated) / 1000)
+    unchanged = max(0.0, (found.now_ms - found.record.updated) / 1000)
     half = max(unchanged, interval) / 2
-    pace = max((p for p in PACES if p <= half), default=PACES[0])
-    longer = next((p for p in PACES if p > max(half, pace)), math.inf)
+    pace = max((p for p in POLL_INTERVALS_SECONDS if p <= half), default=POLL_INTERVALS_SECONDS[0])
+    longer = next((p for p in POLL_INTERVALS_SECONDS if p > max(half, pace)), math.inf)
     return pace, 2 * longer - unchanged
 
 

@@ -11,15 +11,15 @@ from litestar.types import HTTPResponseBodyEvent, Send
 from jobstatus.status import JobState
 from jobstatus_service.lookup.representation import answer, matches
 from jobstatus_service.metrics.metrics import Outcome
-from jobstatus_service.storage.link import Proof
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.storage.link import Verification
+from jobstatus_service.storage.stored_record import StoredRecord
 
 Header = tuple[bytes, bytes]
 
-_UNPROVEN: Final = Proof()
+_UNPROVEN: Final = Verification()
 """Of what nobody tells when it changes."""
 
-NO_BODY: Final[HTTPResponseBodyEvent] = {
+END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",
     "body": b"",
     "more_body": False,
@@ -27,7 +27,7 @@ NO_BODY: Final[HTTPResponseBodyEvent] = {
 
 _JSON: Final[Header] = (b"content-type", b"application/json")  # the server knows the length
 
-LONGEST: Final = 60.0
+MAX_CACHED_SECONDS: Final = 60.0
 """Seconds after which Redis is asked again, though it has said nothing: not even a fault in what it
 says can be believed for ever."""
 
@@ -35,7 +35,7 @@ _WEIGHT: Final = 550
 """Bytes that a reply takes beside its body: itself, its validator, its place in the cache."""
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
+class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     """What `GET` answers; whether whole or "not modified" depends on who asks.
 
     Small, since a poll costs little more than bringing it into the processor's cache: what many
@@ -48,39 +48,39 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         state: The state that it tells; None for many jobs.
         until: Until when it may be served without asking Redis, on the monotonic clock.
         changed: When the job last changed, on the monotonic clock; minus infinity: not known.
-        interval: Seconds between two changes of the job, as far as they were seen.
-        proof: Until when it is sure that a change of it would have been told.
+        change_interval: Seconds between two changes of the job, as far as they were seen.
+        verification: Until when it is sure that a change of it would have been told.
     """
 
-    tag: Header
-    rest: tuple[Header, ...]
+    etag_header: Header
+    other_headers: tuple[Header, ...]
     body: bytes
     state: JobState | None = None
-    until: float = -math.inf
-    changed: float = -math.inf
-    interval: float = 0.0
-    proof: Proof = _UNPROVEN
+    valid_until: float = -math.inf
+    changed_at: float = -math.inf
+    change_interval: float = 0.0
+    verification: Verification = _UNPROVEN
 
     @property
     def etag(self) -> bytes:
         """The validator."""
-        return self.tag[1]
+        return self.etag_header[1]
 
     @property
-    def is_over(self) -> bool:
+    def is_final(self) -> bool:
         """Whether the job is."""
-        return self.state is not None and self.state.is_over
+        return self.state is not None and self.state.is_final
 
     @property
     def size(self) -> int:
         """About how many bytes it takes in memory."""
         return len(self.body) + _WEIGHT
 
-    def is_known_to(self, if_none_match: bytes | None) -> bool:
+    def matches_etag(self, if_none_match: bytes | None) -> bool:
         """Whether the header `If-None-Match` names it."""
         if if_none_match is None:
             return False
-        etag = self.tag[1]
+        etag = self.etag_header[1]
         return if_none_match == etag or matches(if_none_match.decode("latin-1"), etag.decode())
 
     async def send(
@@ -97,18 +97,18 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         Returns:
             How the answer is counted.
         """
-        if self.is_known_to(if_none_match):
-            headers = [self.tag, *self.rest, *more]
+        if self.matches_etag(if_none_match):
+            headers = [self.etag_header, *self.other_headers, *more]
             await send({"type": "http.response.start", "status": 304, "headers": headers})
-            await send(NO_BODY)
+            await send(END_OF_BODY)
             return "not_modified"
-        headers = [_JSON, self.tag, *self.rest, *more]
+        headers = [_JSON, self.etag_header, *self.other_headers, *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
         return "unknown" if self.state is JobState.UNKNOWN else outcome
 
 
-TOO_OFTEN: Final = "this API key asks too often; come back when Retry-After says"
+RATE_LIMITED_MESSAGE: Final = "this API key asks too often; come back when Retry-After says"
 
 
 async def refuse(send: Send, status: int, why: str, *more: Header) -> None:
@@ -132,9 +132,9 @@ def _rest(cache_control: str, pace: int | None) -> tuple[Header, ...]:
     return (cached,) if pace is None else (cached, (b"retry-after", b"%d" % pace))
 
 
-def reply(
+def response(
     body: bytes, etag: str, cache_control: str, pace: int | None = None, **more: Any
-) -> Reply:
+) -> StatusResponse:
     """Make a reply.
 
     Args:
@@ -142,20 +142,20 @@ def reply(
         etag: Its validator, quotes included.
         cache_control: Who may keep it for how long.
         pace: Seconds after which it is worth asking again; None: it isn't.
-        **more: What else `Reply` has.
+        **more: What else `StatusResponse` has.
     """
-    return Reply((b"etag", etag.encode()), _rest(cache_control, pace), body, **more)
+    return StatusResponse((b"etag", etag.encode()), _rest(cache_control, pace), body, **more)
 
 
-def reply_about(
+def response_for(
     job_id: UUID,
-    found: Found,
+    found: StoredRecord,
     lease: float,
     asked: float,
-    interval: float = 0.0,
-    proof: Proof = _UNPROVEN,
-    longest: float = LONGEST,
-) -> Reply:
+    change_interval: float = 0.0,
+    verification: Verification = _UNPROVEN,
+    longest: float = MAX_CACHED_SECONDS,
+) -> StatusResponse:
     """The reply about one job.
 
     Args:
@@ -163,20 +163,20 @@ def reply_about(
         found: What stands in Redis.
         lease: Seconds for which a silent worker is believed.
         asked: When Redis was asked, on the monotonic clock.
-        interval: Seconds between two changes of the job, as far as they were seen.
-        proof: Until when it is sure that a change of it would have been told.
+        change_interval: Seconds between two changes of the job, as far as they were seen.
+        verification: Until when it is sure that a change of it would have been told.
         longest: Seconds for which it is served at most.
     """
-    told = answer(job_id, found, lease, interval)
-    age = (found.now - found.record.updated) / 1000 if found.record else math.inf
-    return reply(
+    told = answer(job_id, found, lease, change_interval)
+    age = (found.now_ms - found.record.updated) / 1000 if found.record else math.inf
+    return response(
         told.body,
         told.etag,
         told.cache_control,
         told.pace,
         state=told.state,
-        until=asked + min(told.good_for, longest),
-        changed=asked - age,
-        interval=interval,
-        proof=proof,
+        valid_until=asked + min(told.good_for, longest),
+        changed_at=asked - age,
+        change_interval=change_interval,
+        verification=verification,
     )

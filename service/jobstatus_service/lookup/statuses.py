@@ -9,19 +9,19 @@ from uuid import UUID
 
 from litestar.types import Receive
 
-from jobstatus.redis_url import Kind
+from jobstatus.redis_url import RedisMode
 from jobstatus.status import JobState
-from jobstatus.storage.client import address_of
-from jobstatus_service.lookup.cache import NearCache
-from jobstatus_service.lookup.response import LONGEST, Reply, reply_about
-from jobstatus_service.lookup.watchers import Owner, Watch, Watches
+from jobstatus.storage.client import redis_url_of
+from jobstatus_service.lookup.cache import ResponseCache
+from jobstatus_service.lookup.response import MAX_CACHED_SECONDS, StatusResponse, response_for
+from jobstatus_service.lookup.watchers import Owner, Watcher, Watchers
 from jobstatus_service.metrics.metrics import Metrics, Sample
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.cluster_reader import ClusterReader
-from jobstatus_service.storage.endpoints import server_of
+from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.link import Link
 from jobstatus_service.storage.reader import Reader
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.storage.stored_record import StoredRecord
 
 _LOOK: Final = 0.25
 """Seconds between two looks at the jobs that are watched: has a lease or a TTL run out? Without
@@ -40,12 +40,12 @@ class Statuses:
     """
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
-        self.near = NearCache(settings.near_cache_bytes)
+        self.cache = ResponseCache(settings.cache_bytes)
         self.reader = self._reader(settings, metrics)
         # A job whose slot is on its way begins at another node, of which this one says nothing.
         is_cluster = isinstance(self.reader, ClusterReader)
-        self._missing_for = settings.staleness / 2 if is_cluster else LONGEST
-        self.watches = Watches(settings)
+        self._missing_for = settings.max_staleness / 2 if is_cluster else MAX_CACHED_SECONDS
+        self.watchers = Watchers(settings)
         self.client_timeout = settings.client_timeout
         self._lease = settings.lease
         self.metrics = metrics
@@ -53,11 +53,11 @@ class Statuses:
 
     def _reader(
         self, settings: ServiceSettings, metrics: Metrics
-    ) -> Reader[Reply] | ClusterReader[Reply]:
-        hear = (settings, self._found, self._changed, metrics.batches.observe)
-        if address_of(settings).kind is Kind.CLUSTER:
+    ) -> Reader[StatusResponse] | ClusterReader[StatusResponse]:
+        hear = (settings, self._found, self._changed, metrics.batch_sizes.observe)
+        if redis_url_of(settings).mode is RedisMode.CLUSTER:
             return ClusterReader(*hear)
-        return Reader(server_of(settings), *hear)
+        return Reader(endpoint_of(settings), *hear)
 
     def start(self) -> None:
         """Connect to Redis, and stay connected."""
@@ -70,24 +70,24 @@ class Statuses:
             self._looking.cancel()
         await self.reader.close()
 
-    def fresh(self, key: str, now: float | None = None) -> Reply | None:
+    def fresh(self, key: str, now: float | None = None) -> StatusResponse | None:
         """What may be said of a job without asking Redis; None: Redis must be asked.
 
         Args:
             key: Where the job stands.
             now: The time on the monotonic clock, if it was read already.
         """
-        reply = self.near.replies.get(key)
-        if reply is None:
+        response = self.cache.responses.get(key)
+        if response is None:
             return None
         if now is None:
             now = time.monotonic()
-        if now >= reply.until or now >= reply.proof.until:
+        if now >= response.valid_until or now >= response.verification.valid_until:
             return None
-        self.near.replies.move_to_end(key)
-        return reply
+        self.cache.responses.move_to_end(key)
+        return response
 
-    async def get(self, key: str) -> Reply:
+    async def get(self, key: str) -> StatusResponse:
         """What is said of a job now.
 
         Raises:
@@ -96,11 +96,13 @@ class Statuses:
         return self.fresh(key) or await self.reader.read(key)
 
     @contextlib.contextmanager
-    def watch(self, key: str, owner: Owner, reply: Reply, receive: Receive) -> Iterator[Watch]:
-        """Watch a job of which `reply` was the current one a moment ago."""
-        is_first = key not in self.watches.topics
-        with self.watches.watch(key, owner, reply, receive) as watch:
-            if is_first and self.near.replies.get(key) is not reply:
+    def watch(
+        self, key: str, owner: Owner, response: StatusResponse, receive: Receive
+    ) -> Iterator[Watcher]:
+        """Watch a job of which `response` was the current one a moment ago."""
+        is_first = key not in self.watchers.jobs
+        with self.watchers.watch(key, owner, response, receive) as watch:
+            if is_first and self.cache.responses.get(key) is not response:
                 # It changed in that moment, or nobody will tell when it does.
                 watch.topic.is_stale = True
                 self.reader.ask(key)
@@ -108,71 +110,79 @@ class Statuses:
 
     def sample(self) -> Sample:
         """All numbers of this process now."""
-        own, near, open_ = self.metrics, self.near, self.watches.open
+        own, cache, open_ = self.metrics, self.cache, self.watchers.open
         links, now = self.reader.links, time.monotonic()
         return Sample(
             {f"reads|{outcome}": count for outcome, count in own.reads.items()}
             | {
-                "auth_failures": own.unauthorized,
-                "turned_away": own.turned_away,
+                "auth_failures": own.auth_failures,
+                "watchers_rejected": own.watchers_rejected,
                 "rate_limited": own.rate_limited,
-                "lapsed_leases": own.lapsed,
-                "unreadable_records": own.unreadable,
-                "invalidations": own.invalidations,
-                "flushes": own.flushes,
-                "evictions": near.evicted,
+                "expired_leases": own.expired_leases,
+                "malformed_records": own.malformed_records,
+                "cache_invalidations": own.cache_invalidations,
+                "cache_flushes": own.cache_flushes,
+                "cache_evictions": cache.evictions,
             },
             {
-                "redis_up": int(bool(links) and all(link.is_up for link in links)),
-                "near_cache_proven": int(any(link.proof.until > now for link in links)),
-                "near_cache_entries": len(near.replies),
-                "near_cache_bytes": near.size,
-                "waits_open": open_["wait"],
+                "redis_up": int(bool(links) and all(link.is_connected for link in links)),
+                "cache_valid": int(any(link.verification.valid_until > now for link in links)),
+                "cache_entries": len(cache.responses),
+                "cache_bytes": cache.size,
+                "long_polls_open": open_["wait"],
                 "streams_open": open_["stream"],
             },
             {
-                "read_seconds": own.seconds.values,
-                "redis_batch_keys": own.batches.values,
-                "wake_seconds": own.wakes.values,
+                "read_seconds": own.read_durations.values,
+                "redis_batch_keys": own.batch_sizes.values,
+                "watcher_notification_seconds": own.notification_delays.values,
             },
         )
 
-    def _found(self, key: str, found: Found, asked: float, link: Link | None) -> Reply:
-        interval = self.near.interval(key)
-        if link is not None and link.tracks:
-            longest = self._missing_for if found.record is None else LONGEST
-            reply = reply_about(
-                UUID(key[-36:]), found, self._lease, asked, interval, link.proof, longest
+    def _found(
+        self, key: str, found: StoredRecord, asked: float, link: Link | None
+    ) -> StatusResponse:
+        change_interval = self.cache.change_interval(key)
+        if link is not None and link.is_tracking:
+            longest = self._missing_for if found.record is None else MAX_CACHED_SECONDS
+            response = response_for(
+                UUID(key[-36:]),
+                found,
+                self._lease,
+                asked,
+                change_interval,
+                link.verification,
+                longest,
             )
-            self.near.put(key, reply)
+            self.cache.put(key, response)
         else:
-            reply = reply_about(UUID(key[-36:]), found, self._lease, asked, interval)
-        self.watches.publish(key, reply)
-        if found.fault:
-            self.metrics.unreadable += 1
-        if reply.state is JobState.UNKNOWN and found.record is not None:
-            self.metrics.lapse(key, found.record.created, found.record.attempt)
-        return reply
+            response = response_for(UUID(key[-36:]), found, self._lease, asked, change_interval)
+        self.watchers.publish(key, response)
+        if found.error:
+            self.metrics.malformed_records += 1
+        if response.state is JobState.UNKNOWN and found.record is not None:
+            self.metrics.count_expired_lease(key, found.record.created, found.record.attempt)
+        return response
 
     def _changed(self, keys: Sequence[str] | None) -> None:
         if keys is None:
-            self.near.clear()
-            self.metrics.flushes += 1
-            keys = list(self.watches.topics)
+            self.cache.clear()
+            self.metrics.cache_flushes += 1
+            keys = list(self.watchers.jobs)
         else:
-            self.metrics.invalidations += len(keys)
+            self.metrics.cache_invalidations += len(keys)
         for key in keys:
-            self.near.drop(key)
-            if self.watches.stale(key):
+            self.cache.drop(key)
+            if self.watchers.stale(key):
                 self.reader.ask(key)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(_LOOK)
             now = time.monotonic()
-            for key, topic in self.watches.topics.items():
+            for key, topic in self.watchers.jobs.items():
                 link = self.reader.link_of(key)
-                if link is None or not link.is_up:
+                if link is None or not link.is_connected:
                     continue
-                if topic.is_stale or not link.tracks or topic.reply.until <= now:
+                if topic.is_stale or not link.is_tracking or topic.response.valid_until <= now:
                     self.reader.ask(key)

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol
 
 from litestar.types import Receive
 
-from jobstatus_service.lookup.response import Reply
+from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.settings import ServiceSettings
 
-Kind = Literal["wait", "stream"]
+WatcherKind = Literal["wait", "stream"]
 
 
 class Owner(Protocol):
@@ -23,7 +23,7 @@ class Owner(Protocol):
         """By which name its waits and streams are limited."""
 
 
-class TooManyError(Exception):
+class TooManyWatchersError(Exception):
     """There are as many waits and streams as may be.
 
     Attributes:
@@ -35,7 +35,7 @@ class TooManyError(Exception):
         self.is_theirs = is_theirs
 
 
-class Topic:
+class WatchedJob:
     """One job that is watched.
 
     Attributes:
@@ -46,27 +46,27 @@ class Topic:
         watches: Who watches.
     """
 
-    __slots__ = ("_event", "_event_of", "is_dismissed", "is_stale", "reply", "told", "watches")
+    __slots__ = ("_event", "_event_of", "is_dismissed", "is_stale", "response", "told", "watchers")
 
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
+    def __init__(self, response: StatusResponse) -> None:
+        self.response = response
         self.is_stale = self.is_dismissed = False
         self.told = time.monotonic()
-        self.watches: set[Watch] = set()
+        self.watchers: set[Watcher] = set()
         self._event = b""
-        self._event_of: Reply | None = None
+        self._event_of: StatusResponse | None = None
 
     @property
     def event(self) -> bytes:
         """The newest reply as a server-sent event, made once for all streams."""
-        reply = self.reply
-        if self._event_of is not reply:
-            self._event = b"event: status\nid: %b\ndata: %b\n\n" % (reply.etag, reply.body)
-            self._event_of = reply
+        response = self.response
+        if self._event_of is not response:
+            self._event = b"event: status\nid: %b\ndata: %b\n\n" % (response.etag, response.body)
+            self._event_of = response
         return self._event
 
 
-class Watch:
+class Watcher:
     """One wait or stream.
 
     Attributes:
@@ -78,7 +78,7 @@ class Watch:
 
     __slots__ = ("_loop", "_receiving", "_woken", "is_gone", "is_revoked", "owner", "topic")
 
-    def __init__(self, topic: Topic, owner: Owner, receive: Receive) -> None:
+    def __init__(self, topic: WatchedJob, owner: Owner, receive: Receive) -> None:
         self.topic = topic
         self.owner = owner
         self.is_gone = self.is_revoked = False
@@ -118,7 +118,7 @@ class Watch:
         self.wake()
 
 
-class Watches:
+class Watchers:
     """All that is watched.
 
     Attributes:
@@ -128,24 +128,24 @@ class Watches:
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        self.topics: dict[str, Topic] = {}
+        self.jobs: dict[str, WatchedJob] = {}
         self.is_draining = False
-        self.open: Counter[Kind] = Counter()
+        self.open: Counter[WatcherKind] = Counter()
         self._settings = settings
         self._by_name: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def admit(self, owner: Owner, kind: Kind) -> Iterator[None]:
+    def admit(self, owner: Owner, kind: WatcherKind) -> Iterator[None]:
         """Room for one more.
 
         Raises:
             TooManyError: there is none.
         """
         name = owner.name
-        if self._by_name[name] >= self._settings.watchers_per_key:
-            raise TooManyError(is_theirs=True)
-        if self.open.total() >= self._settings.watchers:
-            raise TooManyError(is_theirs=False)
+        if self._by_name[name] >= self._settings.max_watchers_per_key:
+            raise TooManyWatchersError(is_theirs=True)
+        if self.open.total() >= self._settings.max_watchers:
+            raise TooManyWatchersError(is_theirs=False)
         self._by_name[name] += 1
         self.open[kind] += 1
         try:
@@ -157,25 +157,27 @@ class Watches:
                 del self._by_name[name]
 
     @contextlib.contextmanager
-    def watch(self, key: str, owner: Owner, reply: Reply, receive: Receive) -> Iterator[Watch]:
-        """Watch a job of which `reply` is the current one."""
-        topic = self.topics.get(key)
+    def watch(
+        self, key: str, owner: Owner, response: StatusResponse, receive: Receive
+    ) -> Iterator[Watcher]:
+        """Watch a job of which `response` is the current one."""
+        topic = self.jobs.get(key)
         if topic is None:
-            topic = self.topics[key] = Topic(reply)
+            topic = self.jobs[key] = WatchedJob(response)
             topic.is_dismissed = self.is_draining
-        watch = Watch(topic, owner, receive)
-        topic.watches.add(watch)
+        watch = Watcher(topic, owner, receive)
+        topic.watchers.add(watch)
         try:
             yield watch
         finally:
             watch.close()
-            topic.watches.discard(watch)
-            if not topic.watches and self.topics.get(key) is topic:
-                del self.topics[key]
+            topic.watchers.discard(watch)
+            if not topic.watchers and self.jobs.get(key) is topic:
+                del self.jobs[key]
 
     def stale(self, key: str) -> bool:
         """The job has changed; whether anybody watches it."""
-        topic = self.topics.get(key)
+        topic = self.jobs.get(key)
         if topic is None:
             return False
         if not topic.is_stale:
@@ -183,23 +185,23 @@ class Watches:
             topic.told = time.monotonic()
         return True
 
-    def publish(self, key: str, reply: Reply) -> None:
+    def publish(self, key: str, response: StatusResponse) -> None:
         """Tell everybody who watches the job what stands now."""
-        topic = self.topics.get(key)
+        topic = self.jobs.get(key)
         if topic is None:
             return
         if not topic.is_stale:
             topic.told = time.monotonic()  # nobody told: a lease lapsed, or it was looked up
         topic.is_stale = False
-        changed = topic.reply.etag != reply.etag
-        topic.reply = reply
+        changed = topic.response.etag != response.etag
+        topic.response = response
         if changed:
             self._wake(topic)
 
     def revoke(self, is_valid: Callable[[Any], bool]) -> None:
         """End the waits and streams of API keys that aren't valid any more."""
-        for topic in self.topics.values():
-            for watch in topic.watches:
+        for topic in self.jobs.values():
+            for watch in topic.watchers:
                 if not is_valid(watch.owner):
                     watch.is_revoked = True
                     watch.wake()
@@ -207,11 +209,11 @@ class Watches:
     def drain(self) -> None:
         """Send everybody away."""
         self.is_draining = True
-        for topic in self.topics.values():
+        for topic in self.jobs.values():
             topic.is_dismissed = True
             self._wake(topic)
 
     @staticmethod
-    def _wake(topic: Topic) -> None:
-        for watch in topic.watches:
+    def _wake(topic: WatchedJob) -> None:
+        for watch in topic.watchers:
             watch.wake()

@@ -38,33 +38,33 @@ class Metrics:
 
     def __init__(self) -> None:
         self.reads: dict[Outcome, int] = dict.fromkeys(get_args(Outcome), 0)
-        self.seconds = Histogram(_SECONDS)
-        self.batches = Histogram(_KEYS)
-        self.wakes = Histogram(_SECONDS)
-        self.invalidations = 0
-        self.flushes = 0
-        self.unreadable = 0
-        self.unauthorized = 0
-        self.turned_away = 0
-        self.lapsed = 0
+        self.read_durations = Histogram(_SECONDS)
+        self.batch_sizes = Histogram(_KEYS)
+        self.notification_delays = Histogram(_SECONDS)
+        self.cache_invalidations = 0
+        self.cache_flushes = 0
+        self.malformed_records = 0
+        self.auth_failures = 0
+        self.watchers_rejected = 0
+        self.expired_leases = 0
         self.rate_limited = 0
-        self._lapsed: dict[tuple[str, int, int], None] = {}
+        self._expired: dict[tuple[str, int, int], None] = {}
 
-    def lapse(self, key: str, created: int, attempt: int) -> None:
+    def count_expired_lease(self, key: str, created: int, attempt: int) -> None:
         """An attempt was found whose lease has run out; it counts once."""
         one = (key, created, attempt)
-        if one in self._lapsed:
+        if one in self._expired:
             return
-        self.lapsed += 1
-        if len(self._lapsed) >= _REMEMBERED:
-            self._lapsed.clear()
-        self._lapsed[one] = None
+        self.expired_leases += 1
+        if len(self._expired) >= _REMEMBERED:
+            self._expired.clear()
+        self._expired[one] = None
 
-    def read(self, outcome: Outcome, seconds: float | None) -> None:
+    def count_read(self, outcome: Outcome, seconds: float | None) -> None:
         """A read was answered; within so many seconds, unless it was asked to wait."""
         self.reads[outcome] += 1
         if seconds is not None:
-            self.seconds.observe(seconds)
+            self.read_durations.observe(seconds)
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -100,26 +100,32 @@ def total(samples: Sequence[Sample]) -> Sample:
 COUNTERS: Final = {
     "reads": ("Reads of jobs that were answered, waits included, by outcome.", "outcome"),
     "auth_failures": ("Requests without a valid API key.", ""),
-    "turned_away": ("Waits and streams beyond a limit.", ""),
+    "watchers_rejected": ("Waits and streams beyond a limit.", ""),
     "rate_limited": ("Requests beyond the rate of an API key.", ""),
-    "lapsed_leases": ("Attempts found whose worker had stopped reporting, each once.", ""),
-    "unreadable_records": ("Records that were found and can't be read.", ""),
-    "invalidations": ("Jobs that Redis said have changed.", ""),
-    "flushes": ("Times that the near cache was emptied, since what changes was in doubt.", ""),
-    "evictions": ("Replies that left the near cache for lack of room.", ""),
+    "expired_leases": ("Attempts found whose worker had stopped reporting, each once.", ""),
+    "malformed_records": ("Records that were found and can't be read.", ""),
+    "cache_invalidations": ("Jobs that Redis said have changed.", ""),
+    "cache_flushes": (
+        "Times that the near cache was emptied, since what changes was in doubt.",
+        "",
+    ),
+    "cache_evictions": ("Replies that left the near cache for lack of room.", ""),
 }
 GAUGES: Final = {
     "redis_up": "Whether there is a connection to Redis.",
-    "near_cache_proven": "Whether the near cache is trusted now, as a number of processes.",
-    "near_cache_entries": "Replies in the near cache.",
-    "near_cache_bytes": "What they take, about.",
-    "waits_open": "Long polls that wait.",
+    "cache_valid": "Whether the near cache is trusted now, as a number of processes.",
+    "cache_entries": "Replies in the near cache.",
+    "cache_bytes": "What they take, about.",
+    "long_polls_open": "Long polls that wait.",
     "streams_open": "Event streams.",
 }
 HISTOGRAMS: Final = {
     "read_seconds": ("From a read's arrival to its answer; waits are not in it.", _SECONDS),
     "redis_batch_keys": ("Jobs in one round trip to Redis.", _KEYS),
-    "wake_seconds": ("From Redis's word of a change to the answer of each that waited.", _SECONDS),
+    "watcher_notification_seconds": (
+        "From Redis's word of a change to the answer of each that waited.",
+        _SECONDS,
+    ),
 }
 
 

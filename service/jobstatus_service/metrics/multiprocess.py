@@ -17,7 +17,7 @@ _EVERY: Final = 1.0
 """Seconds between two times that a process leaves its numbers for the others."""
 
 
-class Processes:
+class ProcessMetrics:
     """Leaves the numbers of this process for the others, and finds theirs.
 
     A process that has ended still counts with what it has counted, or counters would fall.

@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from jobstatus.redis_url import Host
-from jobstatus.storage.client import address_of
-from jobstatus.storage.slots import SLOTS, Layout, layout_of, redirect_of
+from jobstatus.redis_url import HostPort
+from jobstatus.storage.client import redis_url_of
+from jobstatus.storage.slots import SLOTS, Layout, parse_cluster_slots, redirect_of
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.connection import Changed, LostError, Wire
-from jobstatus_service.storage.endpoints import ClusterNode
+from jobstatus_service.storage.connection import Changed, ConnectionLostError, RedisConnection
+from jobstatus_service.storage.endpoints import ClusterNodeEndpoint
 from jobstatus_service.storage.link import Link, UnavailableError
 from jobstatus_service.storage.reader import Made, Reader, fail
 
@@ -48,11 +48,11 @@ class ClusterReader(Generic[T]):
     ) -> None:
         """A reader that is still to be started; its arguments are those of `Reader`."""
         self._settings = settings
-        self._address = address_of(settings)
+        self._address = redis_url_of(settings)
         self._made = found
         self._changed = changed
         self._sent = sent
-        self._readers: dict[Host, Reader[T]] = {}
+        self._readers: dict[HostPort, Reader[T]] = {}
         self._layout: Layout | None = None
         self._known = asyncio.Event()
         self._doubted = asyncio.Event()
@@ -109,7 +109,7 @@ class ClusterReader(Generic[T]):
         owner = self._layout.owner(key) if self._layout is not None else None
         return self._readers.get(owner) if owner is not None else None
 
-    def _reader(self, node: Host) -> Reader[T]:
+    def _reader(self, node: HostPort) -> Reader[T]:
         reader = self._readers.get(node)
         if reader is None:
             reader = self._readers[node] = Reader(
@@ -123,8 +123,8 @@ class ClusterReader(Generic[T]):
             reader.start()
         return reader
 
-    def _node(self, node: Host) -> ClusterNode:
-        return ClusterNode(self._settings, self._address, node, self._doubted.set)
+    def _node(self, node: HostPort) -> ClusterNodeEndpoint:
+        return ClusterNodeEndpoint(self._settings, self._address, node, self._doubted.set)
 
     def _found(self, key: str, found: Any, asked: float, link: Link | None) -> T:
         if self._hops:
@@ -137,7 +137,7 @@ class ClusterReader(Generic[T]):
         self._changed(keys)
 
     def _redirect(
-        self, asked: Host, key: str, waiting: list[asyncio.Future[Any]], error: str
+        self, asked: HostPort, key: str, waiting: list[asyncio.Future[Any]], error: str
     ) -> bool:
         """Read a key where Redis says that it is; whether it said so."""
         redirect = redirect_of(error, asked)
@@ -165,7 +165,7 @@ class ClusterReader(Generic[T]):
                     self._adopt(layout)
                 await asyncio.sleep(_PAUSE)
                 if layout is not None and all(
-                    self._readers[node].link.is_up for node in layout.owners
+                    self._readers[node].link.is_connected for node in layout.owners
                 ):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK):
@@ -181,33 +181,35 @@ class ClusterReader(Generic[T]):
         """
         best: Layout | None = None
         for node, reader in list(self._readers.items()):
-            if reader.link.wire is not None:
-                best = _fuller(best, await self._slots(reader.link.wire, node))
+            if reader.link.connection is not None:
+                best = _fuller(best, await self._slots(reader.link.connection, node))
                 if best is not None and best.size == SLOTS:
                     return best
         fault = "no node answered"
         for node in self._address.hosts:
             try:
-                wire = await Wire.connect(self._node(node), self._settings, lambda _: None)
-            except LostError as error:
+                connection = await RedisConnection.connect(
+                    self._node(node), self._settings, lambda _: None
+                )
+            except ConnectionLostError as error:
                 fault = str(error)
                 continue
             try:
-                best = _fuller(best, await self._slots(wire, node))
+                best = _fuller(best, await self._slots(connection, node))
             finally:
-                wire.close()
+                connection.close()
             if best is not None and best.size == SLOTS:
                 break
         if best is None and self._layout is None:
             _log.warning("the Cluster's layout can't be found out: %s", fault)
         return best
 
-    async def _slots(self, wire: Wire, node: Host) -> Layout | None:
+    async def _slots(self, connection: RedisConnection, node: HostPort) -> Layout | None:
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reply = await wire.ask(_SLOTS)
-            return layout_of(reply, node)
-        except (TimeoutError, LostError):
+                reply = await connection.ask(_SLOTS)
+            return parse_cluster_slots(reply, node)
+        except (TimeoutError, ConnectionLostError):
             return None
         except ValueError as error:
             _log.warning("%s:%d: %s", *node, error)

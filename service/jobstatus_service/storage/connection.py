@@ -19,9 +19,9 @@ import hiredis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobstatus.storage.store import OUTAGE
+from jobstatus.storage.store import REDIS_ERRORS
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.endpoints import Server
+from jobstatus_service.storage.endpoints import Endpoint
 
 Replied = Callable[[Sequence[Any]], None]
 """Takes the replies to what was sent; an error is a reply, of type `ReplyError`."""
@@ -35,11 +35,11 @@ _TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
 _NOTHING: Final = object()
 
 
-class LostError(Exception):
+class ConnectionLostError(Exception):
     """Redis can't be reached, or the connection is lost."""
 
 
-class Wire(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """A connection, once it stands. Lost for ever when it is lost.
 
     Attributes:
@@ -50,7 +50,7 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(self, connection: Any, changed: Changed) -> None:
-        self.tracks = False
+        self.is_tracking = False
         self.has_time = True
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connection = connection  # it would close the socket, were it collected
@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     @classmethod
-    async def connect(cls, server: Server, settings: ServiceSettings, changed: Changed) -> Self:
+    async def connect(cls, server: Endpoint, settings: ServiceSettings, changed: Changed) -> Self:
         """Connect, and have Redis track what is read if it can and should.
 
         Args:
@@ -80,52 +80,52 @@ class Wire(asyncio.Protocol):
         try:
             async with asyncio.timeout(settings.connect_timeout + settings.timeout):
                 return await cls._best(server, settings, changed)
-        except (*OUTAGE, TimeoutError) as error:
-            raise LostError(str(error) or "Redis did not answer in time") from None
+        except (*REDIS_ERRORS, TimeoutError) as error:
+            raise ConnectionLostError(str(error) or "Redis did not answer in time") from None
 
     @classmethod
-    async def _best(cls, server: Server, settings: ServiceSettings, changed: Changed) -> Self:
+    async def _best(cls, server: Endpoint, settings: ServiceSettings, changed: Changed) -> Self:
         """The best connection that the server, or a proxy before it, allows.
 
         A proxy such as twemproxy closes the connection on every command that it doesn't know.
         """
         was_closed = False
-        if settings.near_cache_bytes:
+        if settings.cache_bytes:
             try:
                 return await cls._tracking(server, changed)
             except AuthenticationError:
                 raise
             except ResponseError:  # it doesn't know RESP3
                 pass
-            except (RedisConnectionError, LostError):
+            except (RedisConnectionError, ConnectionLostError):
                 was_closed = True
         try:
-            wire = cls(await server.connect(2), changed)
-            await wire._check_time()
+            connection = cls(await server.connect(2), changed)
+            await connection._check_time()
         except AuthenticationError:
             raise
-        except (RedisConnectionError, LostError):
-            wire = cls(await server.connect(2, is_bare=True), changed)
-            wire.has_time = False
+        except (RedisConnectionError, ConnectionLostError):
+            connection = cls(await server.connect(2, is_bare=True), changed)
+            connection.has_time = False
         if was_closed:
             # Perhaps it was no proxy but Redis, which was just being restarted.
             try:
                 better = await cls._tracking(server, changed)
-            except (RedisError, LostError):
-                return wire
+            except (RedisError, ConnectionLostError):
+                return connection
             except BaseException:
-                wire.close()
+                connection.close()
                 raise
-            wire.close()
+            connection.close()
             return better
-        return wire
+        return connection
 
     @classmethod
-    async def _tracking(cls, server: Server, changed: Changed) -> Self:
+    async def _tracking(cls, server: Endpoint, changed: Changed) -> Self:
         """A connection over which Redis reports what has changed, if it may be asked to."""
-        wire = cls(await server.connect(3), changed)
-        await wire._track()
-        return wire
+        connection = cls(await server.connect(3), changed)
+        await connection._track()
+        return connection
 
     async def _check_time(self) -> None:
         """See whether the server can be asked for its time.
@@ -146,7 +146,7 @@ class Wire(asyncio.Protocol):
         except BaseException:
             self.close()
             raise
-        self.tracks = not isinstance(reply, ReplyError)
+        self.is_tracking = not isinstance(reply, ReplyError)
 
     def send(self, commands: bytes, replies: int, replied: Replied) -> None:
         """Send commands in RESP; `replied` gets their replies, unless the connection is lost."""
@@ -155,10 +155,10 @@ class Wire(asyncio.Protocol):
             self._transport.write(commands)
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send one command; its reply, or a `LostError` when the connection is lost."""
+        """Send one command; its reply, or a `ConnectionLostError` when the connection is lost."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.lost.done():
-            reply.set_exception(LostError("the connection was lost"))
+            reply.set_exception(ConnectionLostError("the connection was lost"))
             return reply
 
         def replied(replies: Sequence[Any]) -> None:
@@ -202,7 +202,7 @@ class Wire(asyncio.Protocol):
         del exc
         for reply in self._asked:
             if not reply.done():
-                reply.set_exception(LostError("the connection was lost"))
+                reply.set_exception(ConnectionLostError("the connection was lost"))
                 reply.exception()  # whoever asked may have gone
         self.connection._writer = None  # noqa: SLF001 - there is nothing to close any more
         if not self.lost.done():

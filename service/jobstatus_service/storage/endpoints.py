@@ -14,17 +14,17 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from jobstatus.redis_url import Address, Host, Kind
+from jobstatus.redis_url import HostPort, RedisMode, RedisUrl
 from jobstatus.settings import StatusSettings
 from jobstatus.storage.client import (
-    address_of,
     client_options,
     login,
     named_server,
+    redis_url_of,
     sentinel_options,
 )
 from jobstatus.storage.credentials import without_login
-from jobstatus.storage.store import OUTAGE
+from jobstatus.storage.store import REDIS_ERRORS
 
 _CLIENT_NAME: Final = "jobstatus-service"
 
@@ -36,7 +36,7 @@ _IS_OK = re.compile(r"cluster_state:ok\b")
 _EPOCH = re.compile(r"cluster_current_epoch:(\d+)")
 
 
-class Server(Protocol):
+class Endpoint(Protocol):
     """One server, which may be another one after a failover.
 
     Attributes:
@@ -63,22 +63,22 @@ class Server(Protocol):
         """Close what was opened to find it."""
 
 
-def server_of(settings: StatusSettings) -> Server:
+def endpoint_of(settings: StatusSettings) -> Endpoint:
     """The server, or what Sentinel says is it.
 
     Raises:
         SettingsError: the URL can't be used.
     """
-    address = address_of(settings)
-    if address.kind is Kind.SENTINEL:
-        return SentinelPrimary(settings, address)
-    return SingleServer(settings, address)
+    address = redis_url_of(settings)
+    if address.mode is RedisMode.SENTINEL:
+        return SentinelEndpoint(settings, address)
+    return StandaloneEndpoint(settings, address)
 
 
-class SingleServer:
+class StandaloneEndpoint:
     """A server that is where it is."""
 
-    def __init__(self, settings: StatusSettings, address: Address) -> None:
+    def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
         self.probe = _PING
         options = _options(settings, address)
         self._pool = cast("Any", ConnectionPool).from_url(
@@ -98,10 +98,10 @@ class SingleServer:
         """Nothing was."""
 
 
-class SentinelPrimary:
+class SentinelEndpoint:
     """Whoever the Sentinels say is the primary."""
 
-    def __init__(self, settings: StatusSettings, address: Address) -> None:
+    def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
         self.probe = _ROLE
         options = _options(settings, address)
         self._service = address.service
@@ -125,8 +125,8 @@ class SentinelPrimary:
         if isinstance(reply, list) and reply[0] != "master":
             return False
         try:
-            named: Host = await self._sentinel.discover_master(self._service)
-        except (MasterNotFoundError, *OUTAGE):
+            named: HostPort = await self._sentinel.discover_master(self._service)
+        except (MasterNotFoundError, *REDIS_ERRORS):
             return True
         return named == (connection.host, connection.port)
 
@@ -136,14 +136,14 @@ class SentinelPrimary:
             await sentinel.aclose()
 
 
-class ClusterNode:
+class ClusterNodeEndpoint:
     """One node of a Cluster."""
 
     def __init__(
         self,
         settings: StatusSettings,
-        address: Address,
-        node: Host,
+        address: RedisUrl,
+        node: HostPort,
         layout_changed: Callable[[], None],
     ) -> None:
         """A node.
@@ -156,10 +156,10 @@ class ClusterNode:
         """
         self.probe = _INFO
         host, port = node
-        kind = SSLConnection if address.tls else Connection
+        mode = SSLConnection if address.tls else Connection
         options = _options(settings, address) | named_server(settings, address)
         self._pool: Any = cast("Any", ConnectionPool)(
-            connection_class=kind, host=host, port=port, **options
+            connection_class=mode, host=host, port=port, **options
         )
         self._epoch = ""
         self._layout_changed = layout_changed
@@ -184,7 +184,7 @@ class ClusterNode:
         """Nothing was."""
 
 
-def _options(settings: StatusSettings, address: Address) -> dict[str, Any]:
+def _options(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
     return client_options(settings, tls=address.tls) | {
         "client_name": _CLIENT_NAME,
         "retry": Retry(NoBackoff(), 0),

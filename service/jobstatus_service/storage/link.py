@@ -12,8 +12,13 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.connection import Changed, LostError, ReplyError, Wire
-from jobstatus_service.storage.endpoints import Server
+from jobstatus_service.storage.connection import (
+    Changed,
+    ConnectionLostError,
+    RedisConnection,
+    ReplyError,
+)
+from jobstatus_service.storage.endpoints import Endpoint
 
 _PINGS: Final = 4
 """Proofs within one staleness bound."""
@@ -34,17 +39,17 @@ class UnavailableError(Exception):
     """Redis can't answer in time."""
 
 
-class Proof:
+class Verification:
     """Until when a link is trusted.
 
     Attributes:
         until: Until when, on the monotonic clock, all changes are known to have been told.
     """
 
-    __slots__ = ("until",)
+    __slots__ = ("valid_until",)
 
     def __init__(self) -> None:
-        self.until = float("-inf")
+        self.valid_until = float("-inf")
 
 
 class Link:
@@ -60,7 +65,7 @@ class Link:
 
     def __init__(
         self,
-        server: Server,
+        server: Endpoint,
         settings: ServiceSettings,
         changed: Changed,
         up: Callable[[], None],
@@ -76,9 +81,9 @@ class Link:
             up: Called when a connection stands.
             down: Called when it is lost, with the reason.
         """
-        self.wire: Wire | None = None
-        self.tracks = self.was_up = False
-        self.proof = Proof()
+        self.connection: RedisConnection | None = None
+        self.is_tracking = self.has_connected = False
+        self.verification = Verification()
         self.fault = "it was not asked yet"
         self._server = server
         self._settings = settings
@@ -91,17 +96,17 @@ class Link:
         self._keeping: asyncio.Task[None] | None = None
 
     @property
-    def is_up(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether there is a connection."""
         return self._up.is_set()
 
     def is_down_for(self, seconds: float) -> bool:
         """Whether there was no connection for so long."""
-        return self.wire is None and time.monotonic() - self._down_since >= seconds
+        return self.connection is None and time.monotonic() - self._down_since >= seconds
 
     def late(self) -> str:
         """Why an answer did not come in time."""
-        return "Redis did not answer in time" if self.is_up else self.fault
+        return "Redis did not answer in time" if self.is_connected else self.fault
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -126,10 +131,10 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await self._up.wait()
-                reply = await cast("Wire", self.wire).ask(self._server.probe)
+                reply = await cast("RedisConnection", self.connection).ask(self._server.probe)
         except TimeoutError:
             raise UnavailableError(self.late()) from None
-        except LostError as error:
+        except ConnectionLostError as error:
             raise UnavailableError(str(error)) from None
         if isinstance(reply, ReplyError):
             raise UnavailableError(str(reply))
@@ -140,80 +145,80 @@ class Link:
         pause = least
         while not self._closing:
             try:
-                wire = await self._connect()
-            except LostError as error:
+                connection = await self._connect()
+            except ConnectionLostError as error:
                 if str(error) != self.fault:
                     _log.warning("Redis can't be reached: %s", error)
                 self.fault = str(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, most)
                 continue
-            begun = time.monotonic()
+            began_at = time.monotonic()
             try:
-                self._rise(wire)
-                await self._prove(wire)
+                self._rise(connection)
+                await self._prove(connection)
             finally:
-                self._fall(wire)
-            pause = least if time.monotonic() - begun > most else min(2 * pause, most)
+                self._fall(connection)
+            pause = least if time.monotonic() - began_at > most else min(2 * pause, most)
             await asyncio.sleep(pause)
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> RedisConnection:
         """A connection to a server that says that it is the one to ask.
 
         Raises:
             LostError: there is none.
         """
-        wire = await Wire.connect(self._server, self._settings, self._changed)
+        connection = await RedisConnection.connect(self._server, self._settings, self._changed)
         stands = False
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reply = await wire.ask(self._server.probe)
-                stands = await self._server.stands(wire.connection, reply)
+                reply = await connection.ask(self._server.probe)
+                stands = await self._server.stands(connection.connection, reply)
         except TimeoutError:
-            raise LostError("Redis did not answer in time") from None
+            raise ConnectionLostError("Redis did not answer in time") from None
         finally:
             if not stands:
-                wire.close()
+                connection.close()
         if not stands:
-            raise LostError(_ANOTHER)
-        return wire
+            raise ConnectionLostError(_ANOTHER)
+        return connection
 
-    def _rise(self, wire: Wire) -> None:
-        self.wire = wire
-        self.tracks = wire.tracks
+    def _rise(self, connection: RedisConnection) -> None:
+        self.connection = connection
+        self.is_tracking = connection.is_tracking
         self._up.set()
-        what = (_NEAR if self.tracks else _FAR) + ("" if wire.has_time else _NO_TIME)
+        what = (_NEAR if self.is_tracking else _FAR) + ("" if connection.has_time else _NO_TIME)
         _log.info("connected to Redis; %s", what)
-        self.was_up = True
+        self.has_connected = True
         self._tell_up()
 
-    def _fall(self, wire: Wire) -> None:
-        wire.close()
-        self.wire = None
+    def _fall(self, connection: RedisConnection) -> None:
+        connection.close()
+        self.connection = None
         self._up.clear()
         self._down_since = time.monotonic()
         self.fault = "the connection was lost"
-        self.proof.until = float("-inf")
+        self.verification.valid_until = float("-inf")
         if not self._closing:
             _log.warning("the connection to Redis was lost")
         self._tell_down(self.fault)
         self._changed(None)
 
-    async def _prove(self, wire: Wire) -> None:
+    async def _prove(self, connection: RedisConnection) -> None:
         """Probe until the connection is lost, doesn't answer in time, or it is the wrong server."""
-        bound = self._settings.staleness
-        while not (wire.lost.done() or self._closing):
+        bound = self._settings.max_staleness
+        while not (connection.lost.done() or self._closing):
             sent = time.monotonic()
-            ping = wire.ask(self._server.probe)
+            ping = connection.ask(self._server.probe)
             await asyncio.wait((ping,), timeout=bound)
             if not ping.done():
                 # Perhaps it was this process that stood still, and the answer is here already.
                 await asyncio.wait((ping,), timeout=0.01)
             if not ping.done() or ping.exception() is not None:
                 return
-            if not await self._server.stands(wire.connection, ping.result()):
+            if not await self._server.stands(connection.connection, ping.result()):
                 _log.warning(_ANOTHER)
                 return
-            if self.tracks and not isinstance(ping.result(), ReplyError):
-                self.proof.until = sent + bound
-            await asyncio.wait((wire.lost,), timeout=bound / _PINGS)
+            if self.is_tracking and not isinstance(ping.result(), ReplyError):
+                self.verification.valid_until = sent + bound
+            await asyncio.wait((connection.lost,), timeout=bound / _PINGS)

@@ -16,9 +16,9 @@ import msgspec
 from jobstatus.status import Record
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.connection import Changed, ReplyError
-from jobstatus_service.storage.endpoints import Server
+from jobstatus_service.storage.endpoints import Endpoint
 from jobstatus_service.storage.link import Link, UnavailableError
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.storage.stored_record import StoredRecord
 
 _IN_FLIGHT: Final = 2
 """Pipelines on their way at once; what is asked for meanwhile shares the next one."""
@@ -35,7 +35,7 @@ _log = logging.getLogger("jobstatus.service")
 T = TypeVar("T")
 
 
-Made = Callable[[str, Found, float, Link | None], T]
+Made = Callable[[str, StoredRecord, float, Link | None], T]
 """Makes what `read` returns of a key, of what was found there, of the monotonic time at which it
 was asked for, and of the link that tells when it changes; None: none does."""
 
@@ -80,7 +80,7 @@ class Reader(Generic[T]):
 
     def __init__(
         self,
-        server: Server,
+        server: Endpoint,
         settings: ServiceSettings,
         found: Made[T],
         changed: Changed,
@@ -168,17 +168,17 @@ class Reader(Generic[T]):
 
     def _send(self) -> None:
         self._scheduled = False
-        if self.link.wire is None or not self._next:
+        if self.link.connection is None or not self._next:
             return
         batch = self._next.popleft()
         self._in_flight.append(batch)
-        asked, has_time = time.monotonic(), self.link.wire.has_time
+        asked, has_time = time.monotonic(), self.link.connection.has_time
         commands = [_TIME] if has_time else []
         for key in batch.keys:
             name = key.encode()
             read = _READ % (len(name), name, len(name), name)
             commands.append(_asking(read) if key in batch.asking else read)
-        self.link.wire.send(
+        self.link.connection.send(
             b"".join(commands),
             has_time + 2 * (len(batch.keys) + len(batch.asking)),
             lambda replies: self._take(replies, asked, has_time=has_time),
@@ -240,7 +240,7 @@ def _asking(read: bytes) -> bytes:
     return _ASKING + first + _ASKING + second + third
 
 
-def _found(key: str, fields: Any, ttl: Any, now: int) -> Found:
+def _found(key: str, fields: Any, ttl: Any, now: int) -> StoredRecord:
     if isinstance(ttl, ReplyError):
         raise UnavailableError(str(ttl))
     if isinstance(fields, ReplyError):
@@ -250,13 +250,13 @@ def _found(key: str, fields: Any, ttl: Any, now: int) -> Found:
     if isinstance(fields, list):  # RESP2
         fields = dict(zip(fields[::2], fields[1::2], strict=True))
     if not fields:
-        return Found(None, "", now, -2)
+        return StoredRecord(None, "", now, -2)
     try:
-        return Found(Record.from_fields(fields), "", now, ttl)
+        return StoredRecord(Record.from_fields(fields), "", now, ttl)
     except (msgspec.ValidationError, ValueError) as error:
         return _unreadable(key, str(error), now, ttl)
 
 
-def _unreadable(key: str, fault: str, now: int, ttl: int) -> Found:
+def _unreadable(key: str, fault: str, now: int, ttl: int) -> StoredRecord:
     _log.error("%s can't be read: %s", key, fault)
-    return Found(None, fault, now, ttl)
+    return StoredRecord(None, fault, now, ttl)

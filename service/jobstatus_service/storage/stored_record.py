@@ -5,7 +5,7 @@ import msgspec
 from jobstatus.status import Record
 
 
-class Found(msgspec.Struct, frozen=True):
+class StoredRecord(msgspec.Struct, frozen=True):
     """What stands at one key, and when it was read.
 
     Attributes:
@@ -16,6 +16,6 @@ class Found(msgspec.Struct, frozen=True):
     """
 
     record: Record | None
-    fault: str
-    now: int
-    ttl: int
+    error: str
+    now_ms: int
+    ttl_ms: int

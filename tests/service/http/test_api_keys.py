@@ -123,10 +123,10 @@ async def test_reload_does_not_block_the_event_loop(
     file = tmp_path / "keys"
     file.write_text(f"web {digest('a')}\n")
     known = keys(file)
-    begun, may_end = threading.Event(), threading.Event()
+    began_at, may_end = threading.Event(), threading.Event()
 
     def parse(text: str, default_prefix: str) -> dict[str, ApiKey]:
-        begun.set()
+        began_at.set()
         assert may_end.wait(10)
         return parse_keys(text, default_prefix)
 
@@ -134,7 +134,7 @@ async def test_reload_does_not_block_the_event_loop(
     watching = asyncio.create_task(known.watch())
     file.write_text(f"web {digest('a')}\nother {digest('b')}\n")
     async with asyncio.timeout(10):
-        while not begun.is_set():  # noqa: ASYNC110 - set by another thread
+        while not began_at.is_set():  # noqa: ASYNC110 - set by another thread
             await asyncio.sleep(0.01)
         assert known.find("a")
         assert known.find("b") is None
@@ -148,4 +148,4 @@ def test_long_headers_are_not_remembered(tmp_path: Path) -> None:
     """A header that is padded to be long is understood, and not kept."""
     known = keys(api_keys=("a",))
     assert known.find("Bearer" + " " * 2_000 + "a")
-    assert not known.seen
+    assert not known.recent_headers

@@ -35,10 +35,10 @@ def test_drain(service_url: str, put: Put, workers: str) -> None:
         for poller in pollers:
             poller.start()
         eventually(lambda: _open(client) == len(paths))
-        begun = time.monotonic()
+        began_at = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - began_at < 5
         for poller in pollers:
             poller.join()
         assert [response.status_code for response in told] == [200] * len(paths)
@@ -143,5 +143,5 @@ def serving(
 
 def _open(client: httpx.Client) -> float:
     text = client.get("/metrics").text
-    names = ("jobstatus_waits_open ", "jobstatus_streams_open ")
+    names = ("jobstatus_long_polls_open ", "jobstatus_streams_open ")
     return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(names))

@@ -13,7 +13,7 @@ from tests.service.exchange import Exchange
 from tests.service.proxy import Proxy
 
 from jobstatus.status import JobState
-from jobstatus_service.http import streaming as responses
+from jobstatus_service.http import streaming
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -43,7 +43,7 @@ async def test_life_of_a_job(client: Poller, put: Put) -> None:
         (2, "in_progress"),
         (100, "succeeded"),
     ]
-    assert not client.app.statuses.watches.topics
+    assert not client.app.statuses.watchers.jobs
 
 
 async def test_event_is_the_answer(client: Poller, put: Put) -> None:
@@ -92,17 +92,17 @@ async def test_client_that_goes_away(client: Poller, put: Put) -> None:
     put(JOB, progress=1.0)
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until("in_progress")
-    assert client.app.statuses.watches.open["stream"] == 1
+    assert client.app.statuses.watchers.open["stream"] == 1
     exchange.go_away()
     async with asyncio.timeout(5):
         await exchange.task
-    assert client.app.statuses.watches.open["stream"] == 0
-    assert not client.app.statuses.watches.topics
+    assert client.app.statuses.watchers.open["stream"] == 0
+    assert not client.app.statuses.watchers.jobs
 
 
 async def test_silence(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """When nothing happens, a comment now and then says that the stream lives."""
-    monkeypatch.setattr(responses, "COMMENT_EVERY", 0.05)
+    monkeypatch.setattr(streaming, "KEEPALIVE_SECONDS", 0.05)
     put(JOB)
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until(":\n\n:\n\n")
@@ -117,7 +117,7 @@ async def test_drain(client: Poller, put: Put) -> None:
     exchanges = [Exchange(client, f"{URL}/events") for _ in range(20)]
     for exchange in exchanges:
         await exchange.until("in_progress")
-    client.app.statuses.watches.drain()
+    client.app.statuses.watchers.drain()
     await asyncio.gather(*(exchange.task for exchange in exchanges))
     delays = {int(e.sent.decode().rpartition("retry: ")[2]) for e in exchanges}
     assert len(delays) > 10

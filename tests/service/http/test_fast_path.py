@@ -12,7 +12,7 @@ from tests.service.conftest import Poller, Put, polling
 
 from jobstatus.status import JobState
 from jobstatus_service.http.api_keys import digest
-from jobstatus_service.http.fast_path import Lane
+from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -25,7 +25,7 @@ async def both(
     """The answers with the fast lane, and without."""
     fast = await client.get(path, headers=headers)
     with monkeypatch.context() as patch:
-        patch.setattr(Lane, "_plain", lambda *_: None)
+        patch.setattr(FastPathApp, "_plain", lambda *_: None)
         return [fast, await client.get(path, headers=headers)]
 
 
@@ -57,7 +57,7 @@ async def test_same_answer(
     """Status, headers and body are the same, with the near cache and without."""
     if state is not None:
         put(JOB, state=state)
-    settings = replace(service_settings, near_cache_bytes=64_000 * cached)
+    settings = replace(service_settings, cache_bytes=64_000 * cached)
     async with polling(settings) as client:
         if cached:
             await client.proven()
@@ -114,7 +114,10 @@ async def test_repeated_validators(client: Poller, put: Put) -> None:
     put(JOB)
     etag = (await client.get(URL)).headers["etag"]
     for tags in (['"a"', etag], [etag, '"a"']):
-        headers = [("Authorization", "secret"), *(("If-None-Match", tag) for tag in tags)]
+        headers = [
+            ("Authorization", "secret"),
+            *(("If-None-Match", tag) for tag in tags),
+        ]
         assert (await client.get(URL, headers=headers)).status_code == 304
 
 

@@ -55,7 +55,7 @@ def test_fuzz(service_url: str, put: Put, tmp_path: Path, which: str) -> None:
     for number, state in enumerate(JobState):
         if state is not JobState.UNKNOWN:
             put(UUID(int=number), state=state)
-    with service(service_url, JOBSTATUS_WATCHERS_PER_KEY="0") as client:
+    with service(service_url, JOBSTATUS_MAX_WATCHERS_PER_KEY="0") as client:
         if which == "served":
             fuzz(client.get("/schema/openapi.json").json(), str(client.base_url), tmp_path)
         else:

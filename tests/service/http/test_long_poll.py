@@ -26,7 +26,7 @@ async def etag(client: Poller) -> dict[str, str]:
 async def waits(client: Poller, number: int = 1) -> None:
     """Until so many wait."""
     async with asyncio.timeout(5):
-        while client.app.statuses.watches.open["wait"] != number:  # noqa: ASYNC110
+        while client.app.statuses.watchers.open["wait"] != number:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
@@ -35,10 +35,10 @@ async def test_change(client: Poller, put: Put) -> None:
     put(JOB, progress=1.0)
     waiting = asyncio.create_task(client.get(f"{URL}?wait=20"))
     await waits(client)
-    begun = time.monotonic()
+    began_at = time.monotonic()
     put(JOB, progress=2.0)
     response = await waiting
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - began_at < 5
     assert (response.status_code, response.json()["progress"]) == (200, 2)
 
 
@@ -57,16 +57,16 @@ async def test_time_is_up(client: Poller, put: Put) -> None:
     """When nothing changes it is a 304 with a validator and a 200 without."""
     put(JOB)
     known = await etag(client)
-    begun = time.monotonic()
+    began_at = time.monotonic()
     told = await asyncio.gather(
         client.get(f"{URL}?wait=0.2", headers=known),
         client.get(f"{URL}?wait=0.2"),
         client.get(f"{URL}?wait=0.2&until=done", headers=known),
         client.get(f"{URL}?wait=0.2&until=done", headers={"If-None-Match": '"other"'}),
     )
-    assert time.monotonic() - begun >= 0.2
+    assert time.monotonic() - began_at >= 0.2
     assert [response.status_code for response in told] == [304, 200, 304, 200]
-    assert not client.app.statuses.watches.topics
+    assert not client.app.statuses.watchers.jobs
 
 
 async def test_over(client: Poller, put: Put) -> None:
@@ -136,15 +136,15 @@ async def test_one_read_for_all(client: Poller, put: Put, redis: Any) -> None:
 async def test_preference(client: Poller, put: Put) -> None:
     """`Prefer: wait` does the same, and the answer says that it was heeded."""
     put(JOB)
-    begun = time.monotonic()
+    began_at = time.monotonic()
     response = await client.get(URL, headers={"Prefer": "respond-async, wait=1"})
-    assert time.monotonic() - begun >= 1
+    assert time.monotonic() - began_at >= 1
     assert response.headers["preference-applied"] == "wait=1"
     plain = await client.get(URL, headers={"Prefer": "handling=strict"})
     assert "preference-applied" not in plain.headers
-    begun = time.monotonic()
+    began_at = time.monotonic()
     query = await client.get(f"{URL}?wait=0", headers={"Prefer": "wait=20"})
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - began_at < 10
     assert "preference-applied" not in query.headers
 
 
@@ -187,13 +187,15 @@ async def test_client_that_goes_away(client: Poller, put: Put) -> None:
     await waits(client)
     exchange.go_away()
     await waits(client, 0)
-    assert not client.app.statuses.watches.topics
+    assert not client.app.statuses.watchers.jobs
 
 
 async def test_limits(service_settings: ServiceSettings, put: Put) -> None:
     """Beyond what a key may have open it is a 429, beyond what all may, a 503."""
     put(JOB)
-    settings = replace(service_settings, api_keys=("a", "b", "c"), watchers=3, watchers_per_key=2)
+    settings = replace(
+        service_settings, api_keys=("a", "b", "c"), max_watchers=3, max_watchers_per_key=2
+    )
     async with polling(settings, "a") as client:
         waiting = [
             asyncio.create_task(client.get(f"{URL}?wait=20", headers={"Authorization": key}))
@@ -207,16 +209,16 @@ async def test_limits(service_settings: ServiceSettings, put: Put) -> None:
                 assert int(refused.headers["retry-after"]) >= 1
                 assert list(refused.json()) == ["detail"]
         assert (await client.get(URL)).status_code == 200
-        assert client.app.metrics.turned_away == 6
+        assert client.app.metrics.watchers_rejected == 6
         put(JOB, progress=1.0)
         await asyncio.gather(*waiting)
-        assert not client.app.statuses.watches.open.total()
+        assert not client.app.statuses.watchers.open.total()
 
 
 async def test_outage(service_settings: ServiceSettings, put: Put, proxy: Proxy) -> None:
     """A wait outlives an outage, and hears of what changed meanwhile."""
     put(JOB, progress=1.0)
-    async with polling(replace(service_settings, redis_url=proxy.url, staleness=0.2)) as client:
+    async with polling(replace(service_settings, redis_url=proxy.url, max_staleness=0.2)) as client:
         waiting = asyncio.create_task(client.get(f"{URL}?wait=20"))
         await waits(client)
         proxy.flowing.clear()

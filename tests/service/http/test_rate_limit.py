@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tests.service.conftest import Put, polling
 
-from jobstatus_service.http.rate_limit import Rate
+from jobstatus_service.http.rate_limit import RateLimit
 from jobstatus_service.settings import ServiceSettings
 
 JOB = "67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8"
@@ -14,7 +14,7 @@ URL = f"/api/jobs/{JOB}"
 
 def test_bucket() -> None:
     """A key gets its burst at once and its rate on average; the wait is what it must be."""
-    rate = Rate(ServiceSettings(rate=2.0, burst=4))
+    rate = RateLimit(ServiceSettings(rate=2.0, burst=4))
     assert [rate.take("a", 0.0) for _ in range(5)] == [0, 0, 0, 0, 1]
     assert rate.take("b", 0.0) == 0
     assert rate.take("a", 0.4) == 1
@@ -25,7 +25,7 @@ def test_bucket() -> None:
 
 def test_slow_rate() -> None:
     """Less than one request a second is a rate too, and its wait is whole seconds."""
-    rate = Rate(ServiceSettings(rate=0.1))
+    rate = RateLimit(ServiceSettings(rate=0.1))
     assert rate.take("a", 0.0) == 0
     assert rate.take("a", 0.0) == 10
 

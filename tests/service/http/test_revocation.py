@@ -37,9 +37,9 @@ async def opened(client: Poller) -> AsyncIterator[list[Exchange]]:
         for key in ("a", "b")
         for path in (f"{URL}/events", f"{URL}?wait=30")
     ]
-    watches = client.app.statuses.watches
+    watchers = client.app.statuses.watchers
     async with asyncio.timeout(5):
-        while watches.open.total() < len(exchanges):  # noqa: ASYNC110
+        while watchers.open.total() < len(exchanges):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     yield exchanges
     for exchange in exchanges:
@@ -59,10 +59,10 @@ async def test_revoked_key(
     settings = replace(service_settings, api_keys=(), api_keys_file=str(file))
     async with polling(settings, "a") as client, opened(client) as exchanges:
         file.write_text(f"{line}two {digest('b')}\n")
-        begun = time.monotonic()
+        began_at = time.monotonic()
         stream, wait, other_stream, other_wait = exchanges
         await asyncio.wait_for(asyncio.gather(stream.task, wait.task), 5)
-        assert time.monotonic() - begun < WITHIN
+        assert time.monotonic() - began_at < WITHIN
         assert (stream.status, wait.status) == (200, 401)
         assert stream.sent.count(b"event: status") == 1
         assert not other_stream.task.done()

@@ -228,16 +228,16 @@ async def test_probes_need_no_key(client: Poller) -> None:
 async def fragile(own_valkey: ValkeyServer) -> AsyncIterator[Poller]:
     """A poller of a service whose Redis the test may stop."""
     settings = ServiceSettings(
-        redis_url=own_valkey.connection_url, api_keys=("secret",), staleness=0.4
+        redis_url=own_valkey.connection_url, api_keys=("secret",), max_staleness=0.4
     )
     async with polling(settings) as client:
         yield client
 
 
 async def unavailable(client: Poller) -> None:
-    begun = time.monotonic()
+    began_at = time.monotonic()
     response = await client.get(URL)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - began_at < 1
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) >= 1
     assert list(response.json()) == ["detail"]
@@ -247,7 +247,7 @@ async def unavailable(client: Poller) -> None:
 async def test_redis_is_down(fragile: Poller, own_valkey: ValkeyServer) -> None:
     """Without Redis it is a 503 within a second, and all is well when it is back."""
     assert (await fragile.get(URL)).status_code == 200
-    port, flushes = own_valkey.port, fragile.app.metrics.flushes
+    port, flushes = own_valkey.port, fragile.app.metrics.cache_flushes
     own_valkey.terminate()
     await fragile.flushed(flushes)
     await unavailable(fragile)
@@ -344,5 +344,5 @@ async def test_head_of_a_stream_that_goes_on(client: Poller, put: Put) -> None:
     put(JOB)
     response = await client.head(f"{URL}/events")
     assert response.headers["content-type"] == "text/event-stream"
-    assert client.app.statuses.watches.open["stream"] == 0
-    assert not client.app.statuses.watches.topics
+    assert client.app.statuses.watchers.open["stream"] == 0
+    assert not client.app.statuses.watchers.jobs

@@ -8,21 +8,21 @@ import pytest
 from tests.service.conftest import Poller, Put
 
 from jobstatus.status import JobState, Record
-from jobstatus_service.lookup.cache import NearCache
+from jobstatus_service.lookup.cache import ResponseCache
 from jobstatus_service.lookup.representation import answer
-from jobstatus_service.lookup.response import reply
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.lookup.response import response
+from jobstatus_service.storage.stored_record import StoredRecord
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
 NOW = 1_700_000_000_000
 
 
-def found(age: float, ttl: float = 3600, **fields: Any) -> Found:
+def found(age: float, ttl: float = 3600, **fields: Any) -> StoredRecord:
     """A pending record that changed `age` seconds ago."""
     common: dict[str, Any] = {"name": "n", "state": JobState.PENDING, "created": 1, "attempt": 1}
     record = Record(**{**common, "updated": NOW - int(age * 1000), **fields})
-    return Found(record, "", NOW, int(ttl * 1000))
+    return StoredRecord(record, "", NOW, int(ttl * 1000))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_over() -> None:
 
 def test_no_record() -> None:
     """Of a job of which there is no record, only a write has news."""
-    told = answer(JOB, Found(None, "", NOW, -2), 30)
+    told = answer(JOB, StoredRecord(None, "", NOW, -2), 30)
     assert (told.pace, told.good_for) == (2, math.inf)
 
 
@@ -72,17 +72,17 @@ def test_lease() -> None:
 
 def test_learned_from_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time from the last change before a read to the next one after it is what counts."""
-    cache, now = NearCache(1_000_000), 100.0
+    cache, now = ResponseCache(1_000_000), 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    assert cache.interval("a") == 0
-    cache.put("a", reply(b"", '"e"', "", changed=90.0))
+    assert cache.change_interval("a") == 0
+    cache.put("a", response(b"", '"e"', "", changed_at=90.0))
     cache.drop("a")
-    assert cache.interval("a") == 10
-    cache.put("a", reply(b"", '"e"', "", changed=98.0, interval=10))
+    assert cache.change_interval("a") == 10
+    cache.put("a", response(b"", '"e"', "", changed_at=98.0, change_interval=10))
     cache.drop("a")
-    assert cache.interval("a") == 6
+    assert cache.change_interval("a") == 6
     cache.drop("never there")
-    assert cache.interval("never there") == 0
+    assert cache.change_interval("never there") == 0
 
 
 async def test_header(client: Poller, put: Put) -> None:

@@ -15,7 +15,7 @@ from tests.waiting import eventually
 
 from jobstatus.publishing.stats import Histogram
 from jobstatus_service.metrics.metrics import COUNTERS, GAUGES, HISTOGRAMS, Sample, total
-from jobstatus_service.metrics.multiprocess import Processes
+from jobstatus_service.metrics.multiprocess import ProcessMetrics
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
@@ -58,8 +58,8 @@ async def test_outcomes(client: Poller, put: Put) -> None:
     assert found["jobstatus_auth_failures_total"] == 1
     assert found["jobstatus_redis_batch_keys_sum"] == 2
     assert found["jobstatus_redis_up"] == 1
-    assert found["jobstatus_near_cache_entries"] == 2
-    assert found["jobstatus_near_cache_bytes"] > 2 * len(first.content)
+    assert found["jobstatus_cache_entries"] == 2
+    assert found["jobstatus_cache_bytes"] > 2 * len(first.content)
 
 
 async def test_watchers(client: Poller, put: Put) -> None:
@@ -68,23 +68,23 @@ async def test_watchers(client: Poller, put: Put) -> None:
     exchanges = [Exchange(client, f"{URL}{more}") for more in ("?wait=20", "/events")]
     await exchanges[1].until("in_progress")
     found = values((await client.get("/metrics")).text)
-    assert (found["jobstatus_waits_open"], found["jobstatus_streams_open"]) == (1, 1)
+    assert (found["jobstatus_long_polls_open"], found["jobstatus_streams_open"]) == (1, 1)
     put(JOB, progress=1.0)
     await exchanges[0].task
     await exchanges[1].until('"progress":1.0')
     exchanges[1].go_away()
     await exchanges[1].task
     found = values((await client.get("/metrics")).text)
-    assert (found["jobstatus_waits_open"], found["jobstatus_streams_open"]) == (0, 0)
-    assert found["jobstatus_wake_seconds_count"] == 2
-    assert found["jobstatus_invalidations_total"] == 1
+    assert (found["jobstatus_long_polls_open"], found["jobstatus_streams_open"]) == (0, 0)
+    assert found["jobstatus_watcher_notification_seconds_count"] == 2
+    assert found["jobstatus_cache_invalidations_total"] == 1
 
 
 async def test_wake_of_a_lapse(client: Poller, put: Put) -> None:
     """What nobody told of, a lease that lapsed, counts from the moment in which it was seen."""
     put(JOB, lease=300)
     assert (await client.get(f"{URL}?wait=20")).json()["state"] == "unknown"
-    assert client.app.metrics.wakes.sum < 0.2
+    assert client.app.metrics.notification_delays.sum < 0.2
 
 
 async def test_every_family(client: Poller) -> None:
@@ -105,13 +105,15 @@ def test_histogram() -> None:
 
 
 def sample(reads: float, up: int) -> Sample:
-    return Sample({"reads|hit": reads}, {"redis_up": up, "waits_open": 2}, {"x": ([1, 0], 0.5)})
+    return Sample(
+        {"reads|hit": reads}, {"redis_up": up, "long_polls_open": 2}, {"x": ([1, 0], 0.5)}
+    )
 
 
 def test_total() -> None:
     """Several processes are told as one; Redis is up when it is for all of them."""
     assert total([sample(1, 1), sample(2, 0)]) == Sample(
-        {"reads|hit": 3}, {"redis_up": 0, "waits_open": 4}, {"x": ([2, 0], 1.0)}
+        {"reads|hit": 3}, {"redis_up": 0, "long_polls_open": 4}, {"x": ([2, 0], 1.0)}
     )
 
 
@@ -119,7 +121,7 @@ def test_ended_process_still_counts(tmp_path: Path) -> None:
     """What an ended process has counted stays, what was open in it doesn't."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    processes = Processes(lambda: sample(1, 1), str(tmp_path))
+    processes = ProcessMetrics(lambda: sample(1, 1), str(tmp_path))
     processes.leave()
     (left,) = tmp_path.glob("*.json")
     left.rename(tmp_path / f"{ended.pid}.json")

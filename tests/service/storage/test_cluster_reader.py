@@ -16,10 +16,10 @@ from tests.waiting import eventually
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record, Written
+from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
 from jobstatus.storage.slots import redirect_of, slot_of
-from jobstatus.storage.store import Write, error_text, is_final
+from jobstatus.storage.store import Write, error_text, is_permanent
 from jobstatus_service.settings import ServiceSettings
 
 
@@ -45,7 +45,7 @@ def record(progress: float, state: JobState = JobState.IN_PROGRESS) -> Record:
 def write(to: ClusterStore, ids: list[UUID], progress: float) -> None:
     lines = [Write(f"job:{i}", record(progress), 60_000, 30_000) for i in ids]
     results = to.write(lines)
-    assert set(results) <= {Written.CHANGED, Written.RENEWED}, results
+    assert set(results) <= {WriteResult.CHANGED, WriteResult.RENEWED}, results
 
 
 async def values(client: Poller, ids: list[UUID]) -> set[float]:
@@ -75,7 +75,7 @@ async def test_every_key_has_its_node(cluster: Cluster) -> None:
         assert await values(client, ids) == {1}
         assert client.app.metrics.reads["hit"] == hits + len(ids)
         waiting = [asyncio.create_task(client.get(f"/api/jobs/{i}?wait=10")) for i in ids[:10]]
-        while client.app.statuses.watches.open["wait"] < 10:  # noqa: ASYNC110
+        while client.app.statuses.watchers.open["wait"] < 10:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         write(own, ids, 2)
         answers = await asyncio.gather(*waiting)
@@ -128,7 +128,7 @@ async def test_job_that_begins_while_its_slot_moves(cluster: Cluster) -> None:
         slot = slot_of(f"job:{job}")
         target = next(n for n in cluster.nodes if n is not cluster.owner(slot))
         waiting = asyncio.create_task(client.get(f"/api/jobs/{job}?wait=20"))
-        while not client.app.statuses.watches.open["wait"]:  # noqa: ASYNC110
+        while not client.app.statuses.watchers.open["wait"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         source = cluster.begin_migration(slot, target)
         write(own, [job], 5)
@@ -169,10 +169,10 @@ def test_redis_py_that_strips_codes() -> None:
         code = kind.__name__.removesuffix("Error").upper()
         assert error_text(kind(text)) == f"{code} {text}"
         assert redirect_of(error_text(kind(text)), ("h", 1)) is not None
-        assert not is_final(kind(text))
+        assert not is_permanent(kind(text))
     assert error_text(ResponseError("MOVED 1 h:1")) == "MOVED 1 h:1"
-    assert not is_final(cast("Any", TryAgainError)("later"))
-    assert is_final(ResponseError("WRONGTYPE no"))
+    assert not is_permanent(cast("Any", TryAgainError)("later"))
+    assert is_permanent(ResponseError("WRONGTYPE no"))
 
 
 async def test_slots_that_move_without_a_word(cluster: Cluster) -> None:
@@ -234,8 +234,8 @@ async def test_cluster_that_is_away(tmp_path: Path) -> None:
     """Without any node reads are a 503 in bounded time, and the process isn't ready."""
     own = ServiceSettings(redis_url="redis+cluster://127.0.0.1:1,127.0.0.1:2", api_keys=("secret",))
     async with polling(own) as client:
-        begun = time.monotonic()
+        began_at = time.monotonic()
         answer = await client.get(f"/api/jobs/{uuid4()}")
         assert answer.status_code == 503
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - began_at < 1.5
         assert (await client.get("/readyz")).status_code == 503

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.connection import LostError, Wire
-from jobstatus_service.storage.endpoints import server_of
+from jobstatus_service.storage.connection import ConnectionLostError, RedisConnection
+from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.reader import Reader
 
 TIME = b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n"
@@ -46,12 +46,12 @@ class Connection:
 async def test_order(size: int) -> None:
     """However the bytes are cut, what was read before a change comes before it."""
     events: list[Any] = []
-    wire = Wire(Connection(), events.append)
-    wire.send(b"", 3, lambda replies: events.append(len(replies)))
-    wire.send(b"", 1, lambda replies: events.append(str(replies[0])))
+    connection = RedisConnection(Connection(), events.append)
+    connection.send(b"", 3, lambda responses: events.append(len(responses)))
+    connection.send(b"", 1, lambda responses: events.append(str(responses[0])))
     stream = CHANGED + TIME + FOUND + CHANGED + b"-LOADING wait\r\n" + FLUSHED
     for start in range(0, len(stream), size):
-        wire.data_received(stream[start : start + size])
+        connection.data_received(stream[start : start + size])
     assert events == [["job:1"], 3, ["job:1"], "LOADING wait", None]
 
 
@@ -60,38 +60,37 @@ async def test_order(size: int) -> None:
 async def test_change_between_replies(size: int, word: bytes, told: Any) -> None:
     """What Redis says in the middle of a pipeline comes after all that was read before it."""
     events: list[Any] = []
-    wire = Wire(Connection(), events.append)
-    wire.send(b"", 5, lambda replies: events.append(len(replies)))
-    wire.send(b"", 1, events.append)
+    connection = RedisConnection(Connection(), events.append)
+    connection.send(b"", 5, lambda responses: events.append(len(responses)))
+    connection.send(b"", 1, events.append)
     stream = TIME + FOUND[:4] + word + FOUND[4:] + word + FOUND + b"+PONG\r\n"
     for start in range(0, len(stream), size):
-        wire.data_received(stream[start : start + size])
+        connection.data_received(stream[start : start + size])
     assert events == [5, told, told, ["PONG"]]
 
 
 async def test_nothing_after_close() -> None:
     """Of what comes after the connection was dropped nothing is believed."""
-    connection = Connection()
     events: list[Any] = []
-    wire = Wire(connection, events.append)
-    wire.close()
-    wire.data_received(CHANGED)
+    connection = RedisConnection(Connection(), events.append)
+    connection.close()
+    connection.data_received(CHANGED)
     assert events == []
 
 
 async def test_send_after_close() -> None:
     """What is asked for after the connection was dropped fails; nothing is raised."""
-    connection = Connection()
-    wire = Wire(connection, lambda _: None)
-    wire.close()
-    wire.send(b"PING", 1, lambda _: None)
-    asked = wire.ask(b"PING")
-    wire.connection_lost(None)
-    later = wire.ask(b"PING")
-    for reply in (asked, later):
-        with pytest.raises(LostError):
-            await reply
-    assert connection.written == b""
+    connected = Connection()
+    connection = RedisConnection(connected, lambda _: None)
+    connection.close()
+    connection.send(b"PING", 1, lambda _: None)
+    asked = connection.ask(b"PING")
+    connection.connection_lost(None)
+    later = connection.ask(b"PING")
+    for response in (asked, later):
+        with pytest.raises(ConnectionLostError):
+            await response
+    assert connected.written == b""
 
 
 async def test_change_while_reading() -> None:
@@ -99,14 +98,13 @@ async def test_change_while_reading() -> None:
     events: list[Any] = []
     settings = ServiceSettings()
     reader = Reader(
-        server_of(settings), settings, lambda key, *_: events.append(key), events.append
+        endpoint_of(settings), settings, lambda key, *_: events.append(key), events.append
     )
-    connection = Connection()
-    wire = Wire(connection, reader.link._changed)
-    reader.link.wire = wire
+    connection = RedisConnection(Connection(), reader.link._changed)
+    reader.link.connection = connection
     future = reader.read("job:1")
     reader.ask("job:1")
     reader._send()
-    wire.data_received(TIME + FOUND + CHANGED)
+    connection.data_received(TIME + FOUND + CHANGED)
     assert events == ["job:1", ["job:1"]]
     future.close()

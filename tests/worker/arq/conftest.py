@@ -60,7 +60,7 @@ async def work(redis_url: str) -> Callable[..., Any]:
                 "burst": True,
                 "poll_delay": 0.02,
                 "handle_signals": False,
-                "status": PublisherSettings(interval=0.02),
+                "status": PublisherSettings(report_interval=0.02),
                 **kwargs,
             },
         )

@@ -14,7 +14,7 @@ from tests.worker.arq.conftest import WorkerProcess, soon
 
 from jobstatus import job_uuid
 from jobstatus.arq import create_pool
-from jobstatus.arq.connection import publisher_for, shares_redis
+from jobstatus.arq.connection import is_same_redis, publisher_for_pool
 from jobstatus.settings import PublisherSettings
 
 SETTINGS = PublisherSettings(timeout=0.7, connect_timeout=0.3)
@@ -22,7 +22,7 @@ SETTINGS = PublisherSettings(timeout=0.7, connect_timeout=0.3)
 
 def connection_of(pool: ArqRedis) -> Any:
     """A connection as the publisher would make it; it is not connected."""
-    publisher: Any = publisher_for(pool, SETTINGS)
+    publisher: Any = publisher_for_pool(pool, SETTINGS)
     return publisher._store._redis.connection_pool.make_connection()
 
 
@@ -69,7 +69,7 @@ def test_sentinel(tls: bool) -> None:
     options = {"ssl": True, "ssl_ca_certs": "/ca"} if tls else {}
     sentinel: Any = Sentinel([("s1", 26379), ("s2", 26380)])  # type: ignore[no-untyped-call]
     pool = sentinel.master_for("mymaster", redis_class=ArqRedis, **options)
-    publisher: Any = publisher_for(pool, SETTINGS)
+    publisher: Any = publisher_for_pool(pool, SETTINGS)
     connections = publisher._store._redis.connection_pool
     assert connections.service_name == "mymaster"
     assert ("SSL" in connections.connection_class.__name__) == tls
@@ -77,16 +77,16 @@ def test_sentinel(tls: bool) -> None:
     for client in connections.sentinel_manager.sentinels:
         kwargs = client.connection_pool.connection_kwargs
         assert kwargs["socket_timeout"] == 0.7
-    assert not shares_redis(pool, PublisherSettings(redis_url="redis://h/0"))
+    assert not is_same_redis(pool, PublisherSettings(redis_url="redis://h/0"))
 
 
 def test_same_place() -> None:
     """A URL that names the queue's own database is the same Redis; any other isn't."""
     pool = arq(host="h", port=6379, db=0)
-    assert shares_redis(pool, PublisherSettings())
-    assert shares_redis(pool, PublisherSettings(redis_url="redis://h:6379/0"))
-    assert not shares_redis(pool, PublisherSettings(redis_url="redis://h:6379/1"))
-    assert not shares_redis(pool, PublisherSettings(redis_url="redis://u@h:6379/0"))
+    assert is_same_redis(pool, PublisherSettings())
+    assert is_same_redis(pool, PublisherSettings(redis_url="redis://h:6379/0"))
+    assert not is_same_redis(pool, PublisherSettings(redis_url="redis://h:6379/1"))
+    assert not is_same_redis(pool, PublisherSettings(redis_url="redis://u@h:6379/0"))
 
 
 async def test_same_server_by_another_name(

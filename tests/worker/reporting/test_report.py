@@ -99,7 +99,7 @@ def test_broken_off_loop_keeps_its_place() -> None:
         if i == 2:
             break
     assert report.read()[0] == 50
-    assert report._tracks[0].is_over
+    assert report._tracks[0].has_ended
 
 
 @pytest.mark.parametrize("first", [[0, 1, 2, 3], iter([0, 1, 2, 3])], ids=["list", "iterator"])
@@ -126,7 +126,7 @@ async def test_async_loop_that_breaks_off() -> None:
     async for _ in loop:
         break
     await loop.aclose()
-    assert report._tracks[0].is_over
+    assert report._tracks[0].has_ended
 
 
 def test_list_that_grows() -> None:

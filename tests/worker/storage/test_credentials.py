@@ -8,7 +8,7 @@ from tests.records import key
 from tests.waiting import eventually
 
 from jobstatus import Publisher
-from jobstatus.redis_url import parse_address
+from jobstatus.redis_url import parse_redis_url
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import store_for
 from jobstatus.storage.credentials import FileCredentials, login_of, without_login
@@ -16,7 +16,7 @@ from jobstatus.storage.credentials import FileCredentials, login_of, without_log
 
 def test_publisher_goes_on(rotation: Rotation) -> None:
     """Final states that were held while the old password was refused are delivered."""
-    environ = {"JOBSTATUS_REDIS_URL_FILE": str(rotation.file), "JOBSTATUS_INTERVAL": "0.02"}
+    environ = {"JOBSTATUS_REDIS_URL_FILE": str(rotation.file), "JOBSTATUS_REPORT_INTERVAL": "0.02"}
     settings = PublisherSettings.from_env(environ)
     with Publisher(store_for(settings), settings) as publisher:
         with publisher.job("running", name="x") as report:
@@ -24,7 +24,7 @@ def test_publisher_goes_on(rotation: Rotation) -> None:
                 assert publisher.flush()
                 rotation.revoke()
             report.progress(50)
-            eventually(lambda: publisher.counts.errors)
+            eventually(lambda: publisher.stats.outages)
             assert not publisher.flush(0.3)
             rotation.write("new")
             assert publisher.flush(3)
@@ -58,9 +58,9 @@ def test_file_that_breaks(rotation: Rotation, caplog: pytest.LogCaptureFixture) 
 )
 def test_login_of_a_url(url: str, login: tuple[str | None, str | None], plain: str) -> None:
     """The login in a URL is separated from the server."""
-    assert login_of(parse_address(url)) == login
+    assert login_of(parse_redis_url(url)) == login
     assert without_login(url) == plain
-    assert login_of(parse_address(plain)) == (None, None)
+    assert login_of(parse_redis_url(plain)) == (None, None)
 
 
 def test_login_without_a_user(tmp_path: Path) -> None:

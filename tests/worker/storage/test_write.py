@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
-    FOLLOWS,
-    UNFINISHED,
+    ALLOWED_PREDECESSORS,
+    UNFINISHED_STATES,
     JobState,
     Record,
-    Written,
+    WriteResult,
     format_progress,
 )
-from jobstatus.storage.store import SCRIPT, Refused, Store, Write, result_of
+from jobstatus.storage.store import SCRIPT, Refusal, Store, Write, result_of
 
 KEY = "job:1"
 WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -35,7 +35,7 @@ records = st.builds(
 
 def expected(
     stored: Record | None, new: Record, previous: int | None = None
-) -> tuple[Written, Record]:
+) -> tuple[WriteResult, Record]:
     """What the rules of the design say, in Python: the outcome, and the record afterwards.
 
     Args:
@@ -44,17 +44,17 @@ def expected(
         previous: The run that the stored one has replaced.
     """
     if stored is None:
-        return Written.CHANGED, new
+        return WriteResult.CHANGED, new
     if new.created == previous != stored.created or (
         new.created == stored.created and new.attempt < stored.attempt
     ):
-        return Written.FENCED, stored
+        return WriteResult.SUPERSEDED, stored
     if new.created != stored.created:
-        return Written.CHANGED, new
+        return WriteResult.CHANGED, new
     if new.attempt > stored.attempt:
         return _later(stored, new)
-    if stored.state not in FOLLOWS[new.state]:
-        return Written.LATE, stored
+    if stored.state not in ALLOWED_PREDECESSORS[new.state]:
+        return WriteResult.ALREADY_FINAL, stored
     known = [p for p in (stored.progress, new.progress) if p is not None]
     merged = Record(
         name=new.name,
@@ -64,20 +64,20 @@ def expected(
         reason=new.reason,
         progress=max(known, default=None),
     )
-    return (Written.RENEWED if merged == stored else Written.CHANGED), merged
+    return (WriteResult.RENEWED if merged == stored else WriteResult.CHANGED), merged
 
 
-def _later(stored: Record, new: Record) -> tuple[Written, Record]:
-    if stored.state not in UNFINISHED:
-        return Written.LATE, stored
+def _later(stored: Record, new: Record) -> tuple[WriteResult, Record]:
+    if stored.state not in UNFINISHED_STATES:
+        return WriteResult.ALREADY_FINAL, stored
     took_over = new.state is stored.state is JobState.IN_PROGRESS
-    return (Written.TOOK_OVER if took_over else Written.CHANGED), new
+    return (WriteResult.TOOK_OVER if took_over else WriteResult.CHANGED), new
 
 
-def write(store: Store, record: Record, *, ttl: int = 60_000) -> Written:
+def write(store: Store, record: Record, *, ttl: int = 60_000) -> WriteResult:
     lease = 5_000 if record.state is JobState.IN_PROGRESS else 0
     (result,) = store.write([Write(KEY, record, ttl, lease)])
-    assert isinstance(result, Written)
+    assert isinstance(result, WriteResult)
     return result
 
 
@@ -145,7 +145,7 @@ def test_heartbeat_moves_lease_and_ttl_only(redis: Any, store: Store) -> None:
     write(store, record, ttl=10_000)
     before = stored(redis)
     time.sleep(0.01)
-    assert write(store, record, ttl=90_000) is Written.RENEWED
+    assert write(store, record, ttl=90_000) is WriteResult.RENEWED
     after = stored(redis)
     assert after.updated == before.updated
     assert after.lease > before.lease
@@ -158,8 +158,8 @@ def test_refused_write_touches_nothing(redis: Any, store: Store) -> None:
     before = redis.hgetall(KEY)
     late = Record(name="a", state=JobState.IN_PROGRESS, created=5, attempt=2, progress=1.0)
     fenced = Record(name="a", state=JobState.FAILED, created=5, attempt=1)
-    assert write(store, late, ttl=90_000) is Written.LATE
-    assert write(store, fenced, ttl=90_000) is Written.FENCED
+    assert write(store, late, ttl=90_000) is WriteResult.ALREADY_FINAL
+    assert write(store, fenced, ttl=90_000) is WriteResult.SUPERSEDED
     assert redis.hgetall(KEY) == before
     assert redis.pttl(KEY) <= 10_000
 
@@ -179,7 +179,7 @@ def test_unreadable_record_is_replaced(redis: Any, store: Store) -> None:
         KEY, mapping={"created": "soon", "attempt": "x", "state": "succeeded", "reason": "r"}
     )
     record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1)
-    assert write(store, record) is Written.CHANGED
+    assert write(store, record) is WriteResult.CHANGED
     assert visible(stored(redis)) == visible(record)
 
 
@@ -192,7 +192,7 @@ class Event(NamedTuple):
     run: int
     created: int
     state: JobState
-    begun: int
+    began_at: int
     happened: int
     delivered: int
 
@@ -207,8 +207,8 @@ def histories(draw: st.DrawFn) -> list[Event]:
     now, events, taken = 10_000_000, list[Event](), set[int]()
     for run in range(draw(st.integers(2, 5))):
         enqueued = now + draw(st.integers(2, 3_000))
-        begun = enqueued + draw(st.integers(2, 3_000))
-        now = ended = begun + draw(st.integers(2, 3_000))
+        began_at = enqueued + draw(st.integers(2, 3_000))
+        now = ended = began_at + draw(st.integers(2, 3_000))
         created = enqueued + draw(st.integers(-20_000, 20_000))
         created = next(c for c in itertools.count(created) if c not in taken)
         taken.add(created)
@@ -216,12 +216,12 @@ def histories(draw: st.DrawFn) -> list[Event]:
         final = draw(st.sampled_from([JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED]))
         reports = [
             (JobState.PENDING, enqueued, enqueued, enqueued + draw(late)),
-            (JobState.IN_PROGRESS, begun, begun, begun),
-            (final, begun, ended, ended + draw(late)),
+            (JobState.IN_PROGRESS, began_at, began_at, began_at),
+            (final, began_at, ended, ended + draw(late)),
         ]
         events += [Event(run, created, *each) for each in reports if draw(st.integers(0, 3))]
         events += [
-            Event(run, created, JobState.IN_PROGRESS, begun, after, after)
+            Event(run, created, JobState.IN_PROGRESS, began_at, after, after)
             for after in draw(st.lists(st.integers(ended + 30_000, ended + 60_000), max_size=2))
         ]
     return sorted(events, key=lambda event: event.delivered)
@@ -238,7 +238,7 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
         SCRIPT.replace("redis.call('TIME')", "{math.floor(ARGV[2] / 1000), ARGV[2] % 1000 * 1000}")
     )
     latest = -1
-    for run, created, state, begun, happened, delivered in events:
+    for run, created, state, began_at, happened, delivered in events:
         record = Record(name="a", state=state, created=created, attempt=int(state != "pending"))
         running = state is JobState.IN_PROGRESS
         write = Write(
@@ -246,16 +246,16 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
             record,
             60_000,
             5_000 if running else 0,
-            begun=begun / 1000,
+            began_at=began_at / 1000,
             happened=None if running else happened / 1000,
         )
-        is_zombie = running and happened != begun
+        is_zombie = running and happened != began_at
         if is_zombie and run >= latest:
             continue  # nobody else has been heard of: it is as good as any
         result = script(keys=[KEY], args=[write._argument(delivered / 1000), delivered])
         assert result // 8 == delivered
         if run < latest:
-            assert result_of(result) is Written.FENCED
+            assert result_of(result) is WriteResult.SUPERSEDED
         latest = max(latest, run)
         shown = next(event.created for event in events if event.run == latest)
         assert int(redis.hget(KEY, "created")) == shown
@@ -267,7 +267,7 @@ def test_writer_that_was_frozen_while_it_wrote(redis: Any, store: Store) -> None
     newer = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
     assert write(store, older) > 0
     assert write(store, newer) > 0
-    assert write(store, older) is Written.FENCED
+    assert write(store, older) is WriteResult.SUPERSEDED
     assert stored(redis).created == 1
 
 
@@ -280,17 +280,17 @@ def test_write_that_a_frozen_server_found_later(redis: Any, store: Store) -> Non
         KEY,
         Record(name="a", state=JobState.SUCCEEDED, created=9, attempt=1),
         60_000,
-        begun=now,
+        began_at=now,
         happened=now,
     ).packed(now, store.server_ms(now))
     time.sleep(0.3)
     began = time.monotonic()
     time.sleep(0.3)
     (late,) = store.send([packed])  # executed only now
-    assert result_of(late) is Written.CHANGED
+    assert result_of(late) is WriteResult.CHANGED
     newer = Record(name="a", state=JobState.FAILED, created=1, attempt=1)
-    (result,) = store.write([Write(KEY, newer, 60_000, begun=began, happened=began)])
-    assert result is Written.CHANGED
+    (result,) = store.write([Write(KEY, newer, 60_000, began_at=began, happened=began)])
+    assert result is WriteResult.CHANGED
     assert stored(redis).created == 1
 
 
@@ -314,8 +314,8 @@ def test_server_clock_set_back(redis: Any, store: Store) -> None:
     redis.hset(KEY, "updated", 4_000_000_000_000)
     record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
     ago = time.monotonic() - 1
-    (result,) = store.write([Write(KEY, record, 60_000, begun=ago, happened=ago)])
-    assert result is Written.CHANGED
+    (result,) = store.write([Write(KEY, record, 60_000, began_at=ago, happened=ago)])
+    assert result is WriteResult.CHANGED
     assert stored(redis).created == 1
 
 
@@ -324,7 +324,7 @@ def test_held_news_keep_their_time(redis: Any, store: Store) -> None:
     record = Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1)
     now = time.monotonic()
     seconds, microseconds = redis.time()
-    store.write([Write(KEY, record, 60_000, begun=now - 9, happened=now - 5)])
+    store.write([Write(KEY, record, 60_000, began_at=now - 9, happened=now - 5)])
     ago = seconds * 1000 + microseconds // 1000 - stored(redis).updated
     assert 4_000 <= ago <= 6_000
     assert redis.pttl(KEY) <= 55_000
@@ -334,8 +334,8 @@ def test_ttl_is_checked_before_anything_is_written(redis: Any, store: Store) -> 
     """A write without a positive TTL is refused whole."""
     record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
     (result,) = store.write([Write(KEY, record, ttl=0)])
-    assert isinstance(result, Refused)
-    assert result.is_final
+    assert isinstance(result, Refusal)
+    assert result.is_permanent
     assert not redis.exists(KEY)
 
 
@@ -345,7 +345,7 @@ def test_script_survives_a_flush(redis: Any, store: Store) -> None:
     write(store, record)
     redis.script_flush()
     redis.delete(KEY)
-    assert write(store, record) is Written.CHANGED
+    assert write(store, record) is WriteResult.CHANGED
 
 
 def test_record_stays_small(redis: Any, store: Store) -> None:

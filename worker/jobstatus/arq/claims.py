@@ -20,7 +20,7 @@ from jobstatus.arq.outage import raise_transient
 from jobstatus.arq.renewal import Claim
 
 
-class Taking:
+class Claims:
     """Takes jobs of one queue for one worker.
 
     The key's value says whose it is, and in which taking it was taken: so a job whose taking was

@@ -29,11 +29,11 @@ Environment (all optional):
   JOBSTATUS_KEY_PREFIX   first part of every key (default: job)
   JOBSTATUS_LEASE        seconds for which a silent worker is believed (default: 30)
   JOBSTATUS_RETENTION    seconds for which a finished job is shown (default: 86400)
-  JOBSTATUS_INTERVAL     seconds between two samples of progress (default: 0.1)
+  JOBSTATUS_REPORT_INTERVAL     seconds between two samples of progress (default: 0.1)
   JOBSTATUS_CLAIM_LEASE  seconds within which the job of a killed worker is run again (default: 45)
-  JOBSTATUS_MAX_HELD     records held at most while Redis is unavailable (default: 1000000)
+  JOBSTATUS_MAX_HELD_RECORDS     records held at most while Redis is unavailable (default: 1000000)
   JOBSTATUS_QUEUE_URL    where the queue is, if the settings don't say (default: where status is)
-  JOBSTATUS_COMPLETION_WAIT
+  JOBSTATUS_JOB_COMPLETION_WAIT
                          seconds that jobs get to complete on SIGTERM (default: as the code says)
   JOBSTATUS_METRICS_PORT port of /metrics and /livez (default: none)
   JOBSTATUS_LOG_FORMAT   text or json (default: text)
@@ -85,8 +85,8 @@ def cli(
 
 def _run(settings: dict[str, Any], process: ProcessSettings, options: dict[str, Any]) -> None:
     tracer("jobstatus-worker")  # if they are asked for, before the first job
-    if process.completion_wait is not None and not settings.get("job_completion_wait"):
-        options["job_completion_wait"] = process.completion_wait
+    if process.job_completion_wait is not None and not settings.get("job_completion_wait"):
+        options["job_completion_wait"] = process.job_completion_wait
     worker = create_worker({"status": process} | settings, **options)
     if not process.metrics_port:
         worker.run()

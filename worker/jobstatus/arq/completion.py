@@ -12,19 +12,19 @@ from arq.constants import result_key_prefix
 from redis.exceptions import RedisError
 
 from jobstatus.arq.outage import Outage, is_transient
-from jobstatus.arq.outcomes import cut_short
-from jobstatus.arq.running_job import Job
-from jobstatus.arq.transactions import Commands, Committed, commit, commit_again
+from jobstatus.arq.outcomes import interrupted
+from jobstatus.arq.running_job import RunningJob
+from jobstatus.arq.transactions import Commands, CommitResult, commit, commit_again
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import Outcome
-from jobstatus.status import OVER
+from jobstatus.status import FINAL_STATES
 from jobstatus.storage.store import Run, Write
 from jobstatus.tracing import told
 
 T = TypeVar("T")
 
-PATIENCE: Final = 10.0
+COMMAND_TIMEOUT_SECONDS: Final = 10.0
 """Seconds that one look into the queue, or one commit, may take before it is tried anew."""
 
 _LAST_TRIES: Final = 5.0
@@ -60,7 +60,7 @@ class _Kept(msgspec.Struct, frozen=True):
     size: int
 
 
-class Ends:
+class Completion:
     """Commits the ends of a worker's jobs.
 
     Attributes:
@@ -73,7 +73,7 @@ class Ends:
         publisher: Publisher,
         outage: Outage,
         *,
-        shares_redis: bool,
+        is_same_redis: bool,
         lease: float,
     ) -> None:
         """For one run of a worker.
@@ -82,14 +82,14 @@ class Ends:
             pool: arq's.
             publisher: Writes the status that isn't in arq's transaction.
             outage: Where the worker waits for Redis.
-            shares_redis: Whether the status is kept where the queue is.
+            is_same_redis: Whether the status is kept where the queue is.
             lease: Seconds within which a job is run again whose worker fell silent.
         """
         self.stops_at: float | None = None
         self._pool = pool
         self._publisher = publisher
         self._outage = outage
-        self._shares_redis = shares_redis
+        self._is_same_redis = is_same_redis
         self._lease = lease
         self._committed: dict[str, _Kept] = {}
         self._size = 0
@@ -97,7 +97,7 @@ class Ends:
     async def commit(
         self,
         job_id: str,
-        job: Job,
+        job: RunningJob,
         commands: Commands,
         find_outcome: Callable[[], Outcome | None] | None,
         size: int,
@@ -118,12 +118,12 @@ class Ends:
         """
         outcome, write = _status(job_id, job, find_outcome)
         attempt, begun = job.attempt, time.monotonic()
-        sent = write if self._shares_redis else None
+        sent = write if self._is_same_redis else None
         token = job.claim.token if job.claim is not None else b""
 
         tries = 0
 
-        async def commit_once() -> Committed:
+        async def commit_once() -> CommitResult:
             nonlocal tries
             tries += 1
             # The reply to an earlier try may have been lost, and the job be enqueued again.
@@ -141,16 +141,16 @@ class Ends:
             done = await self._insist(job_id, commit_once)
         except Exception as error:
             if attempt is not None:
-                again = cut_short(attempt.number, error, self._lease)
+                again = interrupted(attempt.number, error, self._lease)
                 self._publisher.end(attempt, again)
             raise
-        if done is Committed.SUPERSEDED:
+        if done is CommitResult.SUPERSEDED:
             _log.warning("job %s was run again elsewhere: this end is void", job_id)
-        elif done is not Committed.GONE:
+        elif done is not CommitResult.GONE:
             self._keep(job_id, _Kept(time.monotonic(), token, commands, sent, size))
         if attempt is None or outcome is None:
             return
-        if done in {Committed.WITHOUT_STATUS, Committed.GONE}:
+        if done in {CommitResult.WITHOUT_STATUS, CommitResult.GONE}:
             self._publisher.end(attempt, outcome)
         else:
             self._publisher.forget(attempt, outcome)
@@ -189,9 +189,9 @@ class Ends:
                 done = await commit_again(
                     self._pool, kept.commands, kept.write, job_id=job_id, token=kept.token
                 )
-                if done is not Committed.SUPERSEDED:
+                if done is not CommitResult.SUPERSEDED:
                     _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
-                if done is Committed.WITHOUT_STATUS and kept.write is not None:
+                if done is CommitResult.WITHOUT_STATUS and kept.write is not None:
                     self._publisher.publish(kept.write)
             if self._committed.get(job_id) is kept:
                 self._forget(job_id)
@@ -206,11 +206,11 @@ class Ends:
         async def look() -> bool:
             if await pool.exists(result_key_prefix + job_id):
                 return True
-            if not self._shares_redis:
+            if not self._is_same_redis:
                 return False  # the publisher finds out
             run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
             attempt.join(run)
-            return run is not None and run.state in OVER
+            return run is not None and run.state in FINAL_STATES
 
         return await self._insist(job_id, look)
 
@@ -219,7 +219,7 @@ class Ends:
         begun = time.monotonic()
         while True:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
                     return await ask()
             except (RedisError, OSError) as error:
                 if not is_transient(error):
@@ -229,14 +229,14 @@ class Ends:
                     raise
                 await self._outage.wait(error)
 
-    def _is_sure(self, job: Job) -> bool:
+    def _is_sure(self, job: RunningJob) -> bool:
         """Whether the claim can't expire before the outcome is committed.
 
         arq itself lets an attempt whose key has expired finish the job while the next one runs.
         """
         if job.claim is None:
             return False
-        margin = min(PATIENCE, self._lease / 2)
+        margin = min(COMMAND_TIMEOUT_SECONDS, self._lease / 2)
         return time.monotonic() < job.claim.valid_until - margin
 
     def _has_given_up(self, begun: float) -> bool:
@@ -247,14 +247,14 @@ class Ends:
 
 
 def _status(
-    job_id: str, job: Job, find_outcome: Callable[[], Outcome | None] | None
+    job_id: str, job: RunningJob, find_outcome: Callable[[], Outcome | None] | None
 ) -> tuple[Outcome | None, Write | None]:
     """What is to be shown of a job's end, if anything, and its write."""
     outcome = None
     try:
         outcome = find_outcome() if find_outcome is not None else None
         if job.attempt is not None and outcome is not None:
-            return outcome, job.attempt.last_write(outcome)
+            return outcome, job.attempt.final_write(outcome)
     except BaseException:  # whatever it is, the job's end must be committed
         _log.exception("job %s: its status can't be published", job_id)
     return outcome, None

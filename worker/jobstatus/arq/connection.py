@@ -9,7 +9,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.connection import parse_url
 
 from jobstatus.publishing.publisher import Publisher
-from jobstatus.redis_url import Address, Kind, parse_address
+from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.client import client_options
 from jobstatus.storage.cluster_store import store_for
@@ -19,21 +19,21 @@ from jobstatus.storage.store import Store
 _LOGIN = ("username", "password", "db", "credential_provider")
 
 
-def shares_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
+def is_same_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
     """Whether the status is kept in the very database that the queue is in."""
     if settings.redis_url is None:
         return True
-    address = parse_address(settings.redis_url)
+    address = parse_redis_url(settings.redis_url)
     if isinstance(pool.connection_pool, SentinelConnectionPool):
         return _is_primary_of(pool.connection_pool, address)
-    if address.kind is not Kind.STANDALONE:
+    if address.mode is not RedisMode.STANDALONE:
         return False
     return _place(cast("Any", parse_url)(settings.redis_url)) == _place(
         pool.connection_pool.connection_kwargs
     )
 
 
-def _is_primary_of(pool: SentinelConnectionPool, address: Address) -> bool:
+def _is_primary_of(pool: SentinelConnectionPool, address: RedisUrl) -> bool:
     """Whether the same Sentinels are asked for the same service, and the database is the same."""
     known: Any = pool
     sentinels = {
@@ -43,7 +43,7 @@ def _is_primary_of(pool: SentinelConnectionPool, address: Address) -> bool:
         )
     }
     return (
-        address.kind is Kind.SENTINEL
+        address.mode is RedisMode.SENTINEL
         and known.service_name == address.service
         and bool(sentinels & set(address.hosts))
         and (known.connection_kwargs.get("db") or 0) == address.db
@@ -60,14 +60,14 @@ def _place(kwargs: Any) -> tuple[Any, ...]:
     return (address, kwargs.get("db") or 0, username)
 
 
-def publisher_for(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
+def publisher_for_pool(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
     """A publisher to where the settings say, else to the Redis of the pool."""
     if settings.redis_url is not None:
         return Publisher(store_for(settings), settings)
-    return Publisher(Store(client_like(pool, settings)), settings)
+    return Publisher(Store(sync_client_for_pool(pool, settings)), settings)
 
 
-def client_like(pool: ArqRedis, settings: PublisherSettings) -> Any:
+def sync_client_for_pool(pool: ArqRedis, settings: PublisherSettings) -> Any:
     """A sync client to the pool's Redis, with timeouts of its own."""
     connections: Any = pool.connection_pool
     kwargs = connections.connection_kwargs

@@ -5,12 +5,14 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobstatus.arq.running_job import Job
-from jobstatus.tracing import CARRIER, Tracer
+from jobstatus.arq.running_job import RunningJob
+from jobstatus.tracing import TRACE_FIELD, Tracer
 
 
 @contextlib.contextmanager
-def attempt_span(traces: Tracer | None, job: Job, ctx: dict[Any, Any], name: str) -> Iterator[None]:
+def attempt_span(
+    traces: Tracer | None, job: RunningJob, ctx: dict[Any, Any], name: str
+) -> Iterator[None]:
     """The attempt's span around a block, if there are traces.
 
     Args:
@@ -29,8 +31,8 @@ def attempt_span(traces: Tracer | None, job: Job, ctx: dict[Any, Any], name: str
         yield
 
 
-def remembering(
-    plain: Callable[[bytes], Any] | None, current: Callable[[], Job | None]
+def with_trace_context(
+    plain: Callable[[bytes], Any] | None, current: Callable[[], RunningJob | None]
 ) -> Callable[[bytes], Any]:
     """A deserializer of jobs that remembers in which trace each was enqueued.
 
@@ -43,7 +45,7 @@ def remembering(
         found = (plain or pickle.loads)(data)
         job = current()
         if job is not None and isinstance(found, dict):
-            job.carrier = found.get(CARRIER, {})
+            job.carrier = found.get(TRACE_FIELD, {})
         return found
 
     return deserialize

@@ -26,9 +26,9 @@ from prometheus_client.core import (
 
 from jobstatus.arq.worker import StatusWorker
 from jobstatus.errors import JobStatusError
-from jobstatus.publishing.stats import Counts, cumulative
+from jobstatus.publishing.stats import PublisherStats, cumulative
 from jobstatus.status import JobState
-from jobstatus.storage.store import OUTAGE
+from jobstatus.storage.store import REDIS_ERRORS
 
 _PAGE: Final = 1000
 """Jobs that are looked at in one round trip."""
@@ -55,13 +55,13 @@ class WorkerMetrics:
         worker = self._worker
         publisher = worker.publisher
         if publisher is not None:
-            yield from _of_reports(publisher.counts, worker.queue_name)
-            yield _of_refusals(publisher.counts.refusals + worker.refusals)
+            yield from _of_reports(publisher.stats, worker.queue_name)
+            yield _of_refusals(publisher.stats.refusals + worker.refusals)
             yield self._own("jobs_running", "Attempts that run now.", publisher.running)
             yield GaugeMetricFamily(
                 "jobstatus_worker_final_states_pending",
                 "Attempts that have ended, and whose end is still to be written.",
-                publisher.final_states_pending,
+                publisher.unwritten_final_states,
             )
         yield self._own("max_jobs", "Jobs that it runs at once at most.", worker.max_jobs)
         yield GaugeMetricFamily(
@@ -83,61 +83,61 @@ class WorkerMetrics:
         return family
 
     def _of_queue(self) -> Iterable[Metric]:
-        with contextlib.suppress(*OUTAGE):
+        with contextlib.suppress(*REDIS_ERRORS):
             client = self._worker.queue_client()
             if client is not None:
                 return _queue(client, self._worker.queue_name)
         return ()
 
 
-def _of_reports(counts: Counts, queue: str) -> Iterator[Metric]:
+def _of_reports(stats: PublisherStats, queue: str) -> Iterator[Metric]:
     ends = CounterMetricFamily(
-        "jobstatus_worker_jobs", "Attempts that have ended, by how.", labels=["queue", "state"]
+        "jobstatus_worker_attempts", "Attempts that have ended, by how.", labels=["queue", "state"]
     )
     for state in _ENDS:
-        ends.add_metric([queue, state], counts.ends[state])
+        ends.add_metric([queue, state], stats.finished_attempts[state])
     yield ends
     yield CounterMetricFamily(
-        "jobstatus_worker_jobs_lost",
+        "jobstatus_worker_attempts_lost",
         "Attempts begun although an earlier one never ended: its worker died.",
-        counts.lost,
+        stats.lost_attempts,
     )
     reports = CounterMetricFamily(
         "jobstatus_worker_reports",
         "Reports of running jobs: written, or replaced before they were (coalesced).",
         labels=["outcome"],
     )
-    reports.add_metric(["written"], counts.written)
-    reports.add_metric(["coalesced"], counts.coalesced)
+    reports.add_metric(["written"], stats.written_reports)
+    reports.add_metric(["coalesced"], stats.coalesced_reports)
     yield reports
     yield CounterMetricFamily(
-        "jobstatus_worker_redis_errors", "Times that Redis could not take status.", counts.errors
+        "jobstatus_worker_redis_errors", "Times that Redis could not take status.", stats.outages
     )
     refused = CounterMetricFamily(
-        "jobstatus_worker_writes_refused",
+        "jobstatus_worker_writes_failed",
         "Writes that came to nothing: Redis refused them, or a later attempt had reported.",
-        labels=["why"],
+        labels=["reason"],
     )
-    refused.add_metric(["refused"], counts.refused)
-    refused.add_metric(["fenced"], counts.fenced)
+    refused.add_metric(["refused"], stats.refused_writes)
+    refused.add_metric(["superseded"], stats.superseded_writes)
     yield refused
     yield CounterMetricFamily(
         "jobstatus_worker_final_states_dropped",
-        "Final states that were dropped, since more than JOBSTATUS_MAX_HELD records were held.",
-        counts.dropped,
+        "Final states dropped because more than JOBSTATUS_MAX_HELD_RECORDS were held.",
+        stats.dropped_final_states,
     )
-    buckets, total = counts.lag.values
+    buckets, total = stats.write_delays.values
     yield HistogramMetricFamily(
         "jobstatus_worker_report_lag_seconds",
         "From a change of state to its being written.",
-        cumulative(counts.lag.bounds, buckets),
+        cumulative(stats.write_delays.bounds, buckets),
         total,
     )
 
 
 def _of_refusals(refusals: Counter[str]) -> Metric:
     family = CounterMetricFamily(
-        "jobstatus_worker_refusals",
+        "jobstatus_worker_redis_refusals",
         "Commands that Redis refused for now, by error code. They are held and retried.",
         labels=["code"],
     )

@@ -10,9 +10,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.storage.store import error_text, is_final, refusal_of
+from jobstatus.storage.store import error_text, is_permanent, refusal_of
 
-OUTAGE: Final = (OSError, RedisConnectionError, RedisTimeoutError)
+OUTAGE_ERRORS: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """What is raised when Redis is unavailable, too slow or still loading."""
 
 _PAUSE: Final = 0.3
@@ -24,13 +24,15 @@ _SAME_REFUSAL_SECONDS: Final = 60.0
 _log = logging.getLogger("jobstatus")
 
 
-class RefusedForNowError(OSError):
+class TransientRefusalError(OSError):
     """Redis answers, but refuses: this may end."""
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether what failed may succeed later: Redis is unavailable, or refuses for now."""
-    return isinstance(error, OUTAGE) or (isinstance(error, ResponseError) and not is_final(error))
+    return isinstance(error, OUTAGE_ERRORS) or (
+        isinstance(error, ResponseError) and not is_permanent(error)
+    )
 
 
 def raise_transient(error: BaseException) -> None:
@@ -39,8 +41,8 @@ def raise_transient(error: BaseException) -> None:
     Raises:
         RefusedForNowError: it is.
     """
-    if isinstance(error, ResponseError) and not is_final(error):
-        raise RefusedForNowError(error_text(error)) from error
+    if isinstance(error, ResponseError) and not is_permanent(error):
+        raise TransientRefusalError(error_text(error)) from error
 
 
 class Outage:
@@ -60,7 +62,7 @@ class Outage:
 
     async def wait(self, error: BaseException) -> None:
         """Wait a little, since Redis is unavailable, as `error` says."""
-        refused = refusal_of(error.__cause__ if isinstance(error, RefusedForNowError) else error)
+        refused = refusal_of(error.__cause__ if isinstance(error, TransientRefusalError) else error)
         what, why = "is unavailable", f"{type(error).__name__}: {error}"
         if refused is not None:
             what, why = "refuses commands for now", refused.why

@@ -12,7 +12,7 @@ from jobstatus.reporting.report import Outcome
 from jobstatus.status import JobState
 
 
-class Result(msgspec.Struct, frozen=True):
+class JobResult(msgspec.Struct, frozen=True):
     """What arq is about to keep as the result of a job.
 
     Attributes:
@@ -30,7 +30,7 @@ class Result(msgspec.Struct, frozen=True):
     value: Any
 
 
-class Ended(msgspec.Struct, frozen=True):
+class CoroutineEnd(msgspec.Struct, frozen=True):
     """How the coroutine of an attempt ended.
 
     Attributes:
@@ -52,7 +52,7 @@ class Ended(msgspec.Struct, frozen=True):
     explicit: Outcome | None
 
 
-def finished(ended: Ended, result: Result | None) -> Outcome:
+def finished(ended: CoroutineEnd, result: JobResult | None) -> Outcome:
     """The outcome of an attempt after which arq doesn't run the job again.
 
     Args:
@@ -82,7 +82,7 @@ def finished(ended: Ended, result: Result | None) -> Outcome:
     return _explicit(ended, *JobState) or Outcome(JobState.SUCCEEDED)
 
 
-def _explicit(ended: Ended, *allowed: JobState) -> Outcome | None:
+def _explicit(ended: CoroutineEnd, *allowed: JobState) -> Outcome | None:
     """What the job said of its end, where that can be true of a job that isn't run again."""
     explicit = ended.explicit
     if explicit is None or explicit.state not in allowed or explicit.state is JobState.RETRYING:
@@ -90,7 +90,7 @@ def _explicit(ended: Ended, *allowed: JobState) -> Outcome | None:
     return explicit
 
 
-def retrying(ended: Ended, delay: float | None) -> Outcome:
+def retrying(ended: CoroutineEnd, delay: float | None) -> Outcome:
     """The outcome of an attempt after which arq runs the job again.
 
     Args:
@@ -102,7 +102,7 @@ def retrying(ended: Ended, delay: float | None) -> Outcome:
     return Outcome(JobState.RETRYING, f"{which} {_cause(ended)}; {when}", delay)
 
 
-def cut_short(attempt: int, error: BaseException | None, within: float) -> Outcome:
+def interrupted(attempt: int, error: BaseException | None, within: float) -> Outcome:
     """The outcome of an attempt whose worker stopped, and couldn't tell arq how it ended.
 
     Args:
@@ -115,7 +115,7 @@ def cut_short(attempt: int, error: BaseException | None, within: float) -> Outco
     return Outcome(JobState.RETRYING, reason, within)
 
 
-def _cause(ended: Ended) -> str:
+def _cause(ended: CoroutineEnd) -> str:
     if isinstance(ended.error, asyncio.CancelledError):
         return "was cut short: its worker is shutting down"
     if ended.explicit is not None and ended.explicit.reason:
@@ -129,7 +129,7 @@ def _cause(ended: Ended) -> str:
     return f"failed: {describe(error)}"
 
 
-def never_run(result: Result) -> Outcome:
+def not_run(result: JobResult) -> Outcome:
     """The outcome of a job that is over without having been run (again)."""
     if isinstance(result.value, asyncio.CancelledError):
         return Outcome(JobState.ABORTED, "aborted before it started")

@@ -15,18 +15,18 @@ from arq.jobs import Deserializer, Job, Serializer, serialize_job
 from arq.utils import timestamp_ms, to_ms, to_unix_ms
 from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
-from jobstatus.arq.connection import publisher_for, shares_redis
+from jobstatus.arq.connection import is_same_redis, publisher_for_pool
 from jobstatus.arq.queue import (
     close_sentinels,
-    read_login_again,
     redis_settings,
+    reread_login_on_connect,
     sentinel_pool,
 )
 from jobstatus.publishing.attempt import pending_write
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.store import SCRIPT, Write
-from jobstatus.tracing import CARRIER, tracer
+from jobstatus.tracing import TRACE_FIELD, tracer
 
 _log = logging.getLogger("jobstatus")
 
@@ -64,8 +64,8 @@ class StatusRedis(ArqRedis):
         self._publisher: Publisher | None = None
         self._owns_publisher = publisher is None
         self._fallback: Publisher | None = None
-        if not shares_redis(self, self._status):
-            self._publisher = publisher or publisher_for(self, self._status)
+        if not is_same_redis(self, self._status):
+            self._publisher = publisher or publisher_for_pool(self, self._status)
 
     @classmethod
     def over(
@@ -172,7 +172,7 @@ class StatusRedis(ArqRedis):
         if traces is None:
             return self.job_serializer
         plain, carrier = self.job_serializer or pickle.dumps, traces.carrier()
-        return lambda data: plain(data | {CARRIER: carrier})
+        return lambda data: plain(data | {TRACE_FIELD: carrier})
 
     async def _execute(self, pipe: Any, write: Write) -> None:
         """Execute the transaction, with the write in it where the Redis is the same."""
@@ -195,7 +195,7 @@ class StatusRedis(ArqRedis):
     def _publish(self, write: Write) -> None:
         """Have a write held and retried that Redis refused in the transaction of the enqueue."""
         if self._fallback is None:
-            self._fallback = publisher_for(self, self._status)
+            self._fallback = publisher_for_pool(self, self._status)
         self._fallback.publish(write)
 
     async def _load_and_write(self, write: Write) -> Any:
@@ -256,7 +256,7 @@ async def create_pool(
         pool.job_deserializer = job_deserializer
         pool.default_queue_name = default_queue_name
         pool.expires_extra_ms = expires_extra_ms
-        await read_login_again(pool, where)
+        await reread_login_on_connect(pool, where)
         return StatusRedis.over(pool, known)
     pool = await create_arq_pool(
         where,
@@ -266,7 +266,7 @@ async def create_pool(
         default_queue_name=default_queue_name,
         expires_extra_ms=expires_extra_ms,
     )
-    await read_login_again(pool, where)
+    await reread_login_on_connect(pool, where)
     return StatusRedis.over(pool, known)
 
 

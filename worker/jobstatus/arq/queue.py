@@ -10,9 +10,9 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 
 from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import SettingsError
-from jobstatus.redis_url import Address, Kind, parse_address
+from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 from jobstatus.storage.credentials import FileCredentials
-from jobstatus.storage.store import PRIMARY_FOR
+from jobstatus.storage.store import PRIMARY_CHECK_SECONDS
 
 _QUIET = 1.5
 """Seconds after a failover for which no job is taken: every worker says first which it has."""
@@ -53,10 +53,10 @@ def redis_settings(url: str | None = None) -> RedisSettings:
         return RedisSettings()
     file = settings.queue_url_file if settings.queue_url else settings.redis_url_file
     try:
-        address = parse_address(text)
+        address = parse_redis_url(text)
     except ValueError as error:
         raise SettingsError(f"JOBSTATUS_QUEUE_URL can't be used: {error}") from None
-    if address.kind is Kind.CLUSTER:
+    if address.mode is RedisMode.CLUSTER:
         raise SettingsError(
             "JOBSTATUS_QUEUE_URL: arq's queue can't be in a Cluster: name a single Redis or a "
             "Sentinel; the status (JOBSTATUS_REDIS_URL) can stay there"
@@ -71,8 +71,8 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     return found
 
 
-def _settings(address: Address) -> QueueSettings:
-    if address.kind is Kind.STANDALONE:
+def _settings(address: RedisUrl) -> QueueSettings:
+    if address.mode is RedisMode.STANDALONE:
         found = RedisSettings.from_dsn(address.url)
         password = found.password and unquote(found.password)
         return QueueSettings(**vars(replace(found, password=password)))
@@ -89,7 +89,7 @@ def _settings(address: Address) -> QueueSettings:
     )
 
 
-class Primary:
+class PrimaryMonitor:
     """Who is the primary behind a pool; for a pool without Sentinels it stays who it is."""
 
     def __init__(self, pool: ArqRedis) -> None:
@@ -103,7 +103,7 @@ class Primary:
         Raises:
             ConnectionError: it was replaced; what was said to it last may be lost.
         """
-        if self._connections is None or time.monotonic() - self._asked < PRIMARY_FOR:
+        if self._connections is None or time.monotonic() - self._asked < PRIMARY_CHECK_SECONDS:
             return
         before = self._connections.master_address
         self._asked = time.monotonic()
@@ -139,7 +139,7 @@ async def close_sentinels(pool: ArqRedis) -> None:
             await sentinel.aclose()
 
 
-async def read_login_again(pool: ArqRedis, settings: RedisSettings) -> None:
+async def reread_login_on_connect(pool: ArqRedis, settings: RedisSettings) -> None:
     """Have each new connection of the pool log in with what the file of the URL holds then."""
     file = getattr(settings, "url_file", None)
     if file is not None:

@@ -16,7 +16,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from redis.exceptions import NoPermissionError
 
-from jobstatus.storage.store import OUTAGE
+from jobstatus.storage.store import REDIS_ERRORS
 
 _SCRIPT: Final = """\
 -- Renew in-progress keys, each only while it is still its claimant's.
@@ -87,7 +87,7 @@ class Renewal:
             lease: Seconds for which a claim is renewed.
             failed: Called with what Redis has answered where it refuses to renew claims.
         """
-        self.has_missed = False
+        self.has_missing_claims = False
         self._claims = claims
         self._client = client
         self._lease = lease
@@ -125,7 +125,7 @@ class Renewal:
             wait = self._interval
             try:
                 self.renew()
-            except OUTAGE as error:  # the worker itself says that Redis is unavailable
+            except REDIS_ERRORS as error:  # the worker itself says that Redis is unavailable
                 self._failed(error)
                 wait = min(self._interval, _RETRY_SECONDS)
             except BaseException:
@@ -160,7 +160,7 @@ class Renewal:
                 claim.is_gone = False
             elif not claim.is_ending:
                 claim.is_gone = reply == 0
-                self.has_missed = self.has_missed or claim.is_gone
+                self.has_missing_claims = self.has_missing_claims or claim.is_gone
                 claim.is_taken = reply == -1
                 if claim.is_taken:
                     job_id = key.removeprefix(in_progress_key_prefix)

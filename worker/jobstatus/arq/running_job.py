@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobstatus.arq.outcomes import Ended, Result
+from jobstatus.arq.outcomes import CoroutineEnd, JobResult
 from jobstatus.arq.renewal import Claim
 from jobstatus.publishing.attempt import Attempt
 
 
 @dataclass
-class Job:
+class RunningJob:
     """What the worker knows of a job while `run_job` has it.
 
     Attributes:
@@ -33,8 +33,8 @@ class Job:
     since: float = field(default_factory=time.monotonic)
     begun: bool = False
     attempt: Attempt | None = None
-    ended: Ended | None = None
-    result: Result | None = None
+    ended: CoroutineEnd | None = None
+    result: JobResult | None = None
     carrier: dict[str, str] = field(default_factory=dict)
     span: Any = None
     claim: Claim | None = None

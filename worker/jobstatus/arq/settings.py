@@ -32,6 +32,6 @@ class ProcessSettings(PublisherSettings):
 
     queue_url: str | None = env("QUEUE_URL", redis_url, secret=True)
     queue_url_file: str | None = None
-    completion_wait: float | None = env("COMPLETION_WAIT", _LONG)
+    job_completion_wait: float | None = env("JOB_COMPLETION_WAIT", _LONG)
     metrics_port: int = env("METRICS_PORT", port, 0)
     log_format: str = env("LOG_FORMAT", log_format, "text")

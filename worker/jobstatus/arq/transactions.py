@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError, WatchError
 from jobstatus.arq.outage import raise_transient
 from jobstatus.storage.store import Write
 
-KEPT: Final = b"kept"
+KEPT_AFTER_END: Final = b"kept"
 """The value of an in-progress key that outlives its job, as that of a cron job does."""
 
 Commands = Callable[[Any], None]
@@ -31,7 +31,7 @@ Commands = Callable[[Any], None]
 _log = logging.getLogger("jobstatus")
 
 
-class Committed(Enum):
+class CommitResult(Enum):
     """What became of a transaction."""
 
     WITH_STATUS = auto()
@@ -71,7 +71,7 @@ def attempt_commands(
             gone.append(in_progress_key_prefix + job_id)
         else:
             # arq only sets the key's expiry. The new value ends the claim: no renewal matches it.
-            pipe.set(in_progress_key_prefix + job_id, KEPT, px=keep_in_progress_ms)
+            pipe.set(in_progress_key_prefix + job_id, KEPT_AFTER_END, px=keep_in_progress_ms)
         if finish:
             if result:
                 pipe.set(result_key_prefix + job_id, result, px=keep_result_ms)
@@ -86,7 +86,7 @@ def attempt_commands(
     return add
 
 
-def given_up_commands(
+def unrun_commands(
     job_id: str, queue: str, *, result: bytes | None, keep_result_ms: int | None
 ) -> Commands:
     """What arq sends for a job that it gives up without running it.
@@ -120,7 +120,7 @@ async def commit(
     is_sure: bool = True,
     attempt: int | None = None,
     token: bytes = b"",
-) -> Committed:
+) -> CommitResult:
     """Run one transaction. Running it again does no harm.
 
     Where Redis refuses the status, arq's part is committed without it: no job waits for its status.
@@ -150,7 +150,7 @@ async def commit(
         try:
             results = await pipe.execute(raise_on_error=False)
         except WatchError:
-            return Committed.SUPERSEDED
+            return CommitResult.SUPERSEDED
         except ResponseError as error:
             if write is None:
                 raise_transient(error)
@@ -171,31 +171,33 @@ async def commit(
             raise_transient(result)
             raise result
     if write is None or isinstance(written, Exception):
-        return Committed.WITHOUT_STATUS
-    return Committed.WITH_STATUS
+        return CommitResult.WITHOUT_STATUS
+    return CommitResult.WITH_STATUS
 
 
-async def _why_void(pipe: Any, job_id: str, attempt: int | None, token: bytes) -> Committed | None:
+async def _why_void(
+    pipe: Any, job_id: str, attempt: int | None, token: bytes
+) -> CommitResult | None:
     """Why the outcome of an attempt must not be committed any more; None where it may be.
 
     The keys that say so are watched.
     """
     await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
     # KEPT is what this very transaction may have left, if the reply to it was lost.
-    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token, KEPT}:
-        return Committed.SUPERSEDED
+    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token, KEPT_AFTER_END}:
+        return CommitResult.SUPERSEDED
     if attempt is None:
         return None
     latest = await pipe.get(retry_key_prefix + job_id)
     if latest:
-        return None if int(latest) == attempt else Committed.SUPERSEDED
+        return None if int(latest) == attempt else CommitResult.SUPERSEDED
     # arq lets the counter expire after a day; the job itself is there until it is over.
-    return None if await pipe.exists(job_key_prefix + job_id) else Committed.GONE
+    return None if await pipe.exists(job_key_prefix + job_id) else CommitResult.GONE
 
 
 async def commit_again(
     pool: ArqRedis, commands: Commands, write: Write | None, *, job_id: str, token: bytes
-) -> Committed:
+) -> CommitResult:
     """Run a transaction once more, if Redis has forgotten it.
 
     It has if the job's in-progress key is there again, and still whoever's `token` it was.
@@ -207,7 +209,7 @@ async def commit_again(
     async with pool.pipeline(transaction=True) as pipe:
         await pipe.watch(key)
         if await pipe.get(key) != token:
-            return Committed.SUPERSEDED
+            return CommitResult.SUPERSEDED
         _multi(pipe)
         commands(pipe)
         if write is not None:
@@ -215,13 +217,13 @@ async def commit_again(
         try:
             results = await pipe.execute(raise_on_error=False)
         except WatchError:
-            return Committed.SUPERSEDED
+            return CommitResult.SUPERSEDED
         except ResponseError as error:
             raise_transient(error)
             raise
     if write is None or isinstance(results[-1], Exception):
-        return Committed.WITHOUT_STATUS
-    return Committed.WITH_STATUS
+        return CommitResult.WITHOUT_STATUS
+    return CommitResult.WITH_STATUS
 
 
 def _multi(pipe: Any) -> None:

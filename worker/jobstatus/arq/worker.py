@@ -24,19 +24,19 @@ from arq.utils import to_ms, to_unix_ms
 from arq.worker import Retry, Worker
 from redis.exceptions import RedisError, ResponseError
 
-from jobstatus.arq.claims import Taking
-from jobstatus.arq.completion import PATIENCE, Ends
-from jobstatus.arq.connection import client_like, publisher_for, shares_redis
-from jobstatus.arq.job_tracing import attempt_span, remembering
+from jobstatus.arq.claims import Claims
+from jobstatus.arq.completion import COMMAND_TIMEOUT_SECONDS, Completion
+from jobstatus.arq.connection import is_same_redis, publisher_for_pool, sync_client_for_pool
+from jobstatus.arq.job_tracing import attempt_span, with_trace_context
 from jobstatus.arq.outage import Outage, is_transient
-from jobstatus.arq.outcomes import Ended, Result, cut_short, finished, never_run, retrying
+from jobstatus.arq.outcomes import CoroutineEnd, JobResult, finished, interrupted, not_run, retrying
 from jobstatus.arq.pool import StatusRedis, create_pool
-from jobstatus.arq.queue import Primary
+from jobstatus.arq.queue import PrimaryMonitor
 from jobstatus.arq.renewal import Renewal
-from jobstatus.arq.running_job import Job
+from jobstatus.arq.running_job import RunningJob
 from jobstatus.arq.threads import carry_context_into_threads
-from jobstatus.arq.transactions import attempt_commands, given_up_commands
-from jobstatus.logs import ABOUT
+from jobstatus.arq.transactions import attempt_commands, unrun_commands
+from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.current import current_job
 from jobstatus.reporting.report import RUNNING, Outcome
@@ -64,21 +64,21 @@ class StatusWorker(Worker):
         super().__init__(*args, **kwargs)
         self._status = status or PublisherSettings.from_env()
         self.publisher: Publisher | None = None
-        self._ends: Ends | None = None
+        self._completion: Completion | None = None
         self.polled_at = time.time()
         self._looked_at = time.monotonic()
         self._queue_client: Any = None
         self._queue_client_lock = threading.Lock()
-        self._primary: Primary | None = None
+        self._primary: PrimaryMonitor | None = None
         self._outage = Outage()
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, RunningJob] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._crashes: list[BaseException] = []
-        self._taking = Taking(self.queue_name, self.in_progress_timeout_s, self._status.claim_lease)
+        self._claims = Claims(self.queue_name, self.in_progress_timeout_s, self._status.claim_lease)
         self._renewal: Renewal | None = None
         self._traces = tracer("jobstatus-worker")
         if self._traces is not None:
-            self.job_deserializer = remembering(self.job_deserializer, self._current)
+            self.job_deserializer = with_trace_context(self.job_deserializer, self._current)
         self._plain_serializer = self.job_serializer
         self.job_serializer = self._serialize
         if self.on_job_start is not None:
@@ -111,19 +111,19 @@ class StatusWorker(Worker):
                 expires_extra_ms=self.expires_extra_ms,
                 status=self._status,
             )
-        self._primary = Primary(self._pool)
+        self._primary = PrimaryMonitor(self._pool)
         self._looked_at = time.monotonic()
-        self.publisher = publisher_for(self._pool, self._status)
+        self.publisher = publisher_for_pool(self._pool, self._status)
         if type(self._pool) is ArqRedis:  # a class of the user's own stays what it is
             self._pool = StatusRedis.over(self._pool, self._status, self.publisher)
-        shares = shares_redis(self._pool, self._status)
+        shares = is_same_redis(self._pool, self._status)
         await self._start_renewal()
-        self._ends = Ends(
+        self._completion = Completion(
             self._pool,
             self.publisher,
             self._outage,
-            shares_redis=shares,
-            lease=self._taking.lease,
+            is_same_redis=shares,
+            lease=self._claims.lease,
         )
         carry_context_into_threads(self.loop)
         if shares:  # the first end is to be in arq's transaction already
@@ -134,15 +134,15 @@ class StatusWorker(Worker):
     async def _start_renewal(self) -> None:
         """Renew the claims of this worker's jobs from now on, if it may."""
         if not await Renewal.is_possible(self.pool):
-            self._taking.keep_for_long()
+            self._claims.keep_for_long()
             _log.warning(
                 "this worker's user of Redis may not renew claims of jobs (EVALSHA, SCRIPT LOAD): "
                 "the job of a worker that is killed is run again after %g s",
-                self._taking.lease,
+                self._claims.lease,
             )
             return
         self._renewal = Renewal(
-            self._taking.held, self.queue_client, self._taking.lease, self._outage.note
+            self._claims.held, self.queue_client, self._claims.lease, self._outage.note
         )
         self._renewal.start()
 
@@ -160,7 +160,7 @@ class StatusWorker(Worker):
         """A client of the queue's Redis for other threads; None while it doesn't run."""
         with self._queue_client_lock:
             if self._queue_client is None and self._pool is not None:
-                self._queue_client = client_like(self._pool, self._status)
+                self._queue_client = sync_client_for_pool(self._pool, self._status)
             return self._queue_client
 
     async def close(self) -> None:
@@ -169,8 +169,8 @@ class StatusWorker(Worker):
         Raises:
             Exception: the first that a job's hooks, or `on_shutdown`, raised.
         """
-        if self._ends is not None:
-            self._ends.stops_at = time.monotonic()
+        if self._completion is not None:
+            self._completion.stops_at = time.monotonic()
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if self._pool is None:
@@ -203,7 +203,7 @@ class StatusWorker(Worker):
         """Take back what says that this worker is there."""
         try:
             async with asyncio.timeout(1):
-                await self._taking.release(self.pool)
+                await self._claims.release(self.pool)
                 await self.pool.delete(self.health_check_key)
         except (RedisError, OSError) as error:
             _log.warning("the health check's key was left to expire: %s", error)
@@ -214,7 +214,7 @@ class StatusWorker(Worker):
         for job in jobs.values():
             if job.attempt is not None and self.publisher is not None:
                 crash = self._crashes[0] if self._crashes else None
-                outcome = cut_short(job.attempt.number, crash, self._taking.lease)
+                outcome = interrupted(job.attempt.number, crash, self._claims.lease)
                 self.publisher.end(job.attempt, outcome)
 
     # ── taking jobs ──────────────────────────────────────────────────────────────────────────
@@ -222,16 +222,16 @@ class StatusWorker(Worker):
     async def _poll_iteration(self) -> None:
         """Look into the queue; while Redis is unavailable, wait."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
                 if self._primary is not None:
                     await self._primary.check()
                 if self._outage.is_on:
                     seconds = time.monotonic() - self._outage.since
-                    await self._recover(claims_may_be_gone=seconds > self._taking.lease / 2)
-                if self._renewal is not None and self._renewal.has_missed:
-                    self._renewal.has_missed = False
-                    missing = filter(self._runs_here, self._taking.missing())
-                    await self._taking.reclaim(self.pool, list(missing))
+                    await self._recover(claims_may_be_gone=seconds > self._claims.lease / 2)
+                if self._renewal is not None and self._renewal.has_missing_claims:
+                    self._renewal.has_missing_claims = False
+                    missing = filter(self._runs_here, self._claims.missing())
+                    await self._claims.reclaim(self.pool, list(missing))
                 await super()._poll_iteration()
         except (RedisError, OSError) as error:
             if any(error is crash for crash in self._crashes) or not is_transient(error):
@@ -247,9 +247,9 @@ class StatusWorker(Worker):
         self._looked_at = time.monotonic()
         if self._primary is not None:
             self._primary.back(claims_may_be_gone=claims_may_be_gone)
-        await self._taking.reclaim(self.pool, [i for i in self._jobs if self._runs_here(i)])
-        if self._ends is not None:
-            await self._ends.repeat()
+        await self._claims.reclaim(self.pool, [i for i in self._jobs if self._runs_here(i)])
+        if self._completion is not None:
+            await self._completion.repeat()
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """Enqueue the cron jobs that are due; those that Redis refuses, at the next look."""
@@ -263,14 +263,14 @@ class StatusWorker(Worker):
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
         """Take as many jobs as there are places for, in one round trip, and start them."""
-        if time.monotonic() - self._looked_at > self._taking.lease / 2:
+        if time.monotonic() - self._looked_at > self._claims.lease / 2:
             # Redis was frozen, or this process was: claims may have expired meanwhile.
             await self._recover(claims_may_be_gone=True)
         if self._primary is not None and self._primary.is_new:
             return
         waiting = (job_id for job_id in map(bytes.decode, job_ids) if not self._runs_here(job_id))
         while batch := list(islice(waiting, max(0, self.max_jobs - self.job_counter))):
-            for job_id, score in (await self._taking.take(self.pool, batch)).items():
+            for job_id, score in (await self._claims.take(self.pool, batch)).items():
                 await self.sem.acquire()
                 self.job_counter += 1
                 task = self.loop.create_task(self.run_job(job_id, score))
@@ -284,18 +284,18 @@ class StatusWorker(Worker):
     async def run_job(self, job_id: str, score: int) -> None:
         """Run a job as arq does; if Redis goes away before it has begun, once Redis is back."""
         since = time.monotonic()
-        ABOUT.set({"job_id": job_id})
+        LOG_CONTEXT.set({"job_id": job_id})
         while True:
-            self._taking.extend(job_id)
+            self._claims.extend(job_id)
             try:
                 # Reading the job is bounded; from there on, `begin` lifts the limit.
-                async with asyncio.timeout(PATIENCE) as limit:
-                    job = self._jobs[job_id] = Job(score, limit, since)
+                async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS) as limit:
+                    job = self._jobs[job_id] = RunningJob(score, limit, since)
                     await super().run_job(job_id, score)
             except asyncio.CancelledError:
                 raise
             except BaseException as error:
-                stops = self._ends is None or self._ends.stops_at is not None
+                stops = self._completion is None or self._completion.stops_at is not None
                 if is_transient(error) and not job.begun and not stops:
                     await self._outage.wait(error)
                     continue
@@ -330,7 +330,7 @@ class StatusWorker(Worker):
             with attempt_span(self._traces, job, ctx, function.name):
                 return await visible(job, ctx, *args, **kwargs)
 
-        async def visible(job: Job, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        async def visible(job: RunningJob, ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
             if not self._begin(job, ctx, function.name, timeout):
                 return await coroutine(ctx, *args, **kwargs)
             error: BaseException | None = None
@@ -340,7 +340,7 @@ class StatusWorker(Worker):
                 error = raised
                 raise
             finally:
-                job.ended = Ended(
+                job.ended = CoroutineEnd(
                     error=error,
                     aborting=ctx["job_id"] in self.aborting_tasks,
                     attempt=ctx["job_try"],
@@ -352,11 +352,11 @@ class StatusWorker(Worker):
 
         return run
 
-    def _current(self) -> Job | None:
+    def _current(self) -> RunningJob | None:
         """The job that this context reads."""
-        return self._jobs.get(ABOUT.get().get("job_id", ""))
+        return self._jobs.get(LOG_CONTEXT.get().get("job_id", ""))
 
-    def _begin(self, job: Job, ctx: dict[Any, Any], name: str, limit: float | None) -> bool:
+    def _begin(self, job: RunningJob, ctx: dict[Any, Any], name: str, limit: float | None) -> bool:
         """Show the job as in progress; whether that could be done."""
         if self.publisher is None:
             return False
@@ -379,7 +379,7 @@ class StatusWorker(Worker):
         """Serialize a result as arq would, and remember what it says."""
         job = self._jobs.get(data.get("id", ""))
         if job is not None and "s" in data:
-            job.result = Result(data["f"], data["t"], data["et"], data["s"], data["r"])
+            job.result = JobResult(data["f"], data["t"], data["et"], data["s"], data["r"])
         return (self._plain_serializer or pickle.dumps)(data)
 
     # ── ending them ──────────────────────────────────────────────────────────────────────────
@@ -395,7 +395,7 @@ class StatusWorker(Worker):
         keep_in_progress: float | None,
     ) -> Coroutine[Any, Any, None]:
         """Commit the end of an attempt, its status with it."""
-        if self._ends is None:  # not run by `main`
+        if self._completion is None:  # not run by `main`
             return super().finish_job(
                 job_id,
                 finish,
@@ -417,19 +417,21 @@ class StatusWorker(Worker):
         )
         outcome = partial(self._outcome, job_id, job, finish=finish)
         size = len(result_data or b"")
-        return self._kept(job_id, job, self._ends.commit(job_id, job, commands, outcome, size))
+        return self._kept(
+            job_id, job, self._completion.commit(job_id, job, commands, outcome, size)
+        )
 
-    def _pop(self, job_id: str) -> Job:
+    def _pop(self, job_id: str) -> RunningJob:
         """The job, which is about to end."""
-        job = self._jobs.pop(job_id, Job(0))
+        job = self._jobs.pop(job_id, RunningJob(0))
         job.begin()
-        job.claim = self._taking.held.get(job_id)
+        job.claim = self._claims.held.get(job_id)
         if job.claim is not None:
             job.claim.is_ending = True
         return job
 
     def _kept(
-        self, job_id: str, job: Job, ending: Coroutine[Any, Any, None]
+        self, job_id: str, job: RunningJob, ending: Coroutine[Any, Any, None]
     ) -> Coroutine[Any, Any, None]:
         """The same, as a task that `close` waits for: what awaits it may be cancelled.
 
@@ -440,13 +442,13 @@ class StatusWorker(Worker):
 
         def done(_: asyncio.Task[None]) -> None:
             self._endings.discard(task)
-            if self._taking.held.get(job_id) is job.claim:
-                self._taking.held.pop(job_id, None)
+            if self._claims.held.get(job_id) is job.claim:
+                self._claims.held.pop(job_id, None)
 
         task.add_done_callback(done)
         return _joined(task)
 
-    def _outcome(self, job_id: str, job: Job, *, finish: bool) -> Outcome | None:
+    def _outcome(self, job_id: str, job: RunningJob, *, finish: bool) -> Outcome | None:
         """What is to be shown of an attempt that arq ends, if anything."""
         if job.ended is not None:
             delay = _delay(job.ended)
@@ -458,18 +460,20 @@ class StatusWorker(Worker):
         job.attempt = self.publisher.attempt(
             job_id, result.function, result.enqueued, result.attempt, None
         )
-        return never_run(result)
+        return not_run(result)
 
     def finish_failed_job(
         self, job_id: str, result_data: bytes | None
     ) -> Coroutine[Any, Any, None]:
         """Commit the end of a job that arq gives up without running it, its status with it."""
-        if self._ends is None:  # not run by `main`
+        if self._completion is None:  # not run by `main`
             return super().finish_failed_job(job_id, result_data)
         job = self._pop(job_id)
-        return self._kept(job_id, job, self._give_up(job_id, job, result_data, self._ends))
+        return self._kept(job_id, job, self._give_up(job_id, job, result_data, self._completion))
 
-    async def _give_up(self, job_id: str, job: Job, result_data: bytes | None, ends: Ends) -> None:
+    async def _give_up(
+        self, job_id: str, job: RunningJob, result_data: bytes | None, ends: Completion
+    ) -> None:
         if not (self.keep_result_forever or self.keep_result_s):
             result_data = None
         if job.result is not None and self.publisher is not None:
@@ -478,14 +482,14 @@ class StatusWorker(Worker):
             job.attempt = self.publisher.attempt(job_id, name, created, job.result.attempt, None)
             if created is None and await ends.was_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result_data = None, None
-        commands = given_up_commands(
+        commands = unrun_commands(
             job_id,
             self.queue_name,
             result=result_data,
             keep_result_ms=None if self.keep_result_forever else to_ms(self.keep_result_s),
         )
         result = job.result
-        outcome = None if result is None else partial(never_run, result)
+        outcome = None if result is None else partial(not_run, result)
         await ends.commit(job_id, job, commands, outcome, len(result_data or b""))
 
 
@@ -493,7 +497,7 @@ async def _joined(task: asyncio.Task[None]) -> None:
     await asyncio.shield(task)
 
 
-def _delay(ended: Ended) -> float | None:
+def _delay(ended: CoroutineEnd) -> float | None:
     """Seconds until arq runs the job again, as its `Retry` says."""
     score = ended.error.defer_score if isinstance(ended.error, Retry) else None
     return score / 1000 if score else None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from jobstatus.reporting.report import RUNNING, JobReport, Outcome
-from jobstatus.reporting.sanitize import LONGEST
+from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
     NAME_LIMIT,
@@ -68,13 +68,13 @@ def pending_write(
         created=new_run_ms() if created is None else created,
         attempt=0,
     )
-    ttl = min(max(0, expires), round(LONGEST * _MS)) + round(settings.retention * _MS)
+    ttl = min(max(0, expires), round(MAX_DURATION_SECONDS * _MS)) + round(settings.retention * _MS)
     now = time.monotonic()
     return Write(
         key_of(settings, job_id),
         record,
         ttl,
-        begun=now,
+        began_at=now,
         happened=now,
         is_run_known=created is not None,
     )
@@ -123,7 +123,7 @@ class Attempt:
         self._name = one_line(name, NAME_LIMIT)
         self._begun_ms = new_run_ms() if created is None else 0
         self._begun = time.monotonic()
-        self._limit = min(timeout or 0.0, LONGEST)
+        self._limit = min(timeout or 0.0, MAX_DURATION_SECONDS)
         self._deadline = None if timeout is None else self._begun + timeout
         self._running_ttl = self._ttl(JobState.IN_PROGRESS, None)
         self._last: tuple[float | None, str] = (None, "")
@@ -134,7 +134,7 @@ class Attempt:
         self._refusals = 0
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether its end is known. Its end may still have to be written."""
         return self.outcome is not None
 
@@ -190,7 +190,7 @@ class Attempt:
         self._renew_at = now + self._settings.lease / 3
         return self._write(JobState.IN_PROGRESS, seen[0], seen[1], self._settings.lease)
 
-    def last_write(self, outcome: Outcome) -> Write:
+    def final_write(self, outcome: Outcome) -> Write:
         """The write that ends the attempt."""
         seen = (self._last[0], self.report.read()[0])
         percent = max((p for p in seen if p is not None), default=None)
@@ -242,13 +242,15 @@ class Attempt:
             progress=percent,
         )
         if state is JobState.IN_PROGRESS:
-            return Write(self.key, record, self._running_ttl, round(lease * _MS), begun=self._begun)
+            return Write(
+                self.key, record, self._running_ttl, round(lease * _MS), began_at=self._begun
+            )
         happened = time.monotonic() if self.ended is None else self.ended
         return Write(
             self.key,
             record,
             self._ttl(state, delay),
-            begun=self._begun,
+            began_at=self._begun,
             happened=happened,
             is_run_known=self.created is not None,
             span=self.span,
@@ -257,8 +259,8 @@ class Attempt:
     def _ttl(self, state: JobState, delay: float | None) -> int:
         """In ms. What isn't over outlives lease, attempt and the wait for the next one."""
         seconds = self._settings.retention
-        if not state.is_over:
-            wait = min(max(delay or 0.0, 0.0), LONGEST)
+        if not state.is_final:
+            wait = min(max(delay or 0.0, 0.0), MAX_DURATION_SECONDS)
             seconds += self._settings.lease + wait + self._limit
         return _ms(seconds)
 
@@ -279,7 +281,7 @@ class Publishes(Protocol):
         """Show how it ended."""
 
 
-class RunningJob:
+class JobContext:
     """`with publisher.job(...) as report:` or `async with`; ends as the block ends."""
 
     def __init__(self, publisher: Publishes, attempt: Attempt) -> None:

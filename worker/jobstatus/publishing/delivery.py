@@ -16,11 +16,11 @@ from typing import Final
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.backlog import Backlog
 from jobstatus.publishing.recent_writes import Recent
-from jobstatus.publishing.stats import Counts
+from jobstatus.publishing.stats import PublisherStats
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import OVER, JobState, Written
+from jobstatus.status import FINAL_STATES, JobState, WriteResult
 from jobstatus.storage.cluster_store import AnyStore
-from jobstatus.storage.store import OUTAGE, TIMED_OUT, Refused, Run, Write, refusal_of
+from jobstatus.storage.store import REDIS_ERRORS, TIMEOUT_ERRORS, Refusal, Run, Write, refusal_of
 from jobstatus.tracing import told
 
 _RETRY_SECONDS: Final = (0.05, 0.5)
@@ -44,10 +44,10 @@ _BACKLOG_SECONDS: Final = 0.2
 _SAME_REFUSAL_SECONDS: Final = 60.0
 """Seconds within which a kind of refusal is logged once."""
 
-_FINAL: Final = OVER | {JobState.RETRYING}
+_FINAL: Final = FINAL_STATES | {JobState.RETRYING}
 """How an attempt ends."""
 
-_WRITTEN: Final = (Written.CHANGED, Written.RENEWED)
+_WRITTEN: Final = (WriteResult.CHANGED, WriteResult.RENEWED)
 """What becomes of nearly every report of a running attempt."""
 
 _OTHER_SERVER: Final = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
@@ -72,7 +72,7 @@ class Delivery:
         asked: How many flushes were asked for.
         served: How many of them are done.
         flushed: Notified when `served` moves.
-        counts: What has happened.
+        stats: What has happened.
     """
 
     def __init__(self, store: AnyStore, settings: PublisherSettings) -> None:
@@ -85,14 +85,14 @@ class Delivery:
         self.failures = 0
         self.asked = 0
         self.served = 0
-        self.counts = Counts()
+        self.stats = PublisherStats()
         self._running: dict[Attempt, None] = {}
         self._taken: dict[str, Attempt] = {}
         """By key: the attempt that found out its run last, until its end is settled. Before that
         the stored record may seem to wait for the job's next attempt."""
         self._changed: list[Attempt | Write] = []
         self._fresh: deque[Write] = deque()
-        self._backlog = Backlog(settings.max_held)
+        self._backlog = Backlog(settings.max_held_records)
         self._backlog_at = 0.0
         self._backlog_refusals = 0
         self._refused: list[Write] = []
@@ -149,7 +149,7 @@ class Delivery:
     def final_states(self) -> int:
         """How many final states are still to be written."""
         with self.lock:
-            changed = [i for i in self._changed if isinstance(i, Attempt) and i.is_over]
+            changed = [i for i in self._changed if isinstance(i, Attempt) and i.has_ended]
             # Copies: the publisher's thread goes on meanwhile.
             writes = [*list(self._fresh), *(write for _, write in self._sending)]
             final = sum(write.record.state in _FINAL for write in writes)
@@ -211,12 +211,12 @@ class Delivery:
             )
         self._fresh.extend(self._ended(changed))
         if sample:
-            self._sample_at = now + self._settings.interval
+            self._sample_at = now + self._settings.report_interval
         try:
             self._deliver(dict.fromkeys(running), now, sample=sample)
             self._deliver_backlog(now)
             self._check(now)
-        except OUTAGE as error:
+        except REDIS_ERRORS as error:
             self._hold(error)
             return sample
         if self.is_empty:
@@ -247,9 +247,9 @@ class Delivery:
                 yield item
             elif item.outcome is not None and not item.is_forgotten:
                 item.is_forgotten = True  # from here on there is only the write
-                self.counts.reports(*item.take_reports())
+                self.stats.reports(*item.take_reports())
                 try:
-                    yield item.last_write(item.outcome)
+                    yield item.final_write(item.outcome)
                 except BaseException:  # a mistake of ours, which must stop no others
                     _log.exception("%s: its final state can't be made, it is dropped", item.key)
 
@@ -288,19 +288,19 @@ class Delivery:
         Raises:
             RedisError, OSError: Redis is unavailable; what is left of the batch is held.
         """
-        begun, left, self._settled = time.monotonic(), list(batch), 0
+        began_at, left, self._settled = time.monotonic(), list(batch), 0
         self._sending = batch
         try:
             due = left
             if any(w.happened is not None or not w.is_run_known for _, w in batch):
-                left, due = self._joined(batch, begun)
+                left, due = self._joined(batch, began_at)
             results = self._store.write([write for _, write in due]) if due else []
             left = self._settle_all(left, due, results)
             if left:
                 raise _UnavailableError(self._why_unavailable)  # noqa: TRY301
         except BaseException as error:
-            is_outage = isinstance(error, OUTAGE)
-            if isinstance(error, TIMED_OUT) or not is_outage:
+            is_outage = isinstance(error, REDIS_ERRORS)
+            if isinstance(error, TIMEOUT_ERRORS) or not is_outage:
                 self._exchange_size = max(1, self._exchange_size // 4)
             if not is_outage and len(left) == 1:
                 self._drop(*left[0])
@@ -310,13 +310,13 @@ class Delivery:
         finally:
             self._sending = ()
         if due:
-            self._fit(len(due), time.monotonic() - begun)
+            self._fit(len(due), time.monotonic() - began_at)
         if self._settled:
             self._is_available()
         return self._settled > 0 or not due
 
     def _settle_all(
-        self, left: Sequence[Due], due: Sequence[Due], results: Sequence[Written | Refused]
+        self, left: Sequence[Due], due: Sequence[Due], results: Sequence[WriteResult | Refusal]
     ) -> list[Due]:
         """Settle each write.
 
@@ -330,7 +330,7 @@ class Delivery:
         """
         refused, unavailable = 0, []
         for original, (attempt, write), result in zip(left, due, results, strict=True):
-            if isinstance(result, Refused) and not result.is_final:
+            if isinstance(result, Refusal) and not result.is_permanent:
                 self._note(result)
                 if result.kind in _OTHER_SERVER:
                     self._why_unavailable = result.why
@@ -355,7 +355,7 @@ class Delivery:
     def _drop(self, attempt: Attempt | None, write: Write) -> None:
         """Give up a write that can't even be sent: a mistake of ours, which must stop no others."""
         _log.exception("%s can't be sent, it is dropped", write.key)
-        self.counts.refused += 1
+        self.stats.refused_writes += 1
         self._release(write.key, write.record.created)
         if attempt is not None:
             self.forget(attempt)
@@ -387,7 +387,7 @@ class Delivery:
                 self._release(original.key, original.record.created)
             elif not original.is_run_known:
                 run = runs[original.key]
-                if isinstance(run, Refused):
+                if isinstance(run, Refusal):
                     self._note(run)
                     self._was_refused(attempt, original)
                     continue
@@ -395,7 +395,7 @@ class Delivery:
                 write = original.join(
                     run,
                     None if taken is None else taken.created,
-                    is_taken_over=taken is not None and taken.is_over,
+                    is_taken_over=taken is not None and taken.has_ended,
                 )
                 if write is not None:
                     runs[original.key] = Run.of(write.record)
@@ -404,7 +404,7 @@ class Delivery:
                 due.append((attempt, write))
         return left, due
 
-    def _runs(self, writes: Sequence[Write]) -> dict[str, Run | Refused | None]:
+    def _runs(self, writes: Sequence[Write]) -> dict[str, Run | Refusal | None]:
         keys = list(dict.fromkeys(write.key for write in writes))
         return dict(zip(keys, self._store.runs(keys), strict=True)) if keys else {}
 
@@ -417,7 +417,7 @@ class Delivery:
             runs = dict(zip(keys, self._store.runs(keys), strict=True))
             for attempt in some:
                 run = runs[attempt.key]
-                if isinstance(run, Refused):
+                if isinstance(run, Refusal):
                     self._note(run)
                     attempt.was_refused(time.monotonic(), _REFUSAL_RETRY_SECONDS)
                 else:
@@ -427,7 +427,7 @@ class Delivery:
 
     def _due(self, running: Iterable[Attempt], now: float, *, sample: bool) -> Iterator[Due]:
         for attempt in running:
-            if not attempt.is_run_known or attempt.is_over:
+            if not attempt.is_run_known or attempt.has_ended:
                 continue
             try:
                 write = attempt.write(now, sample=sample)
@@ -435,7 +435,7 @@ class Delivery:
                 _log.exception("%s: its report can't be read", attempt.key)
                 continue
             if sample:
-                self.counts.reports(*attempt.take_reports())
+                self.stats.reports(*attempt.take_reports())
             if write is not None:
                 yield attempt, write
 
@@ -462,21 +462,21 @@ class Delivery:
             self._drop_logged_at = now
             _log.error(
                 "more than %d records are held: the oldest final states are dropped, %d so far "
-                "(JOBSTATUS_MAX_HELD is the limit)",
-                self._settings.max_held,
+                "(JOBSTATUS_MAX_HELD_RECORDS is the limit)",
+                self._settings.max_held_records,
                 self._backlog.dropped,
             )
-        self.counts.dropped = self._backlog.dropped
+        self.stats.dropped_final_states = self._backlog.dropped
 
-    def _note(self, refused: Refused) -> None:
+    def _note(self, refused: Refusal) -> None:
         """Count a refusal, and log one of its kind once a minute."""
-        self.counts.refusals[refused.kind] += 1
+        self.stats.refusals[refused.kind] += 1
         now = time.monotonic()
         if now - self._refusal_logged.get(refused.kind, float("-inf")) >= _SAME_REFUSAL_SECONDS:
             self._refusal_logged[refused.kind] = now
             _log.warning("Redis refuses status for now, it is held and retried: %s", refused.why)
 
-    def _settle(self, attempt: Attempt | None, write: Write, result: Written | Refused) -> None:
+    def _settle(self, attempt: Attempt | None, write: Write, result: WriteResult | Refusal) -> None:
         """Forget what needs no further writes.
 
         An attempt may have ended after its write was made, so what was written decides, never what
@@ -495,18 +495,18 @@ class Delivery:
         if write.record.attempt:
             self._release(write.key, write.record.created)
 
-    def _is_stored(self, write: Write, result: Written | Refused) -> bool:
+    def _is_stored(self, write: Write, result: WriteResult | Refusal) -> bool:
         """Count and log what became of a write; whether the record says now what it says."""
-        if isinstance(result, Refused):
-            self.counts.refused += 1
+        if isinstance(result, Refusal):
+            self.stats.refused_writes += 1
             _log.error("%s can't be written: %s", write.key, result.why)
             return False
-        if result is Written.FENCED and write.record.state is not JobState.PENDING:
+        if result is WriteResult.SUPERSEDED and write.record.state is not JobState.PENDING:
             # That a job waits may be reported after it has begun.
-            self.counts.fenced += 1
-            if not write.is_repeat:
+            self.stats.superseded_writes += 1
+            if not write.is_rewrite:
                 _log.warning("%s was taken over by a later attempt or run", write.key)
-        self.counts.lost += result is Written.TOOK_OVER
+        self.stats.lost_attempts += result is WriteResult.TOOK_OVER
         return result > 0
 
     def _measure(self, attempt: Attempt | None, write: Write) -> None:
@@ -514,10 +514,10 @@ class Delivery:
         if attempt is not None:
             since, span = attempt.changed, attempt.span
             attempt.changed = None
-        if since is None or write.is_repeat:
+        if since is None or write.is_rewrite:
             return
         lag = time.monotonic() - since
-        self.counts.lag.observe(lag)
+        self.stats.write_delays.observe(lag)
         if span is not None:
             told(span, write.record.state, lag)
 
@@ -532,9 +532,9 @@ class Delivery:
 
     def _hold(self, error: Exception) -> None:
         """Keep everything for the next attempt: any of it may not have arrived, or be gone."""
-        self.counts.errors += 1
+        self.stats.outages += 1
         if (refused := refusal_of(error)) is not None:  # to SCRIPT LOAD
-            self.counts.refusals[refused.kind] += 1
+            self.stats.refusals[refused.kind] += 1
         self._exchange_size = min(self._exchange_size, _PROBE)
         fresh, self._fresh = self._fresh, deque()
         self._add_to_backlog(fresh)

@@ -20,14 +20,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from jobstatus.publishing.attempt import Attempt, RunningJob, ms_until, pending_write
+from jobstatus.publishing.attempt import Attempt, JobContext, ms_until, pending_write
 from jobstatus.publishing.delivery import Delivery
-from jobstatus.publishing.sampler import Sampling
-from jobstatus.publishing.stats import Counts
+from jobstatus.publishing.sampler import SamplerThread
+from jobstatus.publishing.stats import PublisherStats
 from jobstatus.reporting.report import Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import AnyStore, store_for
-from jobstatus.storage.store import OUTAGE, Write
+from jobstatus.storage.store import REDIS_ERRORS, Write
 
 _PAUSE: Final = 0.02
 """Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
@@ -84,7 +84,7 @@ class Publisher:
         self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
         self._is_running = False
-        self._sampling = Sampling()
+        self._sampling = SamplerThread()
 
     def pending(
         self,
@@ -126,7 +126,7 @@ class Publisher:
         created: int | None = None,
         attempt: int = 1,
         timeout: float | None = None,
-    ) -> RunningJob:
+    ) -> JobContext:
         """Show a job as running while a `with` or `async with` block runs.
 
         It ends `succeeded`; or `failed` with the exception that leaves the block, which passes;
@@ -145,7 +145,7 @@ class Publisher:
             ValueError: `attempt`, `created` or `timeout` is out of range.
             TypeError: `job_id` is no str and no UUID.
         """
-        return RunningJob(self, self.attempt(job_id, name, created, attempt, timeout))
+        return JobContext(self, self.attempt(job_id, name, created, attempt, timeout))
 
     def attempt(
         self,
@@ -182,7 +182,7 @@ class Publisher:
             if attempt.outcome is not None:
                 return
             attempt.outcome = outcome
-        self.counts.ends[outcome.state] += 1
+        self.stats.finished_attempts[outcome.state] += 1
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.end(attempt)
@@ -190,13 +190,13 @@ class Publisher:
 
     def forget(self, attempt: Attempt, outcome: Outcome) -> None:
         """Leave the attempt to somebody else, who has written how it ended."""
-        self.counts.ends[outcome.state] += 1
+        self.stats.finished_attempts[outcome.state] += 1
         self._delivery.forget(attempt)
 
     @property
-    def counts(self) -> Counts:
+    def stats(self) -> PublisherStats:
         """What has happened."""
-        return self._delivery.counts
+        return self._delivery.stats
 
     @property
     def running(self) -> int:
@@ -204,7 +204,7 @@ class Publisher:
         return len(self._delivery.running())
 
     @property
-    def final_states_pending(self) -> int:
+    def unwritten_final_states(self) -> int:
         """How many attempts have ended whose end is still to be written."""
         return self._delivery.final_states
 
@@ -250,7 +250,7 @@ class Publisher:
         lost = self._delivery.final_states
         if lost:
             _log.error("closed with %d final states unwritten", lost)
-        with contextlib.suppress(*OUTAGE):
+        with contextlib.suppress(*REDIS_ERRORS):
             self._store.close()
 
     def __enter__(self) -> Self:

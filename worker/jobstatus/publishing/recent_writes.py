@@ -11,9 +11,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from jobstatus.status import UNFINISHED, JobState
+from jobstatus.status import UNFINISHED_STATES, JobState
 from jobstatus.storage.cluster_store import AnyStore
-from jobstatus.storage.store import Refused, Run, Write
+from jobstatus.storage.store import Refusal, Run, Write
 
 _KEPT_SECONDS: Final = 30.0
 """Seconds for which a record is kept after it was accepted."""
@@ -47,14 +47,14 @@ class Recent:
     def add(self, write: Write) -> None:
         """Keep a write that was accepted; not that a job waits: it may be over elsewhere by now."""
         if write.record.state is not JobState.PENDING:
-            at = write.happened if write.is_repeat else None
+            at = write.happened if write.is_rewrite else None
             self._accepted.append((time.monotonic() if at is None else at, write))
 
     def take(self) -> list[Write]:
         """All that are to be written again; they are not kept any more."""
         now = time.monotonic()
         writes = [
-            write if write.is_repeat else replace(write, is_repeat=True)
+            write if write.is_rewrite else replace(write, is_rewrite=True)
             for at, write in self._accepted
             if now - at < _KEPT_SECONDS and not write.is_expired(now)
         ]
@@ -83,9 +83,9 @@ class Recent:
         return any(_is_lost(write, now, run) for write, run in zip(last, runs, strict=True))
 
 
-def _is_lost(write: Write, now: float, run: Run | Refused | None) -> bool:
+def _is_lost(write: Write, now: float, run: Run | Refusal | None) -> bool:
     """Whether a record that was accepted is gone, or is stored as it was before."""
-    if isinstance(run, Refused):
+    if isinstance(run, Refusal):
         return False
     if run is None:
         since = now if write.happened is None else write.happened
@@ -95,4 +95,4 @@ def _is_lost(write: Write, now: float, run: Run | Refused | None) -> bool:
         return run.created < record.created != run.previous
     if run.attempt != record.attempt:
         return run.attempt < record.attempt
-    return run.state in UNFINISHED and run.state != record.state
+    return run.state in UNFINISHED_STATES and run.state != record.state

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from jobstatus.publishing.attempt import Attempt
 
 
-class Sampling:
+class SamplerThread:
     """Calls the samplers of running attempts when asked; its thread starts when first needed."""
 
     def __init__(self) -> None:
@@ -35,5 +35,5 @@ class Sampling:
             self._asked.wait()
             self._asked.clear()
             for attempt in self._attempts:
-                if not attempt.is_over:
+                if not attempt.has_ended:
                     attempt.report.take_samples()

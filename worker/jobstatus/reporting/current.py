@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable
 from typing import Any, Final
 
-from jobstatus.reporting.progress import Sampler, Track
+from jobstatus.reporting.progress import LoopPosition, ProgressFunction
 from jobstatus.reporting.report import RUNNING, JobReport, Outcome, Step
 
 
@@ -24,13 +24,13 @@ class _NoReport(JobReport):
     def track(self, iterable: Any, total: int | None = None, reason: str | None = None) -> Any:  # noqa: ARG002
         return aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
 
-    def sample(self, fraction: Sampler) -> None:
+    def sample(self, fraction: ProgressFunction) -> None:
         pass
 
     def _want_sampling(self) -> None:
         pass
 
-    def follow(self, track: Track) -> None:
+    def follow(self, track: LoopPosition) -> None:
         pass
 
     def step(self, name: str, weight: float = 1.0) -> Step:

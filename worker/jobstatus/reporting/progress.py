@@ -16,11 +16,11 @@ from jobstatus.status import raise_interrupt
 
 T = TypeVar("T")
 
-Sampler = Callable[[], float]
+ProgressFunction = Callable[[], float]
 """Returns how much is done, 0..1. Called in the publisher's thread."""
 
 
-class Track(Protocol):
+class LoopPosition(Protocol):
     """The position of one loop."""
 
     @property
@@ -32,14 +32,14 @@ class Track(Protocol):
         """How many steps there will be, where that is known."""
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the loop has ended."""
 
     def done(self) -> int:
         """How many steps are complete."""
 
 
-class IteratorTrack:
+class IteratorPosition:
     """Reads the position of an iterator that knows how much it has left.
 
     Iterators of lists, tuples, ranges and the like do (`__length_hint__`, PEP 424), so the loop
@@ -62,7 +62,7 @@ class IteratorTrack:
         return self._length if self._total is None else self._total
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the loop has let go of its iterator: it ended, or broke off."""
         self.done()
         return self._iterator is None
@@ -86,7 +86,7 @@ class IteratorTrack:
         return sys.getrefcount(iterator)
 
 
-class CountTrack:
+class CountingPosition:
     """Counts the steps of a loop over something that doesn't know its length.
 
     `compress` takes one of `ticks` for each element that it takes of the iterable, all in C, and
@@ -96,7 +96,7 @@ class CountTrack:
     def __init__(self, total: int | None, reason: str | None) -> None:
         self.total = total
         self.reason = reason
-        self.is_over = False
+        self.has_ended = False
         self._all_done = False
         self._ticks = repeat(True, sys.maxsize)
 
@@ -112,7 +112,7 @@ class CountTrack:
                 yield item
             self._all_done = True
         finally:
-            self.is_over = True
+            self.has_ended = True
 
     def done(self) -> int:
         """Steps complete: the one that is being worked on doesn't count."""
@@ -122,7 +122,7 @@ class CountTrack:
     def end(self, *, all_done: bool) -> None:
         """The loop has ended, or was broken off."""
         self._all_done = self._all_done or all_done
-        self.is_over = True
+        self.has_ended = True
 
 
 class _End:
@@ -132,7 +132,7 @@ class _End:
     asked, that the loop was broken off.
     """
 
-    def __init__(self, track: CountTrack) -> None:
+    def __init__(self, track: CountingPosition) -> None:
         self._track = track
 
     def __iter__(self) -> Iterator[Never]:
@@ -145,12 +145,12 @@ class _End:
 
 def track(
     iterable: Iterable[T], total: int | None, reason: str | None
-) -> tuple[Iterator[T], Track]:
+) -> tuple[Iterator[T], LoopPosition]:
     """An iterator over `iterable`, and what reads its position."""
     iterator = iter(iterable)
     if type(iterable) in _TELLING and isinstance(iterable, Sized):
-        return iterator, IteratorTrack(iterator, iterable, total, reason)
-    count = CountTrack(_length(iterable) if total is None else total, reason)
+        return iterator, IteratorPosition(iterator, iterable, total, reason)
+    count = CountingPosition(_length(iterable) if total is None else total, reason)
     return count.over(iterator), count
 
 
@@ -167,5 +167,5 @@ _TELLING: set[type] = {list, tuple, range, str, bytes, bytearray, set, frozenset
 _TELLING |= {type(view) for view in _EMPTY}
 """Whose iterators say truly, at any time and from any thread, how much they have left."""
 
-_UNHELD = IteratorTrack(iter([]), [], None, None).references()
+_UNHELD = IteratorPosition(iter([]), [], None, None).references()
 """How many references there are to an iterator that only its track holds."""

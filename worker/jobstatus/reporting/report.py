@@ -9,7 +9,7 @@ from typing import Self, TypeVar, overload
 import msgspec
 
 from jobstatus.reporting import progress, sanitize
-from jobstatus.reporting.progress import CountTrack, Sampler, Track
+from jobstatus.reporting.progress import CountingPosition, LoopPosition, ProgressFunction
 from jobstatus.status import REASON_LIMIT, JobState, one_line, raise_interrupt
 
 T = TypeVar("T")
@@ -43,9 +43,9 @@ class JobReport:
     def __init__(self) -> None:
         self._percent: float | None = None
         self._reason = ""
-        self._tracks: list[Track] = []
+        self._tracks: list[LoopPosition] = []
         self.wants_sampling = False
-        self._sampler: Sampler | None = None
+        self._sampler: ProgressFunction | None = None
         self._sampled: float | None = None
         self._steps: list[Step] = []
         self._outcome: Outcome | None = None
@@ -103,18 +103,18 @@ class JobReport:
             reason: What the job is at; `{done}` and `{total}` in it become the steps complete
                 and in all.
         """
-        total = sanitize.whole(total)
+        total = sanitize.step_count(total)
         reason = None if reason is None else one_line(reason, REASON_LIMIT)
         loop: Iterator[T] | AsyncIterator[T]
         if isinstance(iterable, AsyncIterable):
-            position: Track = (count := CountTrack(total, reason))
+            position: LoopPosition = (count := CountingPosition(total, reason))
             loop = count.over_async(iterable)
         else:
             loop, position = progress.track(iterable, total, reason)
         self.follow(position)
         return loop
 
-    def sample(self, fraction: Sampler) -> None:
+    def sample(self, fraction: ProgressFunction) -> None:
         """Let the publisher ask how far the job is, ten times a second.
 
         Args:
@@ -148,7 +148,9 @@ class JobReport:
             delay: Seconds (or a timedelta) until the next attempt, where that is known.
         """
         self._end(
-            Outcome(JobState.RETRYING, one_line(reason, REASON_LIMIT), sanitize.seconds(delay))
+            Outcome(
+                JobState.RETRYING, one_line(reason, REASON_LIMIT), sanitize.delay_seconds(delay)
+            )
         )
 
     @property
@@ -181,10 +183,10 @@ class JobReport:
         self._steps.append(step)
         return step
 
-    def follow(self, track: Track) -> None:
+    def follow(self, track: LoopPosition) -> None:
         """Count a loop whose position `track` tells, such as that of a progress bar."""
-        self._said += sum(t.done() for t in self._tracks if t.is_over)
-        self._tracks = [*(t for t in self._tracks if not t.is_over), track]
+        self._said += sum(t.done() for t in self._tracks if t.has_ended)
+        self._tracks = [*(t for t in self._tracks if not t.has_ended), track]
 
     @property
     def made(self) -> int:
@@ -208,7 +210,7 @@ class JobReport:
             raise_interrupt(error)
             if not self._is_odd:
                 self._is_odd = True
-                sanitize.complain("a report can't be read", error)
+                sanitize.log_ignored_error("a report can't be read", error)
             return otherwise
 
     def take_samples(self) -> None:
@@ -218,10 +220,10 @@ class JobReport:
         if self._sampler is None:
             return
         try:
-            self._sampled = sanitize.in_bounds(float(self._sampler()))
+            self._sampled = sanitize.clamp_fraction(float(self._sampler()))
         except BaseException as error:  # SystemExit too: it would end the publisher's thread
             self._sampler = None
-            sanitize.complain("sampling has ended", error)
+            sanitize.log_ignored_error("sampling has ended", error)
 
     def read(self) -> tuple[float | None, str]:
         """Progress (0..100, or None) and reason as they are now. For the publisher.
@@ -230,7 +232,7 @@ class JobReport:
         """
         fraction = self._guarded(self.fraction, None)
         if fraction is not None:
-            fraction = sanitize.in_bounds(fraction)
+            fraction = sanitize.clamp_fraction(fraction)
         reason = self._guarded(self.reason_now, self._shown[0])
         if reason is not self._shown[0]:
             self._shown = (reason, one_line(reason, REASON_LIMIT))
@@ -251,9 +253,9 @@ class JobReport:
         except BaseException as error:
             raise_interrupt(error)
             self._percent = None
-            sanitize.complain("progress can't be read", error)
+            sanitize.log_ignored_error("progress can't be read", error)
             return None
-        return sanitize.in_bounds(fraction)
+        return sanitize.clamp_fraction(fraction)
 
     def _tracked(self) -> float | None:
         fraction, share = None, 1.0
@@ -278,7 +280,7 @@ class JobReport:
                 inner = step.reason_now()
                 return f"{step.name}: {inner}" if inner else step.name
         for track in reversed(self._tracks):
-            if track.reason and not track.is_over:
+            if track.reason and not track.has_ended:
                 total = "?" if track.total is None else str(track.total)
                 reason = track.reason.replace("{done}", str(track.done()))
                 return reason.replace("{total}", total)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from jobstatus.reporting.report import RUNNING, JobReport, Step
-from jobstatus.reporting.sanitize import complain
+from jobstatus.reporting.sanitize import log_ignored_error
 from jobstatus.status import one_line
 
 _REASON: Final = 240
@@ -83,7 +83,7 @@ def share(step: Step) -> SharedStep:
         os.truncate(descriptor, _FORMAT.size)
         memory = mmap.mmap(descriptor, _FORMAT.size)
     except OSError as error:
-        complain("a step can't be shared", error)
+        log_ignored_error("a step can't be shared", error)
         return SharedStep("")
     os.close(descriptor)
     _write(memory, None, "")

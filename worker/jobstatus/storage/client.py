@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobstatus.errors import SettingsError
-from jobstatus.redis_url import Address, Host, Kind, parse_address
+from jobstatus.redis_url import HostPort, RedisMode, RedisUrl, parse_redis_url
 from jobstatus.settings import StatusSettings
 from jobstatus.storage.credentials import (
     FileCredentials,
@@ -28,15 +28,15 @@ _UNNAMED: Final[dict[str, None]] = (
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 
-def address_of(settings: StatusSettings) -> Address:
+def redis_url_of(settings: StatusSettings) -> RedisUrl:
     """Where the status is kept.
 
     Raises:
         SettingsError: redis-py can't use the URL.
     """
     try:
-        address = parse_address(settings.redis_url or DEFAULT_URL)
-        if address.kind is Kind.STANDALONE:
+        address = parse_redis_url(settings.redis_url or DEFAULT_URL)
+        if address.mode is RedisMode.STANDALONE:
             _check_query(address)
     except ValueError as error:
         raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
@@ -60,7 +60,7 @@ def _check_files(settings: StatusSettings) -> None:
         ) from None
 
 
-def _check_query(address: Address) -> None:
+def _check_query(address: RedisUrl) -> None:
     """See whether redis-py takes what stands after the ?; its own words may hold secrets."""
     try:
         cast("Any", ConnectionPool).from_url(address.url).make_connection()
@@ -92,7 +92,7 @@ def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, 
     return options | {name: path for name, path in files.items() if tls and path}
 
 
-def login(settings: StatusSettings, address: Address) -> dict[str, Any]:
+def login(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
     """Options that log in to Redis; the file of the URL, if it has one, is read again each time."""
     username, password = login_of(address)
     if settings.redis_url_file is None:
@@ -101,13 +101,13 @@ def login(settings: StatusSettings, address: Address) -> dict[str, Any]:
     return {"credential_provider": known}
 
 
-def named_server(settings: StatusSettings, address: Address) -> dict[str, Any]:
+def named_server(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
     """Login and database of a server that Sentinel or the Cluster names."""
     return login(settings, address) | {"db": address.db}
 
 
 def sentinel_options(
-    settings: StatusSettings, address: Address, options: dict[str, Any]
+    settings: StatusSettings, address: RedisUrl, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Options of a client of a Sentinel: as for Redis, but with a login of its own."""
     username, password = sentinel_login_of(address)
@@ -124,9 +124,9 @@ def client(settings: StatusSettings) -> "Redis":
     Raises:
         SettingsError: the URL can't be used.
     """
-    address = address_of(settings)
+    address = redis_url_of(settings)
     options = client_options(settings, tls=address.tls)
-    if address.kind is Kind.STANDALONE:
+    if address.mode is RedisMode.STANDALONE:
         return cast("Any", Redis).from_url(  # type: ignore[no-any-return]
             without_login(address.url), **options, **login(settings, address)
         )
@@ -138,7 +138,7 @@ def client(settings: StatusSettings) -> "Redis":
     )
 
 
-def node_client(settings: StatusSettings, address: Address, node: Host) -> "Redis":
+def node_client(settings: StatusSettings, address: RedisUrl, node: HostPort) -> "Redis":
     """A client of one node of a Cluster."""
     host, port = node
     options = client_options(settings, tls=address.tls)

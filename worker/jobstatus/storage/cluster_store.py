@@ -11,15 +11,15 @@ from typing import Any, Final, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from jobstatus.redis_url import Host, Kind
+from jobstatus.redis_url import HostPort, RedisMode
 from jobstatus.settings import StatusSettings
-from jobstatus.status import Written
-from jobstatus.storage.client import address_of, node_client
-from jobstatus.storage.slots import SLOTS, Layout, layout_of, redirect_of
+from jobstatus.status import WriteResult
+from jobstatus.storage.client import node_client, redis_url_of
+from jobstatus.storage.slots import SLOTS, Layout, parse_cluster_slots, redirect_of
 from jobstatus.storage.store import (
-    OUTAGE,
-    TIMED_OUT,
-    Refused,
+    REDIS_ERRORS,
+    TIMEOUT_ERRORS,
+    Refusal,
     Run,
     Store,
     Write,
@@ -36,14 +36,14 @@ _SILENT_SECONDS: Final = 2.0
 _MAX_LIMIT: Final = 1000
 """Keys that are sent to one node at once at most; fewer to one that answers slowly."""
 
-_LATER: Final = Refused("TRYAGAIN its node answers slowly", is_final=False)
+_LATER: Final = Refusal("TRYAGAIN its node answers slowly", is_permanent=False)
 
 T = TypeVar("T")
 
 _ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
 _SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
-Going = tuple[int, Host, bool]
+Going = tuple[int, HostPort, bool]
 """The number of a write, where it goes, and whether ASKING precedes it."""
 
 
@@ -53,7 +53,7 @@ def store_for(settings: StatusSettings) -> "AnyStore":
     Raises:
         SettingsError: the URL can't be used.
     """
-    if address_of(settings).kind is Kind.CLUSTER:
+    if redis_url_of(settings).mode is RedisMode.CLUSTER:
         return ClusterStore(settings)
     return Store.from_settings(settings)
 
@@ -67,21 +67,21 @@ class ClusterStore:
 
     def __init__(self, settings: StatusSettings) -> None:
         self._settings = settings
-        self._address = address_of(settings)
-        self._nodes: dict[Host, Store] = {}
+        self._address = redis_url_of(settings)
+        self._nodes: dict[HostPort, Store] = {}
         self._layout: Layout | None = None
         self._last: Layout | None = None
-        self._suspects: dict[Host, None] = {}
-        self._silent: dict[Host, float] = {}
-        self._limits: dict[Host, int] = {}
+        self._suspects: dict[HostPort, None] = {}
+        self._silent: dict[HostPort, float] = {}
+        self._limits: dict[HostPort, int] = {}
         self.is_replaced = False
 
-    def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
+    def write(self, writes: Sequence[Write]) -> list[WriteResult | Refusal]:
         """Write all records, in one round trip to each node; each has its own result."""
-        results: dict[int, Written | Refused] = {}
+        results: dict[int, WriteResult | Refusal] = {}
         going = self._going([write.key for write in writes], results)
         for _ in range(_REDIRECTS):
-            groups: dict[Host, list[Going]] = {}
+            groups: dict[HostPort, list[Going]] = {}
             for each in going:
                 groups.setdefault(each[1], []).append(each)
             going = []
@@ -90,23 +90,23 @@ class ClusterStore:
             if not going:
                 break
         for number, host, _ in going:
-            results[number] = Refused(
-                f"TRYAGAIN it was redirected too often, to {host}", is_final=False
+            results[number] = Refusal(
+                f"TRYAGAIN it was redirected too often, to {host}", is_permanent=False
             )
         return [results[number] for number in range(len(writes))]
 
-    def runs(self, keys: Sequence[str]) -> list[Run | Refused | None]:
+    def runs(self, keys: Sequence[str]) -> list[Run | Refusal | None]:
         """The run that stands at each key, or None where no readable record is.
 
         Where a key's node can't say that now: why not.
         """
         layout = self._known_layout()
-        groups: dict[Host, list[str]] = {}
-        found: dict[str, Run | Refused | None] = {}
+        groups: dict[HostPort, list[str]] = {}
+        found: dict[str, Run | Refusal | None] = {}
         for key in keys:
             if (host := layout.owner(key)) is None:
                 self._layout = None
-                found[key] = Refused("CLUSTERDOWN no node has its slot", is_final=False)
+                found[key] = Refusal("CLUSTERDOWN no node has its slot", is_permanent=False)
             else:
                 groups.setdefault(host, []).append(key)
         for host, group in groups.items():
@@ -114,7 +114,7 @@ class ClusterStore:
             found |= dict.fromkeys(later, _LATER)
             try:
                 found |= zip(sent, self._node(host).runs(sent) if sent else [], strict=True)
-            except OUTAGE as error:
+            except REDIS_ERRORS as error:
                 self._doubt(host, error)
                 found |= dict.fromkeys(sent, _unanswered(host, error))
         return [found[key] for key in keys]
@@ -125,23 +125,23 @@ class ClusterStore:
         for node in nodes.values():
             node.close()
 
-    def _going(self, keys: Sequence[str], results: dict[int, Written | Refused]) -> list[Going]:
+    def _going(self, keys: Sequence[str], results: dict[int, WriteResult | Refusal]) -> list[Going]:
         layout = self._known_layout()
         going = []
         for number, key in enumerate(keys):
             if (host := layout.owner(key)) is None:
                 self._layout = None
-                results[number] = Refused("CLUSTERDOWN no node has its slot", is_final=False)
+                results[number] = Refusal("CLUSTERDOWN no node has its slot", is_permanent=False)
             else:
                 going.append((number, host, False))
         return going
 
     def _write_to(
         self,
-        host: Host,
+        host: HostPort,
         group: list[Going],
         writes: Sequence[Write],
-        results: dict[int, Written | Refused],
+        results: dict[int, WriteResult | Refusal],
     ) -> list[Going]:
         """Write to one node; what is to be sent elsewhere."""
         group, later = self._fitting(host, group)
@@ -155,7 +155,7 @@ class ClusterStore:
             packed += [_ASKING] * asks + [writes[number].packed(now, server_ms)]
         try:
             received = node.send(packed)
-        except OUTAGE as error:
+        except REDIS_ERRORS as error:
             self._doubt(host, error)
             for number, _, _ in group:
                 results[number] = _unanswered(host, error)
@@ -179,24 +179,24 @@ class ClusterStore:
                 elsewhere.append((number, redirect.host, redirect.once))
         return elsewhere
 
-    def _node(self, host: Host) -> Store:
+    def _node(self, host: HostPort) -> Store:
         node = self._nodes.get(host)
         if node is None:
             node = self._nodes[host] = Store(node_client(self._settings, self._address, host))
         return node
 
-    def _doubt(self, host: Host, error: Exception | None = None) -> None:
+    def _doubt(self, host: HostPort, error: Exception | None = None) -> None:
         """The node can't be reached: others are asked first who has its slots now.
 
         One that gave no answer in time isn't asked again for a while, and then for less.
         """
         self._layout = None
         self._suspects[host] = None
-        if isinstance(error, TIMED_OUT):
+        if isinstance(error, TIMEOUT_ERRORS):
             self._silent[host] = time.monotonic() + _SILENT_SECONDS
             self._limits[host] = max(1, self._limits.get(host, _MAX_LIMIT) // 4)
 
-    def _fitting(self, host: Host, group: list[T]) -> tuple[list[T], list[T]]:
+    def _fitting(self, host: HostPort, group: list[T]) -> tuple[list[T], list[T]]:
         """What of a group may be sent to the node now, and what must wait."""
         if time.monotonic() < self._silent.get(host, 0.0):
             return [], group
@@ -218,7 +218,7 @@ class ClusterStore:
         for host in (*first, *(host for host in hosts if host in self._suspects)):
             try:
                 layout = self._ask(host)
-            except (*OUTAGE, ValueError) as error:
+            except (*REDIS_ERRORS, ValueError) as error:
                 self._suspects[host] = None
                 fault = error
                 continue
@@ -230,11 +230,11 @@ class ClusterStore:
             raise RedisConnectionError(f"no node of the Cluster can say who has what: {fault}")
         return self._adopt(best)
 
-    def _ask(self, host: Host) -> Layout:
+    def _ask(self, host: HostPort) -> Layout:
         (reply,) = self._node(host).send([_SLOTS])
         if isinstance(reply, ResponseError):
             raise reply
-        return layout_of(reply, host)
+        return parse_cluster_slots(reply, host)
 
     def _adopt(self, layout: Layout) -> Layout:
         if self._last not in {None, layout}:
@@ -247,9 +247,9 @@ class ClusterStore:
         return layout
 
 
-def _unanswered(host: Host, error: Exception) -> Refused:
+def _unanswered(host: HostPort, error: Exception) -> Refusal:
     """What stands for the reply of a node that gave none."""
-    return Refused(f"TRYAGAIN {host[0]}:{host[1]}: {error}", is_final=False)
+    return Refusal(f"TRYAGAIN {host[0]}:{host[1]}: {error}", is_permanent=False)
 
 
 AnyStore = Store | ClusterStore

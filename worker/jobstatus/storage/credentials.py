@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from redis import CredentialProvider
 from redis.connection import parse_url
 
-from jobstatus.redis_url import Address, Kind, parse_address
+from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 
 _LOGIN: Final = ("username", "password")
 
@@ -22,15 +22,15 @@ Login = tuple[str | None, str | None]
 """A user's name and password; None where there is none."""
 
 
-def login_of(address: Address) -> Login:
+def login_of(address: RedisUrl) -> Login:
     """Who logs in to Redis by an address, and with what."""
-    if address.kind is not Kind.STANDALONE:
+    if address.mode is not RedisMode.STANDALONE:
         return address.username, address.password
     found = cast("Any", parse_url)(address.url)
     return found.get("username"), found.get("password")
 
 
-def sentinel_login_of(address: Address) -> Login:
+def sentinel_login_of(address: RedisUrl) -> Login:
     """Who logs in to the Sentinels by an address, and with what."""
     return address.sentinel_username, address.sentinel_password
 
@@ -70,9 +70,9 @@ class FileCredentials(CredentialProvider):
         """
         try:
             text = Path(self._path).read_text(encoding="utf-8").strip()
-            self._known = self._read(parse_address(text))
+            self._known = self._read(parse_redis_url(text))
         except (OSError, ValueError) as error:
-            # The errors of `parse_address` hold no secret; those of decoding hold one byte.
+            # The errors of `parse_redis_url` hold no secret; those of decoding hold one byte.
             _log.warning("%s can't be used, the last login is used: %s", self._path, error)
         username, password = self._known
         known = (username, password or "") if username else (password,)

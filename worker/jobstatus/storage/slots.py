@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jobstatus.redis_url import Host
+from jobstatus.redis_url import HostPort
 
 SLOTS: Final = 16_384
 
@@ -35,21 +35,21 @@ class Layout(msgspec.Struct, frozen=True):
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
-    owners: tuple[Host, ...]
+    owners: tuple[HostPort, ...]
 
     @property
     def size(self) -> int:
         """How many slots have an owner."""
         return sum(end - start + 1 for start, end in zip(self.starts, self.ends, strict=True))
 
-    def owner(self, key: str) -> Host | None:
+    def owner(self, key: str) -> HostPort | None:
         """The primary that has a key; None where nobody has its slot."""
         slot = slot_of(key)
         at = bisect_right(self.starts, slot) - 1
         return self.owners[at] if at >= 0 and slot <= self.ends[at] else None
 
 
-def layout_of(reply: Sequence[Any], asked: Host) -> Layout:
+def parse_cluster_slots(reply: Sequence[Any], asked: HostPort) -> Layout:
     """Read a reply to CLUSTER SLOTS.
 
     Args:
@@ -74,7 +74,7 @@ def layout_of(reply: Sequence[Any], asked: Host) -> Layout:
     )
 
 
-def _host(node: Sequence[Any], asked: Host) -> Host:
+def _host(node: Sequence[Any], asked: HostPort) -> HostPort:
     name = node[0].decode() if isinstance(node[0], bytes) else node[0]
     return (name if name and name != "?" else asked[0]), int(node[1])
 
@@ -87,11 +87,11 @@ class Redirect(msgspec.Struct, frozen=True):
         once: Whether that holds for this command only (ASK), which ASKING must precede.
     """
 
-    host: Host
+    host: HostPort
     once: bool
 
 
-def redirect_of(error: str, asked: Host) -> Redirect | None:
+def redirect_of(error: str, asked: HostPort) -> Redirect | None:
     """Read an error reply, code and all; None if it is no redirect.
 
     Args:

@@ -32,7 +32,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from jobstatus.settings import StatusSettings
-from jobstatus.status import FOLLOWS, OVER, UNFINISHED, JobState, Record, Written, format_progress
+from jobstatus.status import (
+    ALLOWED_PREDECESSORS,
+    FINAL_STATES,
+    UNFINISHED_STATES,
+    JobState,
+    Record,
+    WriteResult,
+    format_progress,
+)
 from jobstatus.storage.client import client
 
 SCRIPT: Final = files("jobstatus.storage").joinpath("write.lua").read_text(encoding="utf-8")
@@ -41,16 +49,16 @@ SCRIPT: Final = files("jobstatus.storage").joinpath("write.lua").read_text(encod
 SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """By which name the server knows the script, once it was loaded."""
 
-OUTAGE: Final = (RedisError, OSError)
+REDIS_ERRORS: Final = (RedisError, OSError)
 """What any trouble with Redis raises."""
 
-TIMED_OUT: Final = (TimeoutError, RedisTimeoutError)
+TIMEOUT_ERRORS: Final = (TimeoutError, RedisTimeoutError)
 """What is raised when Redis doesn't answer in time."""
 
-_FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in FOLLOWS.items()}
+_FOLLOWS = {state: f" {' '.join(sorted(may))} " for state, may in ALLOWED_PREDECESSORS.items()}
 _RUNNING = _FOLLOWS[JobState.IN_PROGRESS]
-_UNFINISHED = f" {' '.join(sorted(UNFINISHED))} "
-_OVER = f" {' '.join(sorted(OVER))} "
+_UNFINISHED = f" {' '.join(sorted(UNFINISHED_STATES))} "
+_OVER = f" {' '.join(sorted(FINAL_STATES))} "
 _EVALSHA = b"$7\r\nEVALSHA\r\n$40\r\n" + SHA.encode()
 _EVAL = b"$4\r\nEVAL\r\n$%d\r\n%b" % (len(SCRIPT.encode()), SCRIPT.encode())
 _PACKED = b"*5\r\n" + _EVALSHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
@@ -58,12 +66,12 @@ _PACKED = b"*5\r\n" + _EVALSHA + b"\r\n$1\r\n1\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _CODES_OF_RESULTS: Final = 8
 """By what the script multiplies the server's time in its reply, to which it adds what it did."""
 
-_RESULTS: Final = tuple(sorted(Written))
+_RESULTS: Final = tuple(sorted(WriteResult))
 
 _SCRIPT_LOADS: Final = 4
 """Times that the script is loaded for one exchange: behind a proxy there may be several servers."""
 
-PRIMARY_FOR: Final = 1.0
+PRIMARY_CHECK_SECONDS: Final = 1.0
 """Seconds for which a primary is believed to be it, where there are Sentinels to ask."""
 
 _FEW: Final = 16
@@ -121,10 +129,10 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     record: Record
     ttl: int
     lease: int = 0
-    begun: float | None = None
+    began_at: float | None = None
     happened: float | None = None
     is_run_known: bool = True
-    is_repeat: bool = False
+    is_rewrite: bool = False
     span: Any = None
 
     def join(
@@ -143,7 +151,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         """
         record = self.record
         if run is not None:
-            is_unfinished, is_taken = run.state in UNFINISHED, run.created == taken
+            is_unfinished, is_taken = run.state in UNFINISHED_STATES, run.created == taken
             if is_unfinished and run.attempt < record.attempt and not is_taken:
                 created = run.created
             elif is_unfinished and record.attempt == 0 and not (is_taken and is_taken_over):
@@ -193,7 +201,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
                 _RUNNING if state is JobState.IN_PROGRESS else _FOLLOWS[state],
                 _UNFINISHED,
                 _OVER,
-                0 if self.begun is None else max(0, int(1000 * (now - self.begun))),
+                0 if self.began_at is None else max(0, int(1000 * (now - self.began_at))),
                 news_age,
                 server_ms,
             )
@@ -205,7 +213,7 @@ def _age(since: float | None, now: float) -> int:
     return 0 if since is None else max(0, int(1000 * (now - since)))
 
 
-class Refused(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True):
     """Redis wouldn't do one write.
 
     Attributes:
@@ -214,7 +222,7 @@ class Refused(msgspec.Struct, frozen=True):
     """
 
     why: str
-    is_final: bool
+    is_permanent: bool
 
     @property
     def kind(self) -> str:
@@ -258,7 +266,7 @@ _READ_RUN = (b"*%d\r\n$5\r\nHMGET\r\n$%%d\r\n%%b\r\n" % (2 + len(Run.FIELDS))) +
 class Store:
     """Writes records through one client, in one pipeline however many there are.
 
-    Not for two threads at once. Every method raises what `OUTAGE` names when Redis can't answer.
+    Not for two threads at once. Every method raises one of `REDIS_ERRORS` when Redis can't answer.
 
     Attributes:
         is_replaced: Whether another server may have taken over, without the last writes; whoever
@@ -282,7 +290,7 @@ class Store:
         """
         return cls(client(settings))
 
-    def write(self, writes: Sequence[Write]) -> list[Written | Refused]:
+    def write(self, writes: Sequence[Write]) -> list[WriteResult | Refusal]:
         """Write all records in one round trip; each has its own result."""
         now = time.monotonic()
         server_ms = self.server_ms(now)
@@ -381,7 +389,7 @@ class Store:
         Raises:
             ConnectionError: it was replaced; what was written to it last may be lost.
         """
-        if self._sentinels is None or time.monotonic() - self._asked < PRIMARY_FOR:
+        if self._sentinels is None or time.monotonic() - self._asked < PRIMARY_CHECK_SECONDS:
             return
         before = self._sentinels.master_address
         self._asked = time.monotonic()
@@ -395,13 +403,13 @@ class Store:
             self._offset_ms = None  # it has a clock of its own
             raise ConnectionError(f"another primary has taken over: {now}")
 
-    def runs(self, keys: Sequence[str]) -> "list[Run | Refused | None]":
+    def runs(self, keys: Sequence[str]) -> "list[Run | Refusal | None]":
         """The run that stands at each key, or None where no readable record is."""
         names = [key.encode() for key in keys]
         replies = self._exchange([_READ_RUN % (len(name), name) for name in names])
         return [
-            Refused(error_text(reply), is_final=False)
-            if isinstance(reply, ResponseError) and not is_final(reply)
+            Refusal(error_text(reply), is_permanent=False)
+            if isinstance(reply, ResponseError) and not is_permanent(reply)
             else Run.from_fields(reply)
             for reply in replies
         ]
@@ -413,15 +421,15 @@ class Store:
             sentinel.close()
 
 
-def result_of(reply: Any) -> Written | Refused:
+def result_of(reply: Any) -> WriteResult | Refusal:
     """What the reply to a write says."""
     return refusal_of(reply) or _RESULTS[reply % _CODES_OF_RESULTS]
 
 
-def refusal_of(error: BaseException | None) -> Refused | None:
+def refusal_of(error: BaseException | None) -> Refusal | None:
     """What an error says, if Redis has answered with it; None for an outage."""
     if isinstance(error, ResponseError):
-        return Refused(error_text(error), is_final(error))
+        return Refusal(error_text(error), is_permanent(error))
     return None
 
 
@@ -437,7 +445,7 @@ def error_text(error: ResponseError) -> str:
     return text if text.startswith(code) else f"{code} {text}"
 
 
-def is_final(error: ResponseError) -> bool:
+def is_permanent(error: ResponseError) -> bool:
     """Whether no later attempt at the command can succeed."""
     text = error_text(error)
     # Redis 6 wraps the errors of scripts in its own words.

