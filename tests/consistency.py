@@ -24,7 +24,8 @@ from jobstatus import Publisher, job_uuid
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import FINAL_STATES, JobState
 from jobstatus.storage.cluster_store import store_for
-from jobstatus.storage.store import Refusal, Write
+from jobstatus.storage.refusals import Refusal
+from jobstatus.storage.write import Write
 
 BOUND = 2.0
 """Seconds by which an answer may be behind: the service's default."""
@@ -238,7 +239,7 @@ class Pollers:
         kinds = [self._plain(), self._validated(), self._bulk()]
         kinds += [self._waiting(job) for job in list(self._jobs)[:4]]
         kinds += [self._streaming(job) for job in streamed[:4]]
-        tasks = [asyncio.create_task(kind) for kind in kinds]
+        tasks = [asyncio.create_task(code) for code in kinds]
         yield self
         for task in tasks:
             task.cancel()
@@ -248,13 +249,13 @@ class Pollers:
             if not isinstance(each, asyncio.CancelledError) and isinstance(each, BaseException):
                 raise each
 
-    async def _get(self, kind: str, path: str, **headers: str) -> httpx.Response | None:
+    async def _get(self, code: str, path: str, **headers: str) -> httpx.Response | None:
         try:
             answer = await self._client.get(path, headers=headers)
         except httpx.TransportError:
             self.statuses["no answer"] += 1
             return None
-        self.statuses[f"{kind} {answer.status_code}"] += 1
+        self.statuses[f"{code} {answer.status_code}"] += 1
         assert answer.status_code in {200, 304, 503}, (path, answer.status_code, answer.text)
         return answer
 

@@ -24,9 +24,13 @@ def test_public_names() -> None:
         "JobStatusError",
         "MissingExtraError",
         "Publisher",
+        "PublisherSettings",
         "SettingsError",
+        "SharedStep",
+        "Step",
         "current_job",
         "job_uuid",
+        "share",
     ]
     assert jobstatus.arq.__all__ == [
         "StatusRedis",

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from jobstatus.logs import log_format
-from jobstatus.settings import StatusSettings, env, seconds, whole
+from jobstatus.settings import StatusSettings, choice, env, number, switch, whole_number
 
 MAX_BULK_IDS: Final = 100
 """Jobs that one bulk read may ask for by the contract."""
@@ -13,19 +12,9 @@ MAX_BULK_IDS: Final = 100
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def keys(text: str) -> tuple[str, ...]:
+def plain_keys(text: str) -> tuple[str, ...]:
     """Plain keys, separated by commas."""
     return tuple(key.strip() for key in text.split(",") if key.strip())
-
-
-def flag(text: str) -> bool:
-    """A switch: 1, true, yes or on; 0, false, no or off."""
-    switches = dict.fromkeys(("1", "true", "yes", "on"), True)
-    switches |= dict.fromkeys(("0", "false", "no", "off"), False)
-    try:
-        return switches[text.lower()]
-    except KeyError:
-        raise ValueError("must be 1 or 0") from None
 
 
 def size(text: str) -> int:
@@ -34,14 +23,6 @@ def size(text: str) -> int:
     if found is None:
         raise ValueError("must be a number of bytes, such as 67108864, 64MiB or 1GiB; 0 for none")
     return int(found[1]) * _UNITS[found[2]]
-
-
-def rate(text: str) -> float:
-    """Requests a second; 0 for no limit."""
-    value = float(text)
-    if not 0 <= value <= 1_000_000:  # noqa: PLR2004
-        raise ValueError("must be 0 to 1000000 requests a second")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +49,15 @@ class ServiceSettings(StatusSettings):
     """
 
     api_keys_file: str | None = env("API_KEYS_FILE", str)
-    api_keys: tuple[str, ...] = env("API_KEYS", keys, ())
-    no_auth: bool = env("NO_AUTH", flag, False)
+    api_keys: tuple[str, ...] = env("API_KEYS", plain_keys, (), secret=True)
+    no_auth: bool = env("NO_AUTH", switch, False)
     cache_bytes: int = env("CACHE_SIZE", size, 64 * 2**20)
-    max_staleness: float = env("MAX_STALENESS", seconds(0.1, 60), 2.0)
-    max_watchers: int = env("MAX_WATCHERS", whole(0, 1_000_000), 20_000)
-    max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole(0, 1_000_000), 10_000)
-    max_bulk_ids: int = env("MAX_BULK_IDS", whole(1, MAX_BULK_IDS), MAX_BULK_IDS)
-    rate: float = env("RATE_LIMIT", rate, 0.0)
-    burst: int = env("RATE_BURST", whole(0, 1_000_000), 0)
-    client_timeout: float = env("CLIENT_TIMEOUT", seconds(1, 3_600), 75.0)
-    log_format: str = env("LOG_FORMAT", log_format, "text")
-    access_log: bool = env("ACCESS_LOG", flag, False)
+    max_staleness: float = env("MAX_STALENESS", number(0.1, 60), 2.0)
+    max_watchers: int = env("MAX_WATCHERS", whole_number(0, 1_000_000), 20_000)
+    max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole_number(0, 1_000_000), 10_000)
+    max_bulk_ids: int = env("MAX_BULK_IDS", whole_number(1, MAX_BULK_IDS), MAX_BULK_IDS)
+    rate: float = env("RATE_LIMIT", number(0, 1_000_000, "requests a second"), 0.0)
+    burst: int = env("RATE_BURST", whole_number(0, 1_000_000), 0)
+    client_timeout: float = env("CLIENT_TIMEOUT", number(1, 3_600), 75.0)
+    log_format: str = env("LOG_FORMAT", choice("text", "json"), "text")
+    access_log: bool = env("ACCESS_LOG", switch, False)

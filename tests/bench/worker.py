@@ -19,7 +19,8 @@ from jobstatus import Publisher
 from jobstatus.arq import StatusWorker, create_pool
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 
 
 async def nothing(_: dict[Any, Any]) -> None:

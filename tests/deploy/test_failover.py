@@ -26,7 +26,7 @@ from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
 from jobstatus.storage.slots import slot_of
-from jobstatus.storage.store import Write
+from jobstatus.storage.write import Write
 from jobstatus_service.settings import ServiceSettings
 
 BOUND = 2.0

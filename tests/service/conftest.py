@@ -11,7 +11,8 @@ import pytest
 from tests.service.proxy import Proxy
 
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 from jobstatus_service.http.app import create_app
 from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.settings import ServiceSettings

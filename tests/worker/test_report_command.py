@@ -74,7 +74,7 @@ def test_late_report(redis: Any, redis_url: str, words: tuple[str, ...]) -> None
     before = redis.hgetall(f"job:{job_uuid('x')}")
     code, _, err = report(redis_url, "x", *words)
     assert code == 1
-    assert "the job is over (failed), nothing was changed" in err
+    assert "nothing was changed: the job has finished (failed)" in err
     assert "--state in_progress" in err
     assert redis.hgetall(f"job:{job_uuid('x')}") == before
     assert report(redis_url, "x", "--state", "in_progress", "--progress", "5")[0] == 0
@@ -168,11 +168,11 @@ def test_command_runs_without_redis() -> None:
     ("arguments", "code", "said"),
     [
         (("x",), 1, "jobstatus-report: "),
-        (("x", "--progress", "101"), 2, "must be 0 to 100"),
+        (("x", "--progress", "101"), 2, "must be a number from 0 to 100 percent"),
         (("x", "--"), 2, "no command after --"),
         (("x", "--state", "unknown"), 2, "invalid choice"),
-        (("x", "--lease", "nan"), 2, "must be 1 to"),
-        (("x", "--lease", "-5"), 2, "must be 1 to"),
+        (("x", "--lease", "nan"), 2, "must be a number from 1 to 31536000 seconds"),
+        (("x", "--lease", "-5"), 2, "must be a number from 1 to 31536000 seconds"),
     ],
 )
 def test_what_can_not_be_done(arguments: tuple[str, ...], code: int, said: str) -> None:

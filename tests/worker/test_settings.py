@@ -66,7 +66,7 @@ def test_secret_comes_from_a_file(tmp_path: Path) -> None:
         PublisherSettings.from_env(
             {"JOBSTATUS_REDIS_URL_FILE": str(file), "JOBSTATUS_REDIS_URL": "redis://x"}
         )
-    with pytest.raises(SettingsError, match="can't read"):
+    with pytest.raises(SettingsError, match="readable file"):
         PublisherSettings.from_env({"JOBSTATUS_REDIS_URL_FILE": str(tmp_path / "none")})
 
 

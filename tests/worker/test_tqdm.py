@@ -4,18 +4,19 @@ import io
 from typing import Any
 
 import pytest
+from tests.worker.reports import read
 from tqdm.std import tqdm as plain
 
-from jobstatus.reporting.report import RUNNING, JobReport
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport
 from jobstatus.tqdm import tqdm, trange
 
 
 @pytest.fixture
 def report() -> Any:
     report = JobReport()
-    token = RUNNING.set(report)
+    token = CURRENT_REPORT.set(report)
     yield report
-    RUNNING.reset(token)
+    CURRENT_REPORT.reset(token)
 
 
 def test_bar_is_the_progress(report: JobReport) -> None:
@@ -23,9 +24,9 @@ def test_bar_is_the_progress(report: JobReport) -> None:
     out = io.StringIO()
     bar = tqdm(range(4), desc="epochs", file=out, mininterval=0, miniters=1)
     assert isinstance(bar, plain)
-    seen = [report.read() for _ in bar]
+    seen = [read(report) for _ in bar]
     assert seen == [(n * 25.0, "epochs") for n in range(4)]
-    assert report.read()[0] == 100
+    assert read(report)[0] == 100
     assert "epochs: 100%" in out.getvalue()
 
 
@@ -33,12 +34,12 @@ def test_bar_by_hand(report: JobReport) -> None:
     """A bar that is updated by hand reports too."""
     with tqdm(total=10, file=io.StringIO()) as bar:
         bar.update(3)
-        assert report.read()[0] == 30
+        assert read(report)[0] == 30
 
 
 def test_disabled_bar_reports_all_the_same(report: JobReport) -> None:
     """A bar that is disabled draws nothing; its loop is tracked."""
-    seen = [report.read()[0] for _ in tqdm([1, 2], disable=True)]
+    seen = [read(report)[0] for _ in tqdm([1, 2], disable=True)]
     assert seen == [0, 50]
 
 
@@ -53,7 +54,7 @@ def test_bars_nest(report: JobReport) -> None:
     out = io.StringIO()
     options: dict[str, Any] = {"file": out, "mininterval": 0, "miniters": 1}
     seen = [
-        report.read()[0] for _ in trange(2, **options) for _ in trange(2, leave=False, **options)
+        read(report)[0] for _ in trange(2, **options) for _ in trange(2, leave=False, **options)
     ]
     assert seen == [0, 25, 50, 75]
 

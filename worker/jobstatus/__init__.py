@@ -3,8 +3,12 @@
 from jobstatus.errors import JobStatusError, MissingExtraError, SettingsError
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.current import current_job
-from jobstatus.reporting.report import JobReport
+from jobstatus.reporting.report import JobReport, Step
+from jobstatus.reporting.shared_step import SharedStep, share
+from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, JobStatus, job_uuid
+
+__version__ = "0.1.0"
 
 __all__ = [
     "JobReport",
@@ -13,7 +17,11 @@ __all__ = [
     "JobStatusError",
     "MissingExtraError",
     "Publisher",
+    "PublisherSettings",
     "SettingsError",
+    "SharedStep",
+    "Step",
     "current_job",
     "job_uuid",
+    "share",
 ]

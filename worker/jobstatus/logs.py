@@ -1,6 +1,6 @@
-"""Logs: lines for people, or one JSON object a line, with whose request or job it is about.
+"""Logs: lines of text, or one JSON object a line with the request or job that it concerns.
 
-Nothing here, nor anything that we log, names a key, a password or an `Authorization` header.
+No log line of this package contains an API key, a password or an `Authorization` header.
 """
 
 import logging
@@ -15,21 +15,21 @@ import msgspec
 LOG_CONTEXT: Final[ContextVar[Mapping[str, str]]] = ContextVar(
     "jobstatus.about", default=MappingProxyType({})
 )
-"""What the code of this context is about: `request_id`, `job_id`. In every JSON line."""
+"""Members of every JSON line that the code of this context logs: `request_id`, `job_id`."""
 
-LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TEXT_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, and what it is about.
+    """Formats one JSON object a line: `time`, `level`, `logger`, `message`, and `LOG_CONTEXT`.
 
-    `extra={"about": {...}}` of a log call adds members. Times are RFC 3339, UTC, with ms.
+    `extra={"about": {...}}` in a log call adds members. Times are RFC 3339, UTC, with ms.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format the line."""
         time = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -45,24 +45,17 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         try:
             return _encode(line).decode()
-        except Exception:  # lone surrogates, or values that can't be written
+        except Exception:  # a lone surrogate, or a value that JSON can't represent
             plain = {
                 name: str(value).encode(errors="backslashreplace") for name, value in line.items()
             }
             return _encode({name: value.decode() for name, value in plain.items()}).decode()
 
 
-def log_format(text: str) -> str:
-    """A format of logs: `text` or `json`."""
-    if text not in {"text", "json"}:
-        raise ValueError("must be text or json")
-    return text
-
-
-def formatter(kind: str) -> dict[str, Any]:
-    """A formatter for `logging.config.dictConfig`.
+def formatter(log_format: str) -> dict[str, Any]:
+    """Return a formatter for `logging.config.dictConfig`.
 
     Args:
-        kind: `text` or `json`.
+        log_format: `text` or `json`.
     """
-    return {"()": JsonFormatter} if kind == "json" else {"format": LINE}
+    return {"()": JsonFormatter} if log_format == "json" else {"format": TEXT_FORMAT}

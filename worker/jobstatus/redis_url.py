@@ -1,8 +1,8 @@
-"""Where Redis is: what a URL says. Pure.
+"""Parsing of the URLs that name a Redis. Pure.
 
-One server, `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads them; a primary that
-Sentinel names, `redis+sentinel://host:port,host:port/service?db=0`; or a Cluster,
-`redis+cluster://host:port,host:port`. The last two with TLS begin with `rediss+`.
+One server: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py parses them. A primary that
+Sentinels name: `redis+sentinel://host:port,host:port/service?db=0`. A Cluster:
+`redis+cluster://host:port,host:port`. With TLS, the last two begin with `rediss+`.
 """
 
 from enum import StrEnum
@@ -13,19 +13,19 @@ import msgspec
 
 HostPort = tuple[str, int]
 
-_SINGLE: Final = ("redis", "rediss", "unix")
-_MANY: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-_PORT: Final = {"sentinel": 26_379, "cluster": 6_379}
+_SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
+_MULTI_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_DEFAULT_PORTS: Final = {"sentinel": 26_379, "cluster": 6_379}
 _ESCAPE: Final = "percent-encode / ? # @ : in a password"
 
-_QUERY: Final = {
+_QUERY_PARAMETERS: Final = {
     "sentinel": {"db", "sentinel_username", "sentinel_password"},
     "cluster": set[str](),
 }
 
 
 class RedisMode(StrEnum):
-    """How the server is found."""
+    """How the server of a key is found."""
 
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
@@ -33,19 +33,19 @@ class RedisMode(StrEnum):
 
 
 class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """Where Redis is.
+    """A parsed URL.
 
     Attributes:
-        kind: How the server is found.
-        url: The URL.
-        tls: Whether it is spoken to over TLS; Sentinels too.
-        hosts: Sentinels, or some nodes of the Cluster; none of a single server.
-        service: The name by which the Sentinels know the primary.
-        db: The database's number, behind Sentinel.
-        username: Who logs in, and `password`; of a single server the URL says so.
-        password: With what.
-        sentinel_username: Who logs in to the Sentinels, and `sentinel_password`.
-        sentinel_password: With what.
+        mode: How the server of a key is found.
+        url: The URL itself.
+        tls: Whether connections use TLS, those to Sentinels included.
+        hosts: The Sentinels, or some nodes of the Cluster; empty for a single server.
+        service: The name under which the Sentinels know the primary.
+        db: The number of the database, with Sentinel.
+        username: The user name to log in with; for a single server it is in `url` only.
+        password: The password to log in with; for a single server it is in `url` only.
+        sentinel_username: The user name to log in to the Sentinels with.
+        sentinel_password: The password to log in to the Sentinels with.
     """
 
     mode: RedisMode
@@ -61,50 +61,53 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read a URL.
+    """Parse a URL.
 
     Raises:
-        ValueError: it can't be used; the message holds no secret.
+        ValueError: The URL is not valid; the message contains no secret.
     """
     scheme, _, rest = url.partition("://")
-    if scheme in _SINGLE and rest:
+    if scheme in _SINGLE_SCHEMES and rest:
         _check_single(url)
         return RedisUrl(mode=RedisMode.STANDALONE, url=url, tls=scheme == "rediss")
-    if scheme not in _MANY:
-        known = ", ".join(f"{each}://" for each in (*_SINGLE, "redis+sentinel", "redis+cluster"))
-        raise ValueError(f"must start with one of {known}; with TLS rediss")
-    return _of_many(url, RedisMode(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
+    if scheme not in _MULTI_SCHEMES:
+        schemes = (*_SINGLE_SCHEMES, "redis+sentinel", "redis+cluster")
+        known = ", ".join(f"{each}://" for each in schemes)
+        raise ValueError(f"it must start with one of {known}; with TLS, rediss instead of redis")
+    return _parse_multi(url, RedisMode(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
 
 
 def _check_single(url: str) -> None:
-    """See whether redis-py can use a URL; its own words would hold parts of a password."""
+    """Check a URL that redis-py parses; redis-py's own errors would contain parts of a password."""
     parts = urlsplit(url)
     if parts.fragment or "@" in parts.query or (parts.scheme != "unix" and "@" in parts.path):
         raise ValueError(_ESCAPE)
     if parts.scheme == "unix":
         return
-    _host(parts.netloc.rpartition("@")[2] or "localhost", 6_379)
+    _parse_host(parts.netloc.rpartition("@")[2] or "localhost", 6_379)
     path = parts.path.strip("/")
     if path and not (path.isascii() and path.isdigit()):
-        raise ValueError(f"what follows the host is no database's number; {_ESCAPE}")
+        raise ValueError(f"the path after the host must be the number of a database; {_ESCAPE}")
 
 
-def _of_many(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
+def _parse_multi(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.fragment or "@" in parts.query + parts.path:
         raise ValueError(_ESCAPE)
-    if query.keys() - _QUERY[mode]:
-        known = ", ".join(sorted(_QUERY[mode])) or "nothing"
-        raise ValueError(f"after the ? of a {mode} may stand {known}")
+    if query.keys() - _QUERY_PARAMETERS[mode]:
+        known = ", ".join(sorted(_QUERY_PARAMETERS[mode])) or "none"
+        raise ValueError(f"unknown query parameter; a {mode} URL may have: {known}")
     service = unquote(parts.path.strip("/"))
     if (mode is RedisMode.SENTINEL) != bool(service):
-        wanted = (
-            "the service's name after the hosts" if mode is RedisMode.SENTINEL else "hosts only"
+        must_have = (
+            "the name of the service after the hosts"
+            if mode is RedisMode.SENTINEL
+            else "hosts and no path"
         )
-        raise ValueError(f"a {mode} has {wanted}")
+        raise ValueError(f"a {mode} URL must have {must_have}")
     db = query.get("db", "0")
     if not (db.isascii() and db.isdigit()):
         raise ValueError("db must be a number")
@@ -112,7 +115,7 @@ def _of_many(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
         mode=mode,
         url=url,
         tls=tls,
-        hosts=tuple(_host(each, _PORT[mode]) for each in hosts.split(",")),
+        hosts=tuple(_parse_host(each, _DEFAULT_PORTS[mode]) for each in hosts.split(",")),
         service=service,
         db=int(db),
         username=unquote(username) or None,
@@ -122,12 +125,12 @@ def _of_many(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
     )
 
 
-def _host(text: str, default_port: int) -> HostPort:
+def _parse_host(text: str, default_port: int) -> HostPort:
     try:
         parts = urlsplit(f"//{text}")
         port = parts.port or default_port
     except ValueError:
-        raise ValueError("a port is out of range or no number") from None
+        raise ValueError("a port must be a number from 0 to 65535") from None
     if not parts.hostname:
         raise ValueError("a host is missing: write host:port,host:port")
     return parts.hostname, port

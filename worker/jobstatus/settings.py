@@ -1,165 +1,264 @@
-"""Settings from the environment: `JOBSTATUS_*`, read once, checked before anything starts."""
+"""Settings from environment variables `JOBSTATUS_*`, read and checked once, at the start.
 
+To add a setting: a field made by `env` in the settings class of its side, the variable's name in
+`KNOWN_VARIABLES`, a line in the `--help` text of its command and in the side's README.
+"""
+
+import difflib
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from jobstatus.errors import SettingsError
 from jobstatus.redis_url import parse_redis_url
 
-Parse = Callable[[str], Any]
+Parser = Callable[[str], Any]
+"""Parses the text of a variable; raises ValueError with a sentence that follows its name."""
+
+KNOWN_VARIABLES: Final = frozenset(
+    f"JOBSTATUS_{name}"
+    for name in (
+        *("REDIS_URL", "REDIS_URL_FILE", "REDIS_CONNECT_TIMEOUT", "REDIS_TIMEOUT"),
+        *("REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE", "KEY_PREFIX", "LEASE"),
+        *("RETENTION", "REPORT_INTERVAL", "CLAIM_LEASE", "MAX_HELD_RECORDS"),
+        *("QUEUE_URL", "QUEUE_URL_FILE", "JOB_COMPLETION_WAIT", "METRICS_PORT", "LOG_FORMAT"),
+        *("API_KEYS", "API_KEYS_FILE", "NO_AUTH", "CACHE_SIZE", "MAX_STALENESS", "ACCESS_LOG"),
+        *("MAX_WATCHERS", "MAX_WATCHERS_PER_KEY", "MAX_BULK_IDS", "RATE_LIMIT", "RATE_BURST"),
+        *("CLIENT_TIMEOUT", "TRACES", "METRICS_DIR", "JOB_ID", "REPORT_FILE"),
+    )
+)
+"""Every variable of either side: worker and service may share one environment."""
+
+_log = logging.getLogger("jobstatus")
 
 
-def seconds(least: float, most: float) -> Parse:
-    """A parser of a number of seconds in `least`..`most`."""
+def number(minimum: float, maximum: float, unit: str = "seconds") -> Parser:
+    """Return a parser of a number from `minimum` to `maximum`."""
 
     def parse(text: str) -> float:
-        value = float(text)
-        if not (math.isfinite(value) and least <= value <= most):
-            raise ValueError(f"must be {least:g} to {most:g} seconds")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value <= maximum:
+            bounds = f"from {_decimal(minimum)} to {_decimal(maximum)}"
+            raise ValueError(f"must be a number {bounds} {unit}")
         return value
 
     return parse
 
 
-def prefix(text: str) -> str:
-    """A key prefix: it may not hold spaces, braces (Cluster hash tags) or glob characters."""
+def _decimal(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def whole_number(minimum: int, maximum: int) -> Parser:
+    """Return a parser of a whole number from `minimum` to `maximum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return value
+
+    return parse
+
+
+def switch(text: str) -> bool:
+    """Parse a switch: 1, true, yes or on; 0, false, no or off."""
+    switches = dict.fromkeys(("1", "true", "yes", "on"), True)
+    switches |= dict.fromkeys(("0", "false", "no", "off"), False)
+    try:
+        return switches[text.lower()]
+    except KeyError:
+        raise ValueError("must be 1 or 0") from None
+
+
+def choice(*values: str) -> Parser:
+    """Return a parser of one of the values."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"must be {' or '.join(values)}")
+        return text
+
+    return parse
+
+
+def key_prefix(text: str) -> str:
+    """Parse a key prefix: one word without braces (hash tags of a Cluster) or glob characters."""
     if not text or any(c.isspace() or not c.isprintable() or c in "{}*?[]\\" for c in text):
         raise ValueError("must be one word without { } * ? [ ] \\")
     if text.partition(":")[0] == "arq":
-        raise ValueError("must not be or begin with `arq:`, as arq's own keys do")
+        raise ValueError("must not be `arq` or begin with `arq:`, which arq's own keys do")
     return text
 
 
 def redis_url(text: str) -> str:
-    """Where Redis is, see `jobstatus.redis_url`."""
-    return parse_redis_url(text).url
+    """Check the URL of a Redis, see `jobstatus.redis_url`."""
+    try:
+        return parse_redis_url(text).url
+    except ValueError as error:
+        raise ValueError(f"is not valid: {error}") from None
 
 
-def readable(text: str) -> str:
-    """The path of a file that can be read."""
+def readable_file(text: str) -> str:
+    """Check that a path names a file that can be read."""
     try:
         with Path(text).open("rb"):
             return text
     except OSError as error:
-        raise ValueError(error.strerror or str(error)) from None
+        raise ValueError("must name a readable file") from error
 
 
-def env(name: str, parse: Parse, default: Any = None, *, secret: bool = False) -> Any:
-    """A settings field that is read from `JOBSTATUS_<name>`.
+def env(
+    name: str, parse: Parser, default: Any = None, *, secret: bool = False, in_file: bool = False
+) -> Any:
+    """Declare a settings field that is read from `JOBSTATUS_<name>`.
 
     Args:
-        name: The variable's name without its prefix.
-        parse: Makes the value of the text; raises ValueError with what is wrong.
-        default: The value when the variable is unset or empty.
-        secret: Whether the text may also stand in the file that `JOBSTATUS_<name>_FILE` names,
-            whose path is then the value of the field `<field>_file`; it appears in no error.
+        name: The name of the variable without its prefix.
+        parse: Parses the text.
+        default: The value if the variable is unset or empty.
+        secret: Whether the value is kept out of errors and of the `repr`.
+        in_file: Whether the value may also be in the file that `JOBSTATUS_<name>_FILE` names; the
+            path becomes the field `<field>_file`.
     """
-    return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
-
-
-def whole(least: int, most: int) -> Parse:
-    """A parser of a whole number in `least`..`most`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise ValueError(f"must be {least} to {most}")
-        return value
-
-    return parse
+    metadata = {"env": name, "parse": parse, "secret": secret, "in_file": in_file}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSettings:
-    """A settings object whose fields, made by `env`, can be read from the environment."""
+    """Settings whose fields, made by `env`, can be read from the environment.
+
+    A duration may be given as a `timedelta`; it is kept in seconds.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, timedelta):
+                object.__setattr__(self, f.name, value.total_seconds())
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
-        """Read the settings; what is unset keeps its default, `overrides` win.
+        """Read the settings. An unset variable keeps the default; `overrides` take precedence.
 
         Raises:
-            SettingsError: a variable can't be used; the message names it.
+            SettingsError: The value of a variable is not valid; the message names the variable.
         """
+        if environ is os.environ:
+            warn_about_unknown_variables(environ)
         values = dict(overrides)
         for f in fields(cls):
             if f.name in values or "env" not in f.metadata:
                 continue
             variable = "JOBSTATUS_" + f.metadata["env"]
-            secret = f.metadata["secret"]
-            text = _text(environ, variable, secret=secret)
+            in_file = f.metadata["in_file"]
+            text = _text(environ, variable, in_file=in_file)
             if text:
-                values[f.name] = _parsed(variable, text, f.metadata["parse"], secret=secret)
-            if secret:
+                values[f.name] = parse_variable(
+                    variable, text, f.metadata["parse"], secret=f.metadata["secret"]
+                )
+            if in_file:
                 values[f"{f.name}_file"] = environ.get(f"{variable}_FILE") or None
         return cls(**values)
 
 
-def _text(environ: Mapping[str, str], variable: str, *, secret: bool) -> str:
-    text = environ.get(variable, "")
-    path = environ.get(f"{variable}_FILE", "") if secret else ""
-    if not path:
-        return text
-    if text:
-        raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{variable}_FILE: can't read {path}: {error}") from None
+def parse_variable(variable: str, text: str, parse: Parser, *, secret: bool = False) -> Any:
+    """Parse the text of one variable.
 
-
-def _parsed(variable: str, text: str, parse: Parse, *, secret: bool) -> Any:
+    Raises:
+        SettingsError: It is not valid; the message names the variable, and the text if that is
+            not secret.
+    """
     try:
         return parse(text)
     except ValueError as error:
-        shown = "its value" if secret else repr(text)
-        raise SettingsError(f"{variable}: {shown} can't be used: {error}") from None
+        shown = "" if secret else f", not {text!r}"
+        cause = error.__cause__
+        detail = f" ({cause.strerror or cause})" if isinstance(cause, OSError) else ""
+        raise SettingsError(f"{variable} {error}{shown}{detail}") from None
+
+
+_warned: set[str] = set()
+
+
+def warn_about_unknown_variables(environ: Mapping[str, str] = os.environ) -> None:
+    """Log each unknown `JOBSTATUS_*` variable once, with the most similar known one."""
+    prefix = "JOBSTATUS_"
+    unknown = {name for name in environ if name.startswith(prefix)} - KNOWN_VARIABLES - _warned
+    for name in sorted(unknown):
+        _warned.add(name)
+        similar = difflib.get_close_matches(name, KNOWN_VARIABLES, 1)
+        hint = f"did you mean {similar[0]}?" if similar else "see the README for those there are"
+        _log.warning("%s is ignored: there is no such setting; %s", name, hint)
+
+
+def _text(environ: Mapping[str, str], variable: str, *, in_file: bool) -> str:
+    text = environ.get(variable, "")
+    path = environ.get(f"{variable}_FILE", "") if in_file else ""
+    if not path:
+        return text
+    if text:
+        raise SettingsError(f"{variable} and {variable}_FILE are both set: unset one of them")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}_FILE must name a readable file: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(EnvSettings):
-    """What both sides must agree on.
+    """Settings that worker and service share.
 
     Attributes:
-        redis_url: Where the status is kept; None for each side's own default.
-        redis_url_file: The file that this was read from; its login is read again for each
-            connection.
-        key_prefix: The first part of every key; one tenant's jobs share one prefix.
-        lease: Seconds for which an attempt is believed after its worker was last heard.
+        redis_url: The Redis that holds the status; None for the default of each side.
+        redis_url_file: The file that the URL was read from; the login in it is read again for
+            each connection.
+        key_prefix: The first part of every key; one tenant's jobs have one prefix.
+        lease: Seconds for which an attempt counts as running after its worker's last report.
+            Worker and service must have the same value.
         connect_timeout: Seconds that connecting to Redis may take.
         timeout: Seconds that one round trip to Redis may take.
-        ca_file: PEM file of who may vouch for Redis, with TLS; None: the system's.
-        cert_file: PEM file of the certificate that is shown to Redis, with TLS.
-        key_file: PEM file of that certificate's key.
+        ca_file: PEM file of the certificate authorities for TLS; None: those of the system.
+        cert_file: PEM file of the client certificate for TLS; None: no client certificate.
+        key_file: PEM file of the client certificate's private key.
     """
 
-    redis_url: str | None = env("REDIS_URL", redis_url, secret=True)
+    redis_url: str | None = env("REDIS_URL", redis_url, secret=True, in_file=True)
     redis_url_file: str | None = None
-    key_prefix: str = env("KEY_PREFIX", prefix, "job")
-    lease: float = env("LEASE", seconds(1, 86_400), 30.0)
-    connect_timeout: float = env("REDIS_CONNECT_TIMEOUT", seconds(0.01, 60), 0.5)
-    timeout: float = env("REDIS_TIMEOUT", seconds(0.01, 60), 0.8)
-    ca_file: str | None = env("REDIS_CA_FILE", readable)
-    cert_file: str | None = env("REDIS_CERT_FILE", readable)
-    key_file: str | None = env("REDIS_KEY_FILE", readable)
+    key_prefix: str = env("KEY_PREFIX", key_prefix, "job")
+    lease: float = env("LEASE", number(1, 86_400), 30.0)
+    connect_timeout: float = env("REDIS_CONNECT_TIMEOUT", number(0.01, 60), 0.5)
+    timeout: float = env("REDIS_TIMEOUT", number(0.01, 60), 0.8)
+    ca_file: str | None = env("REDIS_CA_FILE", readable_file)
+    cert_file: str | None = env("REDIS_CERT_FILE", readable_file)
+    key_file: str | None = env("REDIS_KEY_FILE", readable_file)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherSettings(StatusSettings):
-    """How a process publishes its jobs' status.
+    """Settings of a publisher.
 
     Attributes:
-        retention: Seconds for which a record is kept after its job is over.
-        report_interval: Seconds between two samples of a job's progress.
+        retention: Seconds for which a record is kept after its job has finished.
+        report_interval: Seconds between two readings of a running job's progress.
         claim_lease: Seconds after which the job of an arq worker that was killed is run again.
-        max_held_records: Final states and pending jobs that are held at most while Redis can't
-            take them; beyond that the oldest final states are dropped, counted and logged.
+        max_held_records: Final states and pending jobs that are held at most while Redis is
+            unavailable. Beyond that the oldest final states are dropped, counted and logged.
     """
 
-    retention: float = env("RETENTION", seconds(1, 315_360_000), 86_400.0)
-    report_interval: float = env("REPORT_INTERVAL", seconds(0.01, 60), 0.1)
-    claim_lease: float = env("CLAIM_LEASE", seconds(1, 604_800), 45.0)
-    max_held_records: int = env("MAX_HELD_RECORDS", whole(1, 100_000_000), 1_000_000)
+    retention: float = env("RETENTION", number(1, 315_360_000), 86_400.0)
+    report_interval: float = env("REPORT_INTERVAL", number(0.01, 60), 0.1)
+    claim_lease: float = env("CLAIM_LEASE", number(1, 604_800), 45.0)
+    max_held_records: int = env("MAX_HELD_RECORDS", whole_number(1, 100_000_000), 1_000_000)

@@ -1,7 +1,10 @@
-"""A job's status: its states, how they follow one another, the record and the answer.
+"""A job's status: the states and their transitions, the stored record, and what a poller gets.
 
-Pure: standard library and msgspec only, no clock and no I/O. What the Lua script enforces and
-what a poller is told both start from the tables here.
+Pure: standard library and msgspec only, no clock and no I/O. The Lua script and the service's
+responses are both built on the tables in this module.
+
+To add a state: `JobState`, `FINAL_STATES` or `UNFINISHED_STATES`, `ALLOWED_PREDECESSORS`, then the
+contract. To add a field to the record: `Record`, then `storage/write.py` and `storage/write.lua`.
 """
 
 import math
@@ -15,21 +18,23 @@ from uuid import UUID, uuid5
 import msgspec
 
 NAME_LIMIT: Final = 120
-"""Longest name, in characters (`maxLength` of the published contract)."""
+"""Maximum length of a name, in characters (`maxLength` of the published contract)."""
 
 REASON_LIMIT: Final = 500
-"""Longest reason, in characters."""
+"""Maximum length of a reason, in characters."""
 
 ID_NAMESPACE: Final = UUID("5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27")
-"""The uuid5 namespace of job ids that are no UUIDs themselves. It never changes."""
+"""The uuid5 namespace of job ids that are not UUIDs. It must never change."""
 
 _UUID = re.compile(
     r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}"
 )
-_HEX = re.compile(r"[0-9a-f]{32}")  # as arq makes them
-_LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the last that a datetime can say
+_HEX = re.compile(r"[0-9a-f]{32}")  # the form of the ids that arq creates
 
-Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=_LAST_MS)]
+MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z in ms since the epoch: the latest time that a `datetime` can hold."""
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIMESTAMP_MS)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 
@@ -37,21 +42,34 @@ class JobState(StrEnum):
     """The seven states of the published contract."""
 
     PENDING = "pending"
+    """Enqueued, waiting for a worker. The worker that begins the first attempt moves it on."""
+
     IN_PROGRESS = "in_progress"
+    """An attempt is running, and its lease is valid. Its worker moves it on."""
+
     RETRYING = "retrying"
+    """An attempt has failed and another one follows, which moves it on."""
+
     SUCCEEDED = "succeeded"
+    """Final: the job has done what it should."""
+
     ABORTED = "aborted"
+    """Final: the job was cancelled on request."""
+
     FAILED = "failed"
+    """Final: the job has failed and is not run again."""
+
     UNKNOWN = "unknown"
-    """The reader's word for "no telling"; never written."""
+    """There is no record, or its lease has expired. Reported by the service; never stored."""
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can follow within the same run."""
+        """Whether no other state can follow within the same run."""
         return self in FINAL_STATES
 
 
 FINAL_STATES: Final = frozenset({JobState.SUCCEEDED, JobState.ABORTED, JobState.FAILED})
+"""States in which a run ends."""
 
 ALLOWED_PREDECESSORS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.PENDING: frozenset(),
@@ -61,29 +79,29 @@ ALLOWED_PREDECESSORS: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.ABORTED: frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING}),
     JobState.FAILED: frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING}),
 }
-"""Which stored states each written state may follow *within one attempt*.
+"""For each state that is written: the stored states that it may follow *within one attempt*.
 
-A later attempt of the same run may follow whatever is not over, and a later run anything.
+A later attempt of the same run may follow every unfinished state, and a later run any state.
 """
 
 UNFINISHED_STATES: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING})
-"""Which stored states a later attempt of the same run may follow."""
+"""The stored states that a later attempt of the same run may follow."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What stands in Redis for one job, and what one write carries. Never partial.
+    """What Redis stores for one job, and what one write carries. Always complete.
 
     Attributes:
-        name: What the job is; arq: the function's name.
-        state: One of the six written states.
-        reason: One line; empty where there is none.
-        progress: 0..100, or None until a worker first reports it.
-        created: When this run was enqueued, in ms since the epoch. Names the run.
+        name: The kind of job; under arq the function's name.
+        state: One of the six stored states.
+        reason: Why the job is in this state, one line; may be empty.
+        progress: 0..100 percent; None until a worker first reports it.
+        created: When this run was enqueued, ms since the epoch. It identifies the run.
         attempt: 0 while pending, then 1, 2, ...
         updated: When state, progress or reason last changed, in ms by Redis's clock. Set by
             the script; ignored in a write.
-        lease: Until when `in_progress` may be believed, in ms by Redis's clock. Set by the
-            script; 0 in every other state.
+        lease: When the lease of an `in_progress` attempt expires, in ms by Redis's clock. Set by
+            the script; 0 in every other state.
     """
 
     name: str
@@ -97,47 +115,48 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         if self.state is JobState.UNKNOWN:
-            raise ValueError("`unknown` is never written")
+            raise ValueError("the state `unknown` is never stored")
         if self.progress is not None and math.isnan(self.progress):
             raise ValueError("progress is not a number")
 
     @classmethod
     def from_fields(cls, fields: dict[str, str]) -> "Record":
-        """Read the fields of the hash; those that are not known are ignored.
+        """Parse the fields of the stored hash; unknown fields are ignored.
 
         Raises:
-            msgspec.ValidationError: a field is missing or can't be read.
+            msgspec.ValidationError: A field is missing or malformed.
         """
         return msgspec.convert(fields, cls, strict=False)
 
 
 class WriteResult(IntEnum):
-    """What the atomic write did."""
+    """What the atomic write did. Above 0: the record was written, or its lease renewed."""
 
     TOOK_OVER = 3
-    """What a poller sees moved; an earlier attempt, shown as running, had never ended."""
+    """The visible status changed, and the previous attempt was still shown as running: its worker
+    has died without reporting an outcome."""
     CHANGED = 2
-    """What a poller sees moved."""
+    """The visible status changed."""
     RENEWED = 1
-    """Only lease and TTL moved."""
+    """Only the lease and the TTL were renewed."""
     ALREADY_FINAL = 0
-    """Nothing: this attempt, or this run, is over already."""
+    """Nothing: this attempt, or this run, is already in a final state."""
     SUPERSEDED = -1
-    """Nothing: a later attempt or run has reported."""
+    """Nothing: a later attempt or run has reported already."""
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a poller is told of one job: the `JobStatus` of the published contract.
+    """The status of one job as a poller gets it: `JobStatus` of the published contract.
 
     Attributes:
         id: The job's UUID.
-        created_at: When it was enqueued. UTC; the epoch where nothing is known.
-        updated_at: When state, progress or reason last changed. UTC.
-        name: What the job is, at most 120 characters.
+        created_at: When it was enqueued, UTC; the epoch if there is no record.
+        updated_at: When state, progress or reason last changed, UTC.
+        name: The kind of job, at most 120 characters.
         reason: Why it is in this state; while it runs, its worker's message.
-        has_progress: Whether a worker ever reported progress.
-        progress: 0..100, in percent.
-        state: Where the job stands.
+        has_progress: Whether a worker has ever reported progress.
+        progress: 0..100 percent; 0 if there is none.
+        state: The job's state.
     """
 
     id: UUID
@@ -152,7 +171,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> bytes:
         """Encode as the contract's JSON: eight members in order, times in ms with `Z`."""
         return _encode(
-            _Wire(
+            _JobStatusJson(
                 str(self.id),
                 _rfc3339(self.created_at),
                 _rfc3339(self.updated_at),
@@ -166,16 +185,16 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, body: bytes | str) -> "JobStatus":
-        """Decode an answer of the service.
+        """Decode a response of the service.
 
         Raises:
-            msgspec.ValidationError: it is not a `JobStatus`.
+            msgspec.ValidationError: It is not a `JobStatus`.
         """
         return msgspec.json.decode(body, type=cls)
 
 
-class _Wire(msgspec.Struct, frozen=True):
-    """`JobStatus` with its times as the text that goes out; members in the contract's order."""
+class _JobStatusJson(msgspec.Struct, frozen=True):
+    """`JobStatus` with formatted times; members in the contract's order."""
 
     id: str
     created_at: str
@@ -195,47 +214,47 @@ def _rfc3339(time: datetime) -> str:
 
 
 def to_datetime(ms: int) -> datetime:
-    """Milliseconds since the epoch as an aware datetime in UTC."""
+    """Convert ms since the epoch to an aware datetime in UTC."""
     return datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
 
 
 def parse_uuid(job_id: str) -> UUID | None:
-    """The UUID that `job_id` spells, hyphenated or as 32 hex digits in either case, or None."""
+    """Parse a UUID, hyphenated or as 32 hex digits in either case; None if it is not one."""
     return UUID(job_id) if _UUID.fullmatch(job_id) else None
 
 
 def job_uuid(job_id: str | UUID) -> UUID:
-    """The UUID under which a job's status is kept and asked for.
+    """Return the UUID under which a job's status is stored and requested.
 
-    A UUID, or a text that spells one hyphenated or not, stands for itself; any other arq job id
-    becomes the uuid5 of `ID_NAMESPACE` and the id.
+    A UUID, or its text with or without hyphens, is used as it is; any other job id becomes the
+    uuid5 of `ID_NAMESPACE` and the id.
 
     Raises:
-        TypeError: it is neither a text nor a UUID.
+        TypeError: `job_id` is neither a str nor a UUID.
     """
     if isinstance(job_id, UUID):
         return job_id
     if not isinstance(job_id, str):
-        raise TypeError(f"a job id is a str or a UUID, not {type(job_id).__name__}")
+        raise TypeError(f"a job id must be a str or a UUID, not {type(job_id).__name__}")
     plain = job_id.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates
     return parse_uuid(job_id) or uuid5(ID_NAMESPACE, plain)
 
 
 def job_uuid_text(job_id: str | UUID) -> str:
-    """`str(job_uuid(job_id))`, quickly for the ids that arq makes."""
+    """Return `str(job_uuid(job_id))`, with a fast path for the ids that arq creates."""
     if isinstance(job_id, str) and _HEX.fullmatch(job_id):
         return f"{job_id[:8]}-{job_id[8:12]}-{job_id[12:16]}-{job_id[16:20]}-{job_id[20:]}"
     return str(job_uuid(job_id))
 
 
 def one_line(text: object, limit: int) -> str:
-    """`text` on one line, without control characters, of at most `limit` characters.
+    """Return `text` as one line without control characters, at most `limit` characters long.
 
-    Never raises: what can't be made a text is named by its type.
+    Never raises: an object whose `str()` fails is replaced by its type's name.
     """
     try:
-        line = str(text)[: 8 * limit]  # there may be much more of it than anybody reads
-    except BaseException as error:  # job code may raise anything, such as CancelledError
+        line = str(text)[: 8 * limit]  # cheap even for a text of megabytes
+    except BaseException as error:  # an object of job code may raise anything
         raise_interrupt(error)
         line = f"<{type(text).__name__}>"
     if not line.isprintable():
@@ -244,9 +263,10 @@ def one_line(text: object, limit: int) -> str:
 
 
 def raise_interrupt(error: BaseException) -> None:
-    """Raise a Ctrl-C that has arrived while job code was being called; pass over all else.
+    """Raise `error` again if it is a Ctrl-C; do nothing for any other error.
 
-    Python delivers it in the main thread only.
+    Python delivers a Ctrl-C in the main thread only; elsewhere a KeyboardInterrupt comes from job
+    code.
 
     Raises:
         KeyboardInterrupt: `error` is one, and this is the main thread.
@@ -256,9 +276,9 @@ def raise_interrupt(error: BaseException) -> None:
 
 
 def format_progress(progress: float | None) -> str:
-    """Progress as it is stored: at most two decimals, rounded down; empty for None.
+    """Format progress for storage: at most two decimals, rounded down; empty for None.
 
-    59.83 is 59.83, though 100 times it is 5982.999...; and nothing but 100 is 100.
+    59.83 stays 59.83 although 100 * 59.83 is 5982.999...; only 100 itself becomes 100.
     """
     if progress is None:
         return ""
@@ -266,3 +286,13 @@ def format_progress(progress: float | None) -> str:
     if hundredths == 10_000 and progress < 100:  # noqa: PLR2004 - percent
         hundredths -= 1
     return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".")
+
+
+def record_key(prefix: str, job_uuid: str) -> str:
+    """Compose the key of a job's record from the tenant's prefix and the hyphenated UUID."""
+    return f"{prefix}:{job_uuid}"
+
+
+def uuid_of_key(key: str) -> str:
+    """Return the hyphenated UUID at the end of a record's key."""
+    return key[-36:]

@@ -1,6 +1,6 @@
-"""`from jobstatus.tqdm import tqdm`: tqdm's own bar, whose position is the job's progress.
+"""`from jobstatus.tqdm import tqdm`: tqdm's progress bar, whose position is the job's progress.
 
-Outside a job it is tqdm and nothing else.
+Outside a job it behaves exactly like tqdm's.
 """
 
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ __all__ = ["tqdm", "trange"]
 
 
 class tqdm(_tqdm):  # type: ignore[type-arg] # noqa: N801 - tqdm's own name
-    """tqdm's bar; takes what tqdm takes.
+    """tqdm's progress bar, with the same arguments.
 
-    A bar that is disabled draws nothing, and its loop is tracked all the same. A bar inside
-    another one's loop counts for one step of it.
+    The loop of a disabled bar is tracked, too. A bar inside the loop of another bar counts as one
+    step of the outer loop.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not self.disable:
-            current_job().follow(_Position(self))
+            current_job()._follow(_BarPosition(self))  # noqa: SLF001
 
     def __iter__(self) -> Iterator[Any]:
         if self.disable:
@@ -37,8 +37,8 @@ class tqdm(_tqdm):  # type: ignore[type-arg] # noqa: N801 - tqdm's own name
             yield from super().__iter__()
 
 
-class _Position:
-    """Reads a bar's position. tqdm itself brings it up to date ten times a second."""
+class _BarPosition:
+    """Reads the position of a bar, which tqdm updates ten times a second."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
@@ -60,5 +60,5 @@ class _Position:
 
 
 def trange(*args: int, **kwargs: Any) -> tqdm:
-    """`tqdm(range(*args), **kwargs)`."""
+    """Return `tqdm(range(*args), **kwargs)`."""
     return tqdm(range(*args), **kwargs)

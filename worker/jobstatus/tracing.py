@@ -1,8 +1,9 @@
-"""OpenTelemetry traces: enqueue → attempt → status writes, and requests. Off unless asked for.
+"""OpenTelemetry traces: enqueue → attempt → status writes, and HTTP requests. Off by default.
 
-`JOBSTATUS_TRACES=1` turns them on; where they go, OpenTelemetry's own variables say, such as
-`OTEL_EXPORTER_OTLP_ENDPOINT` (https://opentelemetry.io/docs/specs/otel/configuration/). The trace
-goes with the job as a W3C `traceparent` (https://www.w3.org/TR/trace-context/) in arq's payload.
+`JOBSTATUS_TRACES=1` turns them on. OpenTelemetry's own variables, such as
+`OTEL_EXPORTER_OTLP_ENDPOINT`, configure the exporter
+(https://opentelemetry.io/docs/specs/otel/configuration/). The trace context travels with a job as a
+W3C `traceparent` (https://www.w3.org/TR/trace-context/) in arq's payload.
 """
 
 import contextlib
@@ -12,36 +13,33 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from jobstatus.errors import MissingExtraError, SettingsError
+from jobstatus.errors import MissingExtraError
+from jobstatus.settings import parse_variable, switch
 
 VARIABLE: Final = "JOBSTATUS_TRACES"
 
 TRACE_FIELD: Final = "jobstatus"
-"""The member of arq's payload of a job that holds the `traceparent`; arq passes over it."""
+"""The member of a job's payload that holds the `traceparent`; arq ignores it."""
 
 
 def is_on() -> bool:
-    """Whether traces are asked for.
+    """Whether traces are turned on.
 
     Raises:
-        SettingsError: the variable is no switch.
+        SettingsError: The variable is not valid.
     """
-    word = os.environ.get(VARIABLE, "").lower()
-    if word in {"1", "true", "yes", "on"}:
-        return True
-    if word not in {"", "0", "false", "no", "off"}:
-        raise SettingsError(f"{VARIABLE}: {word!r} can't be used: must be 1 or 0")
-    return False
+    text = os.environ.get(VARIABLE, "")
+    return bool(text) and bool(parse_variable(VARIABLE, text, switch))
 
 
 def tracer(service: str = "jobstatus") -> "Tracer | None":
-    """The process's tracer; None where traces are not asked for.
+    """Return the process's tracer; None if traces are turned off.
 
     Args:
-        service: The service's name, unless `OTEL_SERVICE_NAME` says one.
+        service: The name of the service in the traces, unless `OTEL_SERVICE_NAME` is set.
 
     Raises:
-        MissingExtraError: they are asked for, and OpenTelemetry isn't installed.
+        MissingExtraError: Traces are turned on, and OpenTelemetry is not installed.
     """
     return _tracer(service) if is_on() else None
 
@@ -52,19 +50,25 @@ def _tracer(service: str) -> "Tracer":
         return Tracer(service)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{VARIABLE} is set, and {error.name} is missing: pip install 'jobstatus[otel]'"
+            f"{VARIABLE} needs {error.name}: pip install 'jobstatus[otel]'"
         ) from None
 
 
-def told(span: Any, state: str, seconds: float) -> None:
-    """A change of state was written, which took so long, as a child of `span`."""
+def record_write(parent: Any, state: str, seconds: float) -> None:
+    """Add a span for a change of state that was written.
+
+    Args:
+        parent: The parent span.
+        state: The new state.
+        seconds: How long it took from the change to the end of the write.
+    """
     traces = tracer()
     if traces is not None:
-        traces.wrote(span, state, seconds)
+        traces.record_write(parent, state, seconds)
 
 
 class Tracer:
-    """Makes spans. Where a provider was set by somebody else's code it is used."""
+    """Creates spans, with the provider that other code has set, if there is one."""
 
     def __init__(self, service: str) -> None:
         from opentelemetry import propagate, trace  # noqa: PLC0415 - an extra
@@ -83,13 +87,13 @@ class Tracer:
         carrier: Mapping[str, str] | None = None,
         **attributes: str | int,
     ) -> Iterator[Any]:
-        """A span around a block, the current one meanwhile.
+        """Create a span around a block; it is the current span inside the block.
 
         Args:
-            name: What happens.
+            name: The name of the span.
             kind: `PRODUCER`, `CONSUMER`, `SERVER` or `CLIENT`.
-            carrier: Headers with the `traceparent` of what led to it.
-            **attributes: What is known of it; `_` in a name stands for a dot.
+            carrier: Headers with the `traceparent` of the parent.
+            **attributes: Attributes of the span; `_` in a name is replaced by a dot.
         """
         context = None if carrier is None else self._propagate.extract(carrier)
         with self._tracer.start_as_current_span(
@@ -101,13 +105,13 @@ class Tracer:
             yield span
 
     def carrier(self) -> dict[str, str]:
-        """The current span's `traceparent`."""
-        found: dict[str, str] = {}
-        self._propagate.inject(found)
-        return found
+        """Return headers with the current span's `traceparent`."""
+        headers: dict[str, str] = {}
+        self._propagate.inject(headers)
+        return headers
 
-    def wrote(self, parent: Any, state: str, seconds: float) -> None:
-        """A change of state was written, which took so long, as a child of `parent`."""
+    def record_write(self, parent: Any, state: str, seconds: float) -> None:
+        """Add a span for a change of state; the arguments are those of `record_write`."""
         end = time.time_ns()
         span = self._tracer.start_span(
             f"status {state}",

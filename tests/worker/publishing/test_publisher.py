@@ -119,7 +119,7 @@ def test_deferral_is_outlived(publisher: Publisher, redis: Any) -> None:
 
 def test_bad_arguments_are_refused(publisher: Publisher) -> None:
     """Arguments that can't be meant are refused where they are given."""
-    with pytest.raises(ValueError, match="the first attempt is 1"):
+    with pytest.raises(ValueError, match="the first attempt has number 1"):
         publisher.job("a", name="x", attempt=0)
     with pytest.raises(ValueError, match="ms since the epoch"):
         publisher.job("a", name="x", created=-1)
@@ -182,13 +182,14 @@ def test_end_during_a_look_is_not_lost(publisher: Publisher, redis: Any) -> None
     """A job that ends while its report is being read ends in Redis too."""
     for n in range(50):
         job = publisher.job(str(n), name="x")
-        report = contextvars.copy_context().run(job.__enter__)
+        contextvars.copy_context().run(job.__enter__)
+        reader = job._attempt.reader
 
-        def read(report: Any = report, job: Any = job) -> Any:
+        def read(reader: Any = reader, job: Any = job) -> Any:
             job.__exit__(None, None, None)
-            return type(report).read(report)
+            return type(reader).read(reader)
 
-        report.read = read  # type: ignore[method-assign]
+        reader.read = read  # type: ignore[method-assign]
     for _ in range(3):
         assert publisher.flush()
     assert {redis.hget(key(str(n)), "state") for n in range(50)} == {"succeeded"}

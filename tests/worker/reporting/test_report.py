@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from tests.hostile_values import Odd
+from tests.worker.reports import read, take_samples
 
 from jobstatus import current_job
-from jobstatus.reporting.report import RUNNING, JobReport
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport
 
 
 def numbers(n: int) -> Iterator[int]:
@@ -35,9 +36,9 @@ LOOPS: list[Any] = [
 def test_track_counts_complete_steps(loop: Iterable[int]) -> None:
     """A step counts when it is complete: the one that is being worked on doesn't."""
     report = JobReport()
-    seen = [report.read()[0] for _ in report.track(loop)]
+    seen = [read(report)[0] for _ in report.track(loop)]
     assert seen == [0, 25, 50, 75]
-    assert report.read()[0] == 100
+    assert read(report)[0] == 100
 
 
 def test_track_over_a_list_is_the_bare_iterator() -> None:
@@ -49,11 +50,11 @@ def test_track_over_a_list_is_the_bare_iterator() -> None:
 def test_track_counts_what_has_no_length() -> None:
     """A generator with a total is counted; without one there is a reason but no progress."""
     report = JobReport()
-    seen = [report.read()[0] for _ in report.track(numbers(4), total=4)]
+    seen = [read(report)[0] for _ in report.track(numbers(4), total=4)]
     assert seen == [0, 25, 50, 75]
-    assert report.read()[0] == 100
+    assert read(report)[0] == 100
     report = JobReport()
-    seen2 = [report.read() for _ in report.track(numbers(2), reason="row {done} of {total}")]
+    seen2 = [read(report) for _ in report.track(numbers(2), reason="row {done} of {total}")]
     assert seen2 == [(None, "row 0 of ?"), (None, "row 1 of ?")]
 
 
@@ -61,8 +62,8 @@ def test_track_counts_an_iterator_that_somebody_holds() -> None:
     """An iterator of the caller's own is counted too, and complete when it ends."""
     report = JobReport()
     held = iter([1, 2])
-    assert [report.read()[0] for _ in report.track(held)] == [0, 50]
-    assert report.read()[0] == 100
+    assert [read(report)[0] for _ in report.track(held)] == [0, 50]
+    assert read(report)[0] == 100
 
 
 def test_track_takes_the_length_of_a_sequence() -> None:
@@ -76,7 +77,7 @@ def test_track_takes_the_length_of_a_sequence() -> None:
             return numbers(2)
 
     report = JobReport()
-    assert [report.read()[0] for _ in report.track(Rows())] == [0, 50]
+    assert [read(report)[0] for _ in report.track(Rows())] == [0, 50]
 
 
 async def test_track_counts_async_iterables() -> None:
@@ -88,8 +89,8 @@ async def test_track_counts_async_iterables() -> None:
             yield i
 
     report = JobReport()
-    assert [report.read()[0] async for _ in report.track(rows(), total=2)] == [0, 50]
-    assert report.read()[0] == 100
+    assert [read(report)[0] async for _ in report.track(rows(), total=2)] == [0, 50]
+    assert read(report)[0] == 100
 
 
 def test_broken_off_loop_keeps_its_place() -> None:
@@ -98,8 +99,8 @@ def test_broken_off_loop_keeps_its_place() -> None:
     for i in report.track([0, 1, 2, 3]):
         if i == 2:
             break
-    assert report.read()[0] == 50
-    assert report._tracks[0].has_ended
+    assert read(report)[0] == 50
+    assert report._loops[0].has_ended
 
 
 @pytest.mark.parametrize("first", [[0, 1, 2, 3], iter([0, 1, 2, 3])], ids=["list", "iterator"])
@@ -109,9 +110,9 @@ def test_loop_after_a_broken_off_one(first: Any) -> None:
     for _ in report.track(first, total=4, reason="searching"):
         break
     report.reason = "found"
-    assert report.read() == (0, "found")
-    assert [report.read()[0] for _ in report.track([1, 2])] == [0, 50]
-    assert len(report._tracks) == 1
+    assert read(report) == (0, "found")
+    assert [read(report)[0] for _ in report.track([1, 2])] == [0, 50]
+    assert len(report._loops) == 1
 
 
 async def test_async_loop_that_breaks_off() -> None:
@@ -126,7 +127,7 @@ async def test_async_loop_that_breaks_off() -> None:
     async for _ in loop:
         break
     await loop.aclose()
-    assert report._tracks[0].has_ended
+    assert report._loops[0].has_ended
 
 
 def test_list_that_grows() -> None:
@@ -137,7 +138,7 @@ def test_list_that_grows() -> None:
     for item in report.track(items):
         if item == 1:
             items += [3, 4]
-        seen.append(report.read()[0])
+        seen.append(read(report)[0])
     assert seen == [0, 25, 50, 75]
 
 
@@ -160,36 +161,36 @@ def test_generator_is_closed_when_its_loop_breaks_off() -> None:
 def test_nested_tracks_add_up() -> None:
     """A track that begins within another one's step counts for that step."""
     report = JobReport()
-    seen = [report.read()[0] for _ in report.track([1, 2]) for _ in report.track(range(2))]
+    seen = [read(report)[0] for _ in report.track([1, 2]) for _ in report.track(range(2))]
     assert seen == [0, 25, 50, 75]
 
 
 def test_reason_says_where_the_loop_is() -> None:
     """`{done}` and `{total}` are filled in; any other brace stays as it is."""
     report = JobReport()
-    reasons = [report.read()[1] for _ in report.track("ab", reason="frame {done} of {total} {x}")]
+    reasons = [read(report)[1] for _ in report.track("ab", reason="frame {done} of {total} {x}")]
     assert reasons == ["frame 0 of 2 {x}", "frame 1 of 2 {x}"]
     report.reason = "after"
-    assert report.read()[1] == "after"
+    assert read(report)[1] == "after"
 
 
 def test_furthest_source_counts() -> None:
     """Of several sources of progress the furthest counts."""
     report = JobReport()
     report.progress(30, "copying")
-    report.sample(lambda: 0.6)
-    report.take_samples()
-    assert report.read() == (60, "copying")
+    report.sample(lambda: 60)
+    take_samples(report)
+    assert read(report) == (60, "copying")
     report.progress(80)
-    assert report.read() == (80, "copying")
+    assert read(report) == (80, "copying")
 
 
-@pytest.mark.parametrize(("told", "shown"), [(-5, 0), (105, 100), (1e308, 100), (True, 1)])
-def test_progress_is_kept_in_bounds(told: float, shown: float) -> None:
+@pytest.mark.parametrize(("reported", "shown"), [(-5, 0), (105, 100), (1e308, 100), (True, 1)])
+def test_progress_is_kept_in_bounds(reported: float, shown: float) -> None:
     """What lies outside 0..100 counts as the nearer end."""
     report = JobReport()
-    report.progress(told)
-    assert report.read()[0] == shown
+    report.progress(reported)
+    assert read(report)[0] == shown
 
 
 def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
@@ -198,19 +199,19 @@ def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
     report = JobReport()
     report.progress(odd, odd)
     report.reason = odd
-    assert report.read() == (None, "<Odd>")
+    assert read(report) == (None, "<Odd>")
     report.sample(odd)
-    report.take_samples()
+    take_samples(report)
     anything: list[Any] = [5, odd, b"x", [], {}]
     for strange in anything:
         assert list(report.track([1], total=strange, reason=strange)) == [1]
-        report.read()
+        read(report)
 
     def leave() -> float:
         sys.exit(1)
 
     report.sample(leave)
-    report.take_samples()
+    take_samples(report)
     anything = [odd, "soon", float("nan"), float("inf"), -5, 1e300, timedelta(seconds=3)]
     for delay in anything:
         ending = JobReport()
@@ -218,16 +219,16 @@ def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
         assert ending.outcome is not None
         assert ending.outcome.delay is None or 0 <= ending.outcome.delay <= 315_360_000
         assert ending.outcome.reason == "<Odd>"
-    assert "sampling has ended: SystemExit: 1" in caplog.text
+    assert "a progress function failed and is not called again: SystemExit: 1" in caplog.text
 
 
-@pytest.mark.parametrize("told", ["half", None, 10**400, object(), float("nan")])
-def test_odd_progress_is_no_progress(told: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("reported", ["half", None, 10**400, object(), float("nan")])
+def test_odd_progress_is_no_progress(reported: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Progress that is no number is said once in the log, and never raises."""
     report = JobReport()
-    report.progress(told)
-    assert report.read()[0] is None
-    assert report.read()[0] is None
+    report.progress(reported)
+    assert read(report)[0] is None
+    assert read(report)[0] is None
     assert len(caplog.records) <= 1
 
 
@@ -236,11 +237,11 @@ def test_sample_that_raises_ends_sampling(caplog: pytest.LogCaptureFixture) -> N
     report = JobReport()
     report.sample(lambda: 1 / 0)
     with caplog.at_level(logging.WARNING):
-        report.take_samples()
-        report.take_samples()
-        assert report.read()[0] is None
+        take_samples(report)
+        take_samples(report)
+        assert read(report)[0] is None
     assert [r.getMessage() for r in caplog.records] == [
-        "sampling has ended: ZeroDivisionError: division by zero"
+        "a progress function failed and is not called again: ZeroDivisionError: division by zero"
     ]
 
 
@@ -248,7 +249,7 @@ def test_reason_is_one_line() -> None:
     """A reason of many lines is shown as one of at most 500 characters."""
     report = JobReport()
     report.reason = "a\nb\t c" + "d" * 600
-    shown = report.read()[1]
+    shown = read(report)[1]
     assert shown.startswith("a b cd")
     assert len(shown) == 500
 
@@ -275,7 +276,7 @@ async def test_outside_a_job_reports_do_nothing() -> None:
         yield 1
 
     assert [x async for x in report.track(rows())] == [1]
-    assert report.read() == (None, "")
+    assert read(report) == (None, "")
     assert report.reason == ""
     assert report.outcome is None
 
@@ -288,12 +289,12 @@ async def test_current_job_follows_the_context() -> None:
         return current_job()
 
     def look() -> list[Any]:
-        RUNNING.set(report)
+        CURRENT_REPORT.set(report)
         context = contextvars.copy_context()
         with ThreadPoolExecutor(1) as pool:
             return [current_job(), pool.submit(context.run, current_job).result()]
 
     assert contextvars.copy_context().run(look) == [report, report]
-    RUNNING.set(report)
+    CURRENT_REPORT.set(report)
     assert await asyncio.create_task(nested()) is report
     assert await asyncio.to_thread(current_job) is report

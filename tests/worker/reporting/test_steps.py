@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from tests.waiting import eventually
+from tests.worker.reports import read, take_samples
 
 from jobstatus import current_job
-from jobstatus.reporting.report import RUNNING, JobReport
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport
 from jobstatus.reporting.shared_step import SharedStep, share
 
 
@@ -21,21 +22,21 @@ def test_steps_count_for_their_weight() -> None:
     """A step's 0..100 counts for its weight beside its siblings'."""
     report = JobReport()
     download, convert = report.step("download"), report.step("convert", weight=3)
-    assert report.read() == (0, "")
+    assert read(report) == (0, "")
     with download:
         download.progress(50)
-        assert report.read() == (12.5, "download")
-    assert report.read()[0] == 25
+        assert read(report) == (12.5, "download")
+    assert read(report)[0] == 25
     with convert as step:
         step.progress(50, "page 3")
-        assert report.read() == (62.5, "convert: page 3")
-    assert report.read() == (100, "")
+        assert read(report) == (62.5, "convert: page 3")
+    assert read(report) == (100, "")
 
 
 def test_step_is_the_current_job_of_its_block() -> None:
     """Code that knows nothing of steps reports for the step that it runs in."""
     report = JobReport()
-    token = RUNNING.set(report)
+    token = CURRENT_REPORT.set(report)
     with report.step("only") as step:
         assert current_job() is step
         for _ in current_job().track([1, 2]):
@@ -44,7 +45,7 @@ def test_step_is_the_current_job_of_its_block() -> None:
     assert current_job() is report
     assert report.outcome is not None
     assert report.outcome.reason == "no disk"
-    RUNNING.reset(token)
+    CURRENT_REPORT.reset(token)
 
 
 def test_steps_nest() -> None:
@@ -54,11 +55,11 @@ def test_steps_nest() -> None:
     first, second = outer.step("first"), outer.step("second")
     with outer, first:
         pass
-    outer.is_running = second.is_running = True
-    seen = [second.read()[0] for _ in second.track([1, 2], reason="{done} of {total}")]
+    outer._is_running = second._is_running = True
+    seen = [read(second)[0] for _ in second.track([1, 2], reason="{done} of {total}")]
     assert seen == [0, 50]
     second.progress(50)
-    assert report.fraction() == 0.5
+    assert read(report)[0] == 50
 
 
 def test_failed_step_is_not_complete() -> None:
@@ -68,7 +69,7 @@ def test_failed_step_is_not_complete() -> None:
     step.progress(30)
     with pytest.raises(ValueError, match="x"), step:
         raise ValueError("x")
-    assert report.read()[0] == 30
+    assert read(report)[0] == 30
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("nan")])
@@ -110,17 +111,17 @@ def test_children_report_one_progress(method: str, tmp_path: Path) -> None:
         ]
 
         def shown() -> float | None:
-            report.take_samples()
-            return report.read()[0]
+            take_samples(report)
+            return read(report)[0]
 
         try:
             eventually(lambda: shown() == 62.5, 20)
-            assert report.read()[1] == "two: in a child"
+            assert read(report)[1] == "two: in a child"
         finally:
             gate.touch()
         assert os.getpid() not in {future.result() for future in futures}
-    report.take_samples()
-    assert report.read()[0] == 100
+    take_samples(report)
+    assert read(report)[0] == 100
 
 
 def test_step_that_can_not_be_shared(
@@ -130,7 +131,7 @@ def test_step_that_can_not_be_shared(
     monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
     with share(JobReport().step("x")) as report:
         report.progress(10)
-    assert "a step can't be shared: FileNotFoundError" in caplog.text
+    assert "a step can't be shared with another process: FileNotFoundError" in caplog.text
 
 
 def test_shared_file_goes_with_its_step() -> None:

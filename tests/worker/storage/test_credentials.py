@@ -42,7 +42,7 @@ def test_file_that_breaks(rotation: Rotation, caplog: pytest.LogCaptureFixture) 
     assert known.get_credentials() == ("user", "old")
     rotation.file.unlink()
     assert known.get_credentials() == ("user", "old")
-    assert caplog.text.count("the last login is used") == 3
+    assert caplog.text.count("the last valid login is used") == 3
     assert "secret" not in caplog.text
 
 

@@ -17,7 +17,9 @@ from jobstatus.status import (
     WriteResult,
     format_progress,
 )
-from jobstatus.storage.store import SCRIPT, Refusal, Store, Write, result_of
+from jobstatus.storage.refusals import Refusal
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import SCRIPT, Write, result_of
 
 KEY = "job:1"
 WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -193,7 +195,7 @@ class Event(NamedTuple):
     created: int
     state: JobState
     began_at: int
-    happened: int
+    happened_at: int
     delivered: int
 
 
@@ -235,10 +237,12 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
     """The latest run that anybody has reported is shown; late writers of older ones do nothing."""
     redis.delete(KEY)
     script = redis.register_script(
-        SCRIPT.replace("redis.call('TIME')", "{math.floor(ARGV[2] / 1000), ARGV[2] % 1000 * 1000}")
+        SCRIPT.replace(
+            "redis.call('TIME')", "{math.floor(ARGV[12] / 1000), ARGV[12] % 1000 * 1000}"
+        )
     )
     latest = -1
-    for run, created, state, began_at, happened, delivered in events:
+    for run, created, state, began_at, happened_at, delivered in events:
         record = Record(name="a", state=state, created=created, attempt=int(state != "pending"))
         running = state is JobState.IN_PROGRESS
         write = Write(
@@ -247,12 +251,12 @@ def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event
             60_000,
             5_000 if running else 0,
             began_at=began_at / 1000,
-            happened=None if running else happened / 1000,
+            happened_at=None if running else happened_at / 1000,
         )
-        is_zombie = running and happened != began_at
+        is_zombie = running and happened_at != began_at
         if is_zombie and run >= latest:
             continue  # nobody else has been heard of: it is as good as any
-        result = script(keys=[KEY], args=[write._argument(delivered / 1000), delivered])
+        result = script(keys=[KEY], args=[*write.arguments(delivered / 1000), delivered])
         assert result // 8 == delivered
         if run < latest:
             assert result_of(result) is WriteResult.SUPERSEDED
@@ -281,7 +285,7 @@ def test_write_that_a_frozen_server_found_later(redis: Any, store: Store) -> Non
         Record(name="a", state=JobState.SUCCEEDED, created=9, attempt=1),
         60_000,
         began_at=now,
-        happened=now,
+        happened_at=now,
     ).packed(now, store.server_ms(now))
     time.sleep(0.3)
     began = time.monotonic()
@@ -289,7 +293,7 @@ def test_write_that_a_frozen_server_found_later(redis: Any, store: Store) -> Non
     (late,) = store.send([packed])  # executed only now
     assert result_of(late) is WriteResult.CHANGED
     newer = Record(name="a", state=JobState.FAILED, created=1, attempt=1)
-    (result,) = store.write([Write(KEY, newer, 60_000, began_at=began, happened=began)])
+    (result,) = store.write([Write(KEY, newer, 60_000, began_at=began, happened_at=began)])
     assert result is WriteResult.CHANGED
     assert stored(redis).created == 1
 
@@ -302,9 +306,9 @@ def test_server_time_is_learned(store: Store) -> None:
         write(store, record)
     own = time.time() * 1000
     assert abs(store.server_ms(time.monotonic()) - own) < 1_000  # the same machine's clock
-    store.learn_time([8 * (int(own) + 5_000)], time.monotonic())  # it is set forward
+    store.learn_server_time([8 * (int(own) + 5_000)], time.monotonic())  # it is set forward
     assert store.server_ms(time.monotonic()) > own + 4_000
-    store.learn_time([8 * int(own)], time.monotonic())  # and back
+    store.learn_server_time([8 * int(own)], time.monotonic())  # and back
     assert store.server_ms(time.monotonic()) < own + 1_000
 
 
@@ -314,7 +318,7 @@ def test_server_clock_set_back(redis: Any, store: Store) -> None:
     redis.hset(KEY, "updated", 4_000_000_000_000)
     record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
     ago = time.monotonic() - 1
-    (result,) = store.write([Write(KEY, record, 60_000, began_at=ago, happened=ago)])
+    (result,) = store.write([Write(KEY, record, 60_000, began_at=ago, happened_at=ago)])
     assert result is WriteResult.CHANGED
     assert stored(redis).created == 1
 
@@ -324,7 +328,7 @@ def test_held_news_keep_their_time(redis: Any, store: Store) -> None:
     record = Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1)
     now = time.monotonic()
     seconds, microseconds = redis.time()
-    store.write([Write(KEY, record, 60_000, began_at=now - 9, happened=now - 5)])
+    store.write([Write(KEY, record, 60_000, began_at=now - 9, happened_at=now - 5)])
     ago = seconds * 1000 + microseconds // 1000 - stored(redis).updated
     assert 4_000 <= ago <= 6_000
     assert redis.pttl(KEY) <= 55_000

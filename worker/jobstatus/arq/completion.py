@@ -19,8 +19,8 @@ from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import Outcome
 from jobstatus.status import FINAL_STATES
-from jobstatus.storage.store import Run, Write
-from jobstatus.tracing import told
+from jobstatus.storage.write import Run, Write
+from jobstatus.tracing import record_write
 
 T = TypeVar("T")
 
@@ -153,9 +153,9 @@ class Completion:
         if done in {CommitResult.WITHOUT_STATUS, CommitResult.GONE}:
             self._publisher.end(attempt, outcome)
         else:
-            self._publisher.forget(attempt, outcome)
+            self._publisher.release(attempt, outcome)
             if job.span is not None:
-                told(job.span, outcome.state, time.monotonic() - begun)
+                record_write(job.span, outcome.state, time.monotonic() - begun)
 
     def _keep(self, job_id: str, kept: _Kept) -> None:
         """Keep an end for a while, in the place of an older one of the same job."""

@@ -28,7 +28,7 @@ from jobstatus.arq.worker import StatusWorker
 from jobstatus.errors import JobStatusError
 from jobstatus.publishing.stats import PublisherStats, cumulative
 from jobstatus.status import JobState
-from jobstatus.storage.store import REDIS_ERRORS
+from jobstatus.storage.refusals import REDIS_ERRORS
 
 _PAGE: Final = 1000
 """Jobs that are looked at in one round trip."""

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.storage.store import error_text, is_permanent, refusal_of
+from jobstatus.storage.refusals import error_text, is_permanent, refusal_of
 
 OUTAGE_ERRORS: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """What is raised when Redis is unavailable, too slow or still loading."""
@@ -63,14 +63,14 @@ class Outage:
     async def wait(self, error: BaseException) -> None:
         """Wait a little, since Redis is unavailable, as `error` says."""
         refused = refusal_of(error.__cause__ if isinstance(error, TransientRefusalError) else error)
-        what, why = "is unavailable", f"{type(error).__name__}: {error}"
+        what, message = "is unavailable", f"{type(error).__name__}: {error}"
         if refused is not None:
-            what, why = "refuses commands for now", refused.why
-            self.refusals[refused.kind] += 1
+            what, message = "refuses commands for now", refused.message
+            self.refusals[refused.code] += 1
         if not self.is_on:
             self.is_on = True
             self.since = time.monotonic()
-            _log.warning("Redis %s, the worker waits: %s", what, why)
+            _log.warning("Redis %s, the worker waits: %s", what, message)
         await asyncio.sleep(_PAUSE)
 
     def note(self, error: BaseException) -> None:
@@ -78,11 +78,11 @@ class Outage:
         refused = refusal_of(error)
         if refused is None:
             return
-        self.refusals[refused.kind] += 1
+        self.refusals[refused.code] += 1
         now = time.monotonic()
-        if now - self._logged.get(refused.kind, float("-inf")) >= _SAME_REFUSAL_SECONDS:
-            self._logged[refused.kind] = now
-            _log.warning("Redis refuses to renew claims of jobs for now: %s", refused.why)
+        if now - self._logged.get(refused.code, float("-inf")) >= _SAME_REFUSAL_SECONDS:
+            self._logged[refused.code] = now
+            _log.warning("Redis refuses to renew claims of jobs for now: %s", refused.message)
 
     def end(self) -> bool:
         """Redis answers; whether it was unavailable."""

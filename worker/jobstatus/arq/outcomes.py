@@ -7,7 +7,7 @@ import msgspec
 from arq.jobs import SerializationError
 from arq.worker import JobExecutionFailed, Retry
 
-from jobstatus.publishing.attempt import describe
+from jobstatus.publishing.job_context import describe
 from jobstatus.reporting.report import Outcome
 from jobstatus.status import JobState
 

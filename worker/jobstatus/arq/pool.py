@@ -22,10 +22,10 @@ from jobstatus.arq.queue import (
     reread_login_on_connect,
     sentinel_pool,
 )
-from jobstatus.publishing.attempt import pending_write
+from jobstatus.publishing.pending import pending_write
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.store import SCRIPT, Write
+from jobstatus.storage.write import SCRIPT, Write
 from jobstatus.tracing import TRACE_FIELD, tracer
 
 _log = logging.getLogger("jobstatus")

@@ -16,7 +16,7 @@ from arq.connections import ArqRedis
 from arq.constants import in_progress_key_prefix
 from redis.exceptions import NoPermissionError
 
-from jobstatus.storage.store import REDIS_ERRORS
+from jobstatus.storage.refusals import REDIS_ERRORS
 
 _SCRIPT: Final = """\
 -- Renew in-progress keys, each only while it is still its claimant's.

@@ -2,19 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobstatus.logs import log_format
-from jobstatus.settings import Parse, PublisherSettings, env, redis_url, seconds
-
-
-def port(text: str) -> int:
-    """A TCP port; 0 for none."""
-    number = int(text)
-    if not 0 <= number < 65_536:  # noqa: PLR2004
-        raise ValueError("must be 0 to 65535")
-    return number
-
-
-_LONG: Parse = seconds(0, 604_800)
+from jobstatus.settings import PublisherSettings, choice, env, number, redis_url, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +18,8 @@ class ProcessSettings(PublisherSettings):
         log_format: `text` or `json`.
     """
 
-    queue_url: str | None = env("QUEUE_URL", redis_url, secret=True)
+    queue_url: str | None = env("QUEUE_URL", redis_url, secret=True, in_file=True)
     queue_url_file: str | None = None
-    job_completion_wait: float | None = env("JOB_COMPLETION_WAIT", _LONG)
-    metrics_port: int = env("METRICS_PORT", port, 0)
-    log_format: str = env("LOG_FORMAT", log_format, "text")
+    job_completion_wait: float | None = env("JOB_COMPLETION_WAIT", number(0, 604_800))
+    metrics_port: int = env("METRICS_PORT", whole_number(0, 65_535), 0)
+    log_format: str = env("LOG_FORMAT", choice("text", "json"), "text")

@@ -20,7 +20,7 @@ from arq.constants import (
 from redis.exceptions import ResponseError, WatchError
 
 from jobstatus.arq.outage import raise_transient
-from jobstatus.storage.store import Write
+from jobstatus.storage.write import Write
 
 KEPT_AFTER_END: Final = b"kept"
 """The value of an in-progress key that outlives its job, as that of a cron job does."""

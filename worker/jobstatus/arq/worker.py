@@ -39,9 +39,9 @@ from jobstatus.arq.transactions import attempt_commands, unrun_commands
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.current import current_job
-from jobstatus.reporting.report import RUNNING, Outcome
+from jobstatus.reporting.report import CURRENT_REPORT, Outcome
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.store import SCRIPT
+from jobstatus.storage.write import SCRIPT
 from jobstatus.tracing import tracer
 
 _log = logging.getLogger("jobstatus")
@@ -371,7 +371,7 @@ class StatusWorker(Worker):
         job.begin()
         job.attempt = attempt
         attempt.span = job.span
-        RUNNING.set(attempt.report)
+        CURRENT_REPORT.set(attempt.report)
         self.publisher.begin(attempt)
         return True
 

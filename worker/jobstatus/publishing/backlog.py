@@ -1,24 +1,24 @@
-"""Final states and pending jobs that wait to be written: bounded, and small in memory.
+"""The backlog: final states and pending jobs that wait until Redis accepts them.
 
-Each is one `Write` and nothing else, some 400 bytes, so that a long outage of Redis costs little.
+It is bounded, and each entry is one `Write` of some 400 bytes: a long outage costs little memory.
 """
 
 from collections import deque
 from collections.abc import Iterable
 
 from jobstatus.status import JobState
-from jobstatus.storage.store import Write
+from jobstatus.storage.write import Write
 
 
 class Backlog:
-    """Writes in the order in which they came in; `pending` records before final states.
+    """Writes in the order in which they were added; `pending` records before final states.
 
     Attributes:
-        dropped: How many final states were dropped for lack of room.
+        dropped: How many final states were dropped because the backlog was full.
     """
 
     def __init__(self, limit: int) -> None:
-        """An empty backlog that holds at most `limit` writes."""
+        """Create an empty backlog for at most `limit` writes."""
         self.dropped = 0
         self._limit = limit
         self._pending: deque[Write] = deque()
@@ -29,11 +29,11 @@ class Backlog:
 
     @property
     def final_states(self) -> int:
-        """How many of them are final states."""
+        """The number of final states in the backlog."""
         return len(self._final)
 
     def add(self, writes: Iterable[Write]) -> list[Write]:
-        """Add writes; the final states that were dropped, the oldest ones, to make room."""
+        """Add writes; return the oldest final states, which were dropped to make room."""
         for write in writes:
             self._queue_of(write).append(write)
         excess = max(0, len(self) - self._limit)
@@ -44,15 +44,15 @@ class Backlog:
         return dropped
 
     def put_back(self, writes: Iterable[Write]) -> None:
-        """Put writes back in front, which `take` has just given away."""
+        """Put writes that `take` has just returned back to the front."""
         for write in reversed(list(writes)):
             self._queue_of(write).appendleft(write)
 
-    def take(self, most: int) -> list[Write]:
-        """Take the first writes away, at most so many."""
+    def take(self, maximum: int) -> list[Write]:
+        """Remove and return the first writes, at most `maximum`."""
         taken: list[Write] = []
         for queue in (self._pending, self._final):
-            while queue and len(taken) < most:
+            while queue and len(taken) < maximum:
                 taken.append(queue.popleft())
         return taken
 

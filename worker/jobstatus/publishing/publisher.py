@@ -1,11 +1,11 @@
-"""The publisher: one thread per process that tells Redis how the jobs of the process stand.
+"""The publisher: one thread per process that writes the status of the process's jobs to Redis.
 
-Job code never waits for it. A report is an assignment; the thread looks at all reports every
-`interval`, writes what has changed in one pipeline, renews leases, and keeps what Redis couldn't
-take until it can (`delivery`). A change of state wakes it at once. A second thread, started when
-first needed, calls what was given to `sample`, so that one that blocks holds up no lease.
+Job code never waits for it. A report is an assignment; the thread reads all reports every
+`report_interval`, writes what has changed in one round trip, renews leases, and holds what Redis
+does not accept until it does (`delivery`). A change of state wakes it up at once.
 """
 
+import asyncio
 import atexit
 import contextlib
 import logging
@@ -14,35 +14,35 @@ import sys
 import threading
 import time
 import weakref
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import isfinite
-from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from jobstatus.publishing.attempt import Attempt, JobContext, ms_until, pending_write
+from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.delivery import Delivery
+from jobstatus.publishing.job_context import JobContext
+from jobstatus.publishing.pending import ms_until, pending_write
 from jobstatus.publishing.sampler import SamplerThread
 from jobstatus.publishing.stats import PublisherStats
 from jobstatus.reporting.report import Outcome
 from jobstatus.settings import PublisherSettings
+from jobstatus.status import MAX_TIMESTAMP_MS
 from jobstatus.storage.cluster_store import AnyStore, store_for
-from jobstatus.storage.store import REDIS_ERRORS, Write
+from jobstatus.storage.refusals import REDIS_ERRORS
+from jobstatus.storage.write import Write
 
-_PAUSE: Final = 0.02
-"""Seconds between two ticks at least, so that a burst of changes shares a few pipelines."""
+_TICK_PAUSE_SECONDS: Final = 0.02
+"""Seconds between two deliveries at least, so that a burst of changes shares a few round trips."""
 
-_STOP: Final = 0.5
-"""Seconds that the thread gets to come to its end. It is a daemon: it holds nobody up."""
+_THREAD_JOIN_SECONDS: Final = 0.5
+"""Seconds that `close` waits for the thread to end. It is a daemon, so it can't block the exit."""
 
-_AT_EXIT: Final = 2.0
-"""Seconds for which the process's end waits for a publisher that nobody has closed."""
+_EXIT_FLUSH_SECONDS: Final = 2.0
+"""Seconds that the end of the process waits for a publisher that was not closed."""
 
-_QUEUED_FOR: Final = 86_400_000
+_MAX_QUEUE_MS: Final = 86_400_000
 """ms that a job is expected to wait in a queue at most; arq's own default."""
-
-_LAST_CREATED: Final = 253_402_300_799_999
-"""The latest `created` that a time can say, ms since the epoch."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -50,41 +50,45 @@ _log = logging.getLogger("jobstatus")
 class Publisher:
     """Publishes the status of this process's jobs.
 
-    Thread-safe; its thread starts with the first report. Nothing that job code calls raises or
-    waits because of Redis; `flush` and `close` wait, as long as they are told to. In a forked
-    child it is as if nothing had been reported: the jobs of the parent stay the parent's.
+    It is thread-safe, and its thread starts with the first report. No method that job code calls
+    raises or waits because of Redis; only `flush` and `close` wait, as long as they are told to.
+    A forked child begins without any reports: the jobs of the parent remain the parent's.
     """
 
     def __init__(self, store: AnyStore, settings: PublisherSettings | None = None) -> None:
         self.settings = settings or PublisherSettings.from_env()
         self._store = store
-        self._closed = False
+        self._is_closed = False
         self._reset()
         _publishers.add(self)
 
     @classmethod
     def from_url(cls, url: str | None = None, **settings: Any) -> Self:
-        """A publisher to the Redis at `url`. It connects when there is something to report.
+        """Create a publisher for the Redis at `url`. It connects with the first report.
 
         Args:
-            url: As `JOBSTATUS_REDIS_URL` (see `jobstatus.redis_url`); None: what that says, else
-                `redis://127.0.0.1:6379/0`.
-            **settings: Fields of `PublisherSettings` that win over the environment's.
+            url: As `JOBSTATUS_REDIS_URL` (see `jobstatus.redis_url`). None: the value of that
+                variable, or else `redis://127.0.0.1:6379/0`.
+            **settings: Fields of `PublisherSettings`, which override the environment.
 
         Raises:
-            SettingsError: a setting can't be used.
+            SettingsError: A setting is not valid.
         """
         if url is not None:
             settings["redis_url"] = url
         known = PublisherSettings.from_env(**settings)
         return cls(store_for(known), known)
 
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else f"{self.running} running"
+        return f"<Publisher, key prefix {self.settings.key_prefix!r}: {state}>"
+
     def _reset(self) -> None:
-        """As if nothing had been reported; also what a forked child begins with."""
+        """Begin without any reports; also called in a forked child."""
         self._delivery = Delivery(self._store, self.settings)
         self._thread: threading.Thread | None = None
         self._is_running = False
-        self._sampling = SamplerThread()
+        self._sampler = SamplerThread()
 
     def pending(
         self,
@@ -94,25 +98,25 @@ class Publisher:
         defer_until: datetime | None = None,
         created: int | None = None,
     ) -> None:
-        """Show a job as accepted and waiting. Say it before the job is handed over.
+        """Report a job as enqueued and waiting. Call it before the job is handed to a queue.
 
         Args:
-            job_id: The job's id; no UUID becomes one by `job_uuid`.
-            name: What the job is, at most 120 characters are kept.
-            defer_until: When it may start at the earliest; the record outlives it.
-            created: When it was enqueued, ms since the epoch; None: now, and if the job has
-                begun already this changes nothing.
+            job_id: The job's id; an id that is not a UUID is converted by `job_uuid`.
+            name: The kind of job; at most 120 characters are kept.
+            defer_until: The earliest time at which it may begin; the record is kept until later.
+            created: When it was enqueued, ms since the epoch. None: now, and the call changes
+                nothing if the job has begun already.
 
         Raises:
             ValueError: `created` is out of range.
-            TypeError: `job_id` is no str and no UUID.
+            TypeError: `job_id` is neither a str nor a UUID.
         """
-        expires = ms_until(defer_until) + _QUEUED_FOR
+        expires_ms = ms_until(defer_until) + _MAX_QUEUE_MS
         known = None if created is None else _checked(created)
-        self.publish(pending_write(self.settings, job_id, name, known, expires))
+        self.publish(pending_write(self.settings, job_id, name, known, expires_ms))
 
     def publish(self, write: Write) -> None:
-        """Deliver one record."""
+        """Deliver one write."""
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.add(write)
@@ -125,27 +129,27 @@ class Publisher:
         name: str,
         created: int | None = None,
         attempt: int = 1,
-        timeout: float | None = None,
+        timeout: timedelta | float | None = None,
     ) -> JobContext:
-        """Show a job as running while a `with` or `async with` block runs.
+        """Report a job as running while a `with` or `async with` block runs.
 
-        It ends `succeeded`; or `failed` with the exception that leaves the block, which passes;
-        or `aborted` when it is cancelled or interrupted; or as the report was told.
+        The outcome is `succeeded`; `failed` if an exception leaves the block, which propagates;
+        `aborted` if the block is cancelled or interrupted; or what the report was given.
 
         Args:
-            job_id: The job's id; no UUID becomes one by `job_uuid`.
-            name: What the job is, at most 120 characters are kept.
+            job_id: The job's id; an id that is not a UUID is converted by `job_uuid`.
+            name: The kind of job; at most 120 characters are kept.
             created: When this run was enqueued, ms since the epoch. None: the run whose record
                 waits for this attempt, or else a new run that begins now.
             attempt: 1, 2, ... within the run.
-            timeout: Seconds that the attempt may take. One that takes longer is no longer
-                believed to be alive. None, or infinity: no limit.
+            timeout: Seconds, or a timedelta, that the attempt may take. After that it is shown as
+                `unknown`. None or infinity: no limit.
 
         Raises:
             ValueError: `attempt`, `created` or `timeout` is out of range.
-            TypeError: `job_id` is no str and no UUID.
+            TypeError: `job_id` is neither a str nor a UUID.
         """
-        return JobContext(self, self.attempt(job_id, name, created, attempt, timeout))
+        return JobContext(self, self.attempt(job_id, name, created, attempt, _seconds(timeout)))
 
     def attempt(
         self,
@@ -155,11 +159,11 @@ class Publisher:
         number: int,
         timeout: float | None,
     ) -> Attempt:
-        """An attempt that `begin` and `end` take; `job` says what the arguments are."""
+        """Create an attempt for `begin` and `end`; the arguments are those of `job`."""
         if number < 1:
-            raise ValueError(f"attempt is {number}: the first attempt is 1")
+            raise ValueError(f"the first attempt has number 1, not {number}")
         if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout is {timeout}: it must be above 0")
+            raise ValueError(f"the timeout must be above 0, not {timeout}")
         return Attempt(
             self.settings,
             job_id,
@@ -170,14 +174,14 @@ class Publisher:
         )
 
     def begin(self, attempt: Attempt) -> None:
-        """Show the attempt as `in_progress`, and keep it so until it ends."""
+        """Report the attempt as `in_progress`, and renew its lease until it ends."""
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.begin(attempt)
         self._wake()
 
     def end(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Show how the attempt ended. It ends once; what is said later changes nothing."""
+        """Report the outcome of the attempt. Only the first call for an attempt counts."""
         with self._delivery.lock:
             if attempt.outcome is not None:
                 return
@@ -188,87 +192,85 @@ class Publisher:
                 self._delivery.end(attempt)
         self._wake()
 
-    def forget(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Leave the attempt to somebody else, who has written how it ended."""
+    def release(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Write nothing more of the attempt: other code has written its outcome."""
         self.stats.finished_attempts[outcome.state] += 1
-        self._delivery.forget(attempt)
+        self._delivery.release(attempt)
 
     @property
     def stats(self) -> PublisherStats:
-        """What has happened."""
+        """Counters of what has happened."""
         return self._delivery.stats
 
     @property
     def running(self) -> int:
-        """How many attempts run now."""
+        """The number of running attempts."""
         return len(self._delivery.running())
 
     @property
     def unwritten_final_states(self) -> int:
-        """How many attempts have ended whose end is still to be written."""
+        """The number of attempts that have ended and whose outcome is not written yet."""
         return self._delivery.final_states
 
     def refresh(self) -> None:
-        """Write every attempt's whole record again: what stands in Redis may be gone."""
+        """Write the whole record of every running attempt again: Redis may have lost it."""
         self._delivery.refresh()
         self._delivery.wake.set()
 
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Wait until all that was reported so far is in Redis.
+    def flush(self, timeout: timedelta | float = 5.0) -> bool:
+        """Wait until everything that was reported so far is written to Redis.
 
         Args:
-            timeout: Seconds to wait at most.
+            timeout: Seconds, or a timedelta, to wait at most.
 
         Returns:
-            Whether it is.
+            Whether everything is written.
         """
-        delivery = self._delivery
-        with delivery.lock:
-            if self._thread is None:
-                return delivery.is_empty
-            delivery.asked += 1
-            asked = delivery.asked
-            delivery.wake.set()
-            return delivery.flushed.wait_for(lambda: delivery.served >= asked, timeout)
+        if self._thread is None:
+            return self._delivery.is_empty
+        return self._delivery.flush(_seconds(timeout))
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Write what is unwritten, then stop. A second call does nothing.
+    def close(self, timeout: timedelta | float = 5.0) -> None:
+        """Write what is not written yet, then stop. A second call does nothing.
 
         Args:
-            timeout: Seconds to wait at most. What could not be written by then is lost, and the
-                log says how much that is.
+            timeout: Seconds, or a timedelta, to wait at most. What is not written by then is lost;
+                the number of lost final states is logged.
         """
-        if self._closed:
+        if self._is_closed:
             return
         self.flush(timeout)
-        self._closed = True
+        self._is_closed = True
         atexit.unregister(self.close)
-        self._sampling.close()
+        self._sampler.close()
         if self._thread is not None:
             self._delivery.wake.set()
-            self._thread.join(_STOP)
-        lost = self._delivery.final_states
-        if lost:
-            _log.error("closed with %d final states unwritten", lost)
+            self._thread.join(_THREAD_JOIN_SECONDS)
+        if lost := self._delivery.final_states:
+            _log.error("the publisher was closed before %d final states were written", lost)
         with contextlib.suppress(*REDIS_ERRORS):
             self._store.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
     def _wake(self) -> None:
-        if not self._delivery.wake.is_set():  # setting it costs more than looking
+        if not self._delivery.wake.is_set():  # checking costs less than setting
             self._delivery.wake.set()
 
     def _is_open(self) -> bool:
-        """Whether reports are taken; the thread is started, or restarted, if it doesn't run."""
-        if self._closed:
-            _log.warning("the publisher is closed: a report was dropped")
+        """Whether reports are accepted; starts the thread if it does not run."""
+        if self._is_closed:
+            _log.warning("a report was dropped: the publisher is closed")
             return False
         if not self._is_running:
             self._start()
@@ -279,58 +281,63 @@ class Publisher:
         try:
             self._is_running = True
             thread.start()
-        except RuntimeError as error:  # no more threads, or the interpreter ends
+        except RuntimeError as error:  # no more threads, or the interpreter is shutting down
             self._is_running = False
-            _log.error("status can't be published: %s", error)
+            _log.error("status can't be published: the thread can't be started: %s", error)
             return
         is_first, self._thread = self._thread is None, thread
         if not is_first:
-            _log.error("the publisher's thread had ended, it was started again")
+            _log.error("the publisher's thread had ended unexpectedly and was started again")
             return
-        atexit.register(self.close, _AT_EXIT)
+        atexit.register(self.close, _EXIT_FLUSH_SECONDS)
         if "multiprocessing.util" in sys.modules:
-            # A child of multiprocessing ends without atexit, but not without this.
+            # A child of multiprocessing runs these finalizers at its end, but not atexit's.
             from multiprocessing.util import Finalize  # noqa: PLC0415
 
             Finalize(self, _close, args=(weakref.ref(self),), exitpriority=10)
 
     def _run(self) -> None:
-        """Deliver until closed. Nothing ends this thread: no mistake of ours or of a job's."""
+        """Deliver until closed. No bug, here or in a job's report, may end this thread."""
         delivery = self._delivery
         try:
-            while not self._closed:
+            while not self._is_closed:
                 try:
                     self._tick()
                 except BaseException:
                     _log.exception("status could not be published, it is tried again")
                     delivery.refresh()
                     delivery.back_off()
-                if delivery.failures or not delivery.has_backlog:
-                    time.sleep(_PAUSE)
+                if delivery.is_failing or not delivery.has_more_to_send:
+                    time.sleep(_TICK_PAUSE_SECONDS)
         finally:
             self._is_running = False
 
     def _tick(self) -> None:
         delivery = self._delivery
         wait = delivery.seconds_until_due()
-        if delivery.failures:
+        if delivery.is_failing:
             time.sleep(wait or 0.0)
         else:
             delivery.wake.wait(wait)
         delivery.wake.clear()
         if delivery.tick():
-            self._sampling.ask(delivery.running())
+            self._sampler.request(delivery.running())
+
+
+def _seconds(duration: Any) -> Any:
+    """Return a duration in seconds; None stays None."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
 def _checked(created: int) -> int:
-    if not 0 <= created <= _LAST_CREATED:
-        raise ValueError(f"created is {created}: it is in ms since the epoch")
+    if not 0 <= created <= MAX_TIMESTAMP_MS:
+        raise ValueError(f"created must be in ms since the epoch, not {created}")
     return int(created)
 
 
 def _close(publisher: "weakref.ref[Publisher]") -> None:
     if (known := publisher()) is not None:
-        known.close(_AT_EXIT)
+        known.close(_EXIT_FLUSH_SECONDS)
 
 
 _publishers: "weakref.WeakSet[Publisher]" = weakref.WeakSet()

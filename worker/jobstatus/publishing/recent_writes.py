@@ -1,7 +1,7 @@
-"""Final states that were accepted lately, to be written again where Redis has lost them.
+"""Final states that were accepted recently, to be written again if Redis has lost them.
 
-Replication is asynchronous, and a server may keep nothing on disk: one that is promoted, or comes
-back after an outage, may lack what was accepted last. Writing it twice changes nothing.
+Replication is asynchronous, and a server may not save to disk. A replica that was promoted, or a
+server that was restarted, may lack the last writes. Writing a record twice changes nothing.
 """
 
 import time
@@ -13,26 +13,26 @@ from msgspec.structs import replace
 
 from jobstatus.status import UNFINISHED_STATES, JobState
 from jobstatus.storage.cluster_store import AnyStore
-from jobstatus.storage.store import Refusal, Run, Write
+from jobstatus.storage.refusals import Refusal
+from jobstatus.storage.write import Run, Write
 
 _KEPT_SECONDS: Final = 30.0
-"""Seconds for which a record is kept after it was accepted."""
+"""Seconds for which a write is kept after it was accepted."""
 
 _MAX_KEPT: Final = 10_000
-"""Records that are kept at most."""
 
 _CHECK_INTERVAL_SECONDS: Final = 1.0
-"""Seconds between two checks whether the last of them are still stored."""
+"""Seconds between two checks whether the last writes are still stored."""
 
-_CHECKED: Final = 20
-"""How many are checked."""
+_CHECKED_WRITES: Final = 20
+"""How many of the last writes are checked."""
 
-_MARGIN_MS: Final = 1000
-"""ms by which a record may be gone before its time."""
+_EXPIRY_MARGIN_MS: Final = 1000
+"""A record that is missing in the last ms before its expiry does not count as lost."""
 
 
-class Recent:
-    """The final states that a store has accepted lately."""
+class RecentWrites:
+    """The final states that a store has accepted recently."""
 
     def __init__(self, store: AnyStore) -> None:
         self._store = store
@@ -41,17 +41,17 @@ class Recent:
 
     @property
     def check_at(self) -> float | None:
-        """When they are to be checked next, on the monotonic clock; None: nothing is kept."""
+        """When to check next, on the monotonic clock; None if no write is kept."""
         return self._check_at if self._accepted else None
 
     def add(self, write: Write) -> None:
-        """Keep a write that was accepted; not that a job waits: it may be over elsewhere by now."""
+        """Keep an accepted write; not a `pending` one: its job may have finished elsewhere."""
         if write.record.state is not JobState.PENDING:
-            at = write.happened if write.is_rewrite else None
+            at = write.happened_at if write.is_rewrite else None
             self._accepted.append((time.monotonic() if at is None else at, write))
 
     def take(self) -> list[Write]:
-        """All that are to be written again; they are not kept any more."""
+        """Remove all writes; return those that are still worth writing again."""
         now = time.monotonic()
         writes = [
             write if write.is_rewrite else replace(write, is_rewrite=True)
@@ -62,10 +62,10 @@ class Recent:
         return writes
 
     def are_lost(self, now: float) -> bool:
-        """Whether some of the last are not stored any more, though nothing went wrong.
+        """Whether some of the last writes are no longer stored, although no error occurred.
 
-        That is looked at once a second: a server that was replaced, or came back empty, while there
-        was nothing to write may not have them.
+        This is checked once a second: a server may have been replaced or restarted while there
+        was nothing to write.
 
         Args:
             now: `time.monotonic()`.
@@ -78,18 +78,18 @@ class Recent:
         if not self._accepted or now < self._check_at:
             return False
         self._check_at = now + _CHECK_INTERVAL_SECONDS
-        last = [write for _, write in islice(reversed(self._accepted), _CHECKED)]
+        last = [write for _, write in islice(reversed(self._accepted), _CHECKED_WRITES)]
         runs = self._store.runs([write.key for write in last])
         return any(_is_lost(write, now, run) for write, run in zip(last, runs, strict=True))
 
 
 def _is_lost(write: Write, now: float, run: Run | Refusal | None) -> bool:
-    """Whether a record that was accepted is gone, or is stored as it was before."""
+    """Whether an accepted record is missing, or stored in an earlier version."""
     if isinstance(run, Refusal):
         return False
     if run is None:
-        since = now if write.happened is None else write.happened
-        return 1000 * (now - since) < write.ttl - _MARGIN_MS
+        since = now if write.happened_at is None else write.happened_at
+        return 1000 * (now - since) < write.ttl - _EXPIRY_MARGIN_MS
     record = write.record
     if run.created != record.created:
         return run.created < record.created != run.previous

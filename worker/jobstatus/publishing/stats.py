@@ -1,4 +1,4 @@
-"""What a publisher has done, in plain numbers; whoever exports metrics reads them."""
+"""Counters of what a publisher has done, as plain numbers that metrics can be made of."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -9,25 +9,14 @@ from typing import Final
 from jobstatus.status import JobState
 
 DELAY_BUCKETS_SECONDS: Final = (
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-"""Upper bounds, in seconds."""
+"""Upper bounds of the histogram of write delays."""
 
 
 class Histogram:
-    """Observations by upper bound. Quick to observe; not for two threads."""
+    """Counts of observed values, by upper bound. Fast; not thread-safe."""
 
     __slots__ = ("bounds", "buckets", "sum")
 
@@ -43,42 +32,50 @@ class Histogram:
 
     @property
     def values(self) -> tuple[list[int], float]:
-        """Counts of each bucket, and the sum of all values."""
+        """The count of each bucket, and the sum of all values."""
         return self.buckets, self.sum
 
 
 def cumulative(bounds: Sequence[float], buckets: Sequence[int]) -> list[tuple[str, float]]:
-    """Buckets as Prometheus has them: each stats the ones before it, too, and has a name."""
+    """Return named buckets as Prometheus expects them: each includes all the smaller ones."""
     names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
     return list(zip(names, map(float, accumulate(buckets)), strict=True))
 
 
 class PublisherStats:
-    """What has happened in this process.
+    """What one publisher has done since it was created.
 
     Attributes:
-        finished_attempts: Attempts that have ended, by how.
-        lost_attempts: Attempts that replaced one that never ended: its worker died.
+        finished_attempts: Attempts that have ended, by the state that they ended in.
+        lost_attempts: Attempts that replaced one without an outcome: its worker has died.
         written_reports: Reports of running jobs that were written.
-        coalesced_reports: Those that a later one had replaced before anybody looked.
-        refused_writes: Writes that Redis refused for good.
-        refusals: Refusals for now of writes that are tried again, by error code.
-        dropped_final_states: Final states that were dropped, since too many were held.
-        superseded_writes: Writes of attempts that a later attempt or run had replaced.
-        outages: Times that Redis could not take what was to be written.
-        write_delays: Seconds from a change of state to its being written.
+        coalesced_reports: Reports that a later one had replaced before they were read.
+        refused_writes: Writes that Redis has refused permanently.
+        superseded_writes: Writes of attempts that a later attempt or run has replaced.
+        refusals: Transient refusals by Redis, by error code; the writes are retried.
+        dropped_final_states: Final states that were dropped because too many were held.
+        outages: Times that a write failed because Redis was unavailable.
+        write_delays: Seconds from a change of state until it was written.
     """
 
     def __init__(self) -> None:
         self.finished_attempts: Counter[JobState] = Counter()
-        self.lost_attempts = self.written_reports = self.coalesced_reports = self.refused_writes = (
-            self.superseded_writes
-        ) = self.outages = 0
+        self.lost_attempts = 0
+        self.written_reports = 0
+        self.coalesced_reports = 0
+        self.refused_writes = 0
+        self.superseded_writes = 0
         self.refusals: Counter[str] = Counter()
         self.dropped_final_states = 0
+        self.outages = 0
         self.write_delays = Histogram(DELAY_BUCKETS_SECONDS)
 
-    def reports(self, made: int, is_written: bool) -> None:
-        """Between two looks at a job so many reports were made; whether the last was written."""
+    def count_reports(self, made: int, *, is_written: bool) -> None:
+        """Count the reports that a job has made since the last call.
+
+        Args:
+            made: How many reports.
+            is_written: Whether the last one of them is written.
+        """
         self.written_reports += is_written
         self.coalesced_reports += max(0, made - is_written)

@@ -1,14 +1,17 @@
-"""`current_job()`: the report of whatever job the code runs in."""
+"""`current_job()`: the report of the job in which the calling code runs."""
 
 from collections.abc import AsyncIterable
 from typing import Any, Final
 
 from jobstatus.reporting.progress import LoopPosition, ProgressFunction
-from jobstatus.reporting.report import RUNNING, JobReport, Outcome, Step
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Outcome, Step
 
 
-class _NoReport(JobReport):
-    """Outside a job: takes every report and keeps none."""
+class _NoJobReport(JobReport):
+    """The report outside a job: it accepts every report and keeps none."""
+
+    def __repr__(self) -> str:
+        return "<JobReport: no job is running>"
 
     def progress(self, percent: float, reason: str | None = None) -> None:
         pass
@@ -24,13 +27,7 @@ class _NoReport(JobReport):
     def track(self, iterable: Any, total: int | None = None, reason: str | None = None) -> Any:  # noqa: ARG002
         return aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
 
-    def sample(self, fraction: ProgressFunction) -> None:
-        pass
-
-    def _want_sampling(self) -> None:
-        pass
-
-    def follow(self, track: LoopPosition) -> None:
+    def sample(self, percent: ProgressFunction) -> None:
         pass
 
     def step(self, name: str, weight: float = 1.0) -> Step:
@@ -39,14 +36,20 @@ class _NoReport(JobReport):
     def _end(self, outcome: Outcome) -> None:
         pass
 
+    def _follow(self, position: LoopPosition) -> None:
+        pass
 
-_NOWHERE: Final = _NoReport()
+    def _need_sampling(self) -> None:
+        pass
+
+
+_NO_JOB: Final = _NoJobReport()
 
 
 def current_job() -> JobReport:
-    """The report of the attempt that this code runs in; outside a job, one that does nothing.
+    """Return the report of the running attempt; outside a job, a report that does nothing.
 
-    It follows the context (`contextvars`): any depth of calls, tasks that the job starts,
-    `asyncio.to_thread`; under `jobstatus-worker` every `loop.run_in_executor` with threads too.
+    It is found through `contextvars`: at any depth of calls, in tasks that the job starts, in
+    `asyncio.to_thread`, and under `jobstatus-worker` in every `loop.run_in_executor` with threads.
     """
-    return RUNNING.get(_NOWHERE)
+    return CURRENT_REPORT.get(_NO_JOB)

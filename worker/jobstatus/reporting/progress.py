@@ -1,8 +1,7 @@
-"""How far a job, or a part of it, has come: set by the job, read from outside by the publisher.
+"""The position of a loop, read from outside while the loop runs.
 
-Reading from outside is what makes reports cheap. Job code assigns an attribute, or runs a plain
-`for` loop; the publisher's thread looks at the attribute, or at the loop's iterator, ten times a
-second.
+Reading from outside makes tracking cheap: job code runs a plain `for` loop, and the publisher's
+thread reads the position of the loop's iterator ten times a second.
 """
 
 import sys
@@ -17,7 +16,7 @@ from jobstatus.status import raise_interrupt
 T = TypeVar("T")
 
 ProgressFunction = Callable[[], float]
-"""Returns how much is done, 0..1. Called in the publisher's thread."""
+"""Returns how much is done, 0..100 percent. Called in the sampler's thread."""
 
 
 class LoopPosition(Protocol):
@@ -25,25 +24,26 @@ class LoopPosition(Protocol):
 
     @property
     def reason(self) -> str | None:
-        """What the job is at."""
+        """What the job is doing in this loop."""
 
     @property
     def total(self) -> int | None:
-        """How many steps there will be, where that is known."""
+        """The number of steps; None if it is unknown."""
 
     @property
     def has_ended(self) -> bool:
         """Whether the loop has ended."""
 
     def done(self) -> int:
-        """How many steps are complete."""
+        """Return the number of complete steps; the current one does not count."""
 
 
 class IteratorPosition:
-    """Reads the position of an iterator that knows how much it has left.
+    """Reads the position of an iterator that knows how many items it has left.
 
     Iterators of lists, tuples, ranges and the like do (`__length_hint__`, PEP 424), so the loop
-    runs over the bare iterator and pays nothing.
+    runs over the bare iterator and costs nothing extra. The loop has ended when nothing but this
+    object refers to the iterator.
     """
 
     def __init__(
@@ -58,39 +58,39 @@ class IteratorPosition:
 
     @property
     def total(self) -> int:
-        """How many steps there will be; a list may grow while it is looped over."""
+        """The number of steps; a list may grow while the loop runs over it."""
         return self._length if self._total is None else self._total
 
     @property
     def has_ended(self) -> bool:
-        """Whether the loop has let go of its iterator: it ended, or broke off."""
+        """Whether the loop has ended or was left early."""
         self.done()
         return self._iterator is None
 
     def done(self) -> int:
-        """Steps complete: the one that is being worked on doesn't count."""
-        loop_is_over = self.references() <= _UNHELD
+        """Return the number of complete steps; the current one does not count."""
+        loop_has_ended = self.references() <= _REFERENCES_AFTER_LOOP
         iterator, items = self._iterator, self._items
         if iterator is not None and items is not None:
             self._length = len(items)
             taken = self._length - length_hint(iterator)
-            all_done = loop_is_over and taken == self._length
+            all_done = loop_has_ended and taken == self._length
             self._done = taken if all_done else max(0, taken - 1)
-            if loop_is_over:
+            if loop_has_ended:
                 self._iterator = self._items = None
         return self._done
 
     def references(self) -> int:
-        """How many references to the iterator there are, those of this look included."""
+        """Return the number of references to the iterator, including those of this call."""
         iterator = self._iterator
         return sys.getrefcount(iterator)
 
 
 class CountingPosition:
-    """Counts the steps of a loop over something that doesn't know its length.
+    """Counts the steps of a loop over an iterable that does not know its length.
 
-    `compress` takes one of `ticks` for each element that it takes of the iterable, all in C, and
-    `ticks` knows how many it has left.
+    `compress` takes one of `ticks` for each item of the iterable, all in C, and `ticks` knows how
+    many it has left.
     """
 
     def __init__(self, total: int | None, reason: str | None) -> None:
@@ -101,11 +101,11 @@ class CountingPosition:
         self._ticks = repeat(True, sys.maxsize)
 
     def over(self, iterable: Iterable[T]) -> Iterator[T]:
-        """The iterable, counted."""
-        return compress(chain(iterable, _End(self)), self._ticks)
+        """Return an iterator over the iterable that is counted."""
+        return compress(chain(iterable, _EndMarker(self)), self._ticks)
 
     async def over_async(self, iterable: AsyncIterable[T]) -> AsyncIterator[T]:
-        """The async iterable, counted."""
+        """Iterate over the async iterable, and count."""
         try:
             async for item in iterable:
                 next(self._ticks)
@@ -115,57 +115,63 @@ class CountingPosition:
             self.has_ended = True
 
     def done(self) -> int:
-        """Steps complete: the one that is being worked on doesn't count."""
+        """Return the number of complete steps; the current one does not count."""
         taken = sys.maxsize - length_hint(self._ticks)
         return taken if self._all_done else max(0, taken - 1)
 
     def end(self, *, all_done: bool) -> None:
-        """The loop has ended, or was broken off."""
+        """Mark the loop as ended.
+
+        Args:
+            all_done: Whether the iterable is exhausted; otherwise the loop was left early.
+        """
         self._all_done = self._all_done or all_done
         self.has_ended = True
 
 
-class _End:
-    """Nothing to iterate over.
+class _EndMarker:
+    """An empty iterable behind the items of a loop.
 
-    To be asked for it means that what came before has ended; to be dropped without having been
-    asked, that the loop was broken off.
+    If it is iterated over, the items are exhausted. If it is deleted without that, the loop was
+    left early.
     """
 
-    def __init__(self, track: CountingPosition) -> None:
-        self._track = track
+    def __init__(self, position: CountingPosition) -> None:
+        self._position = position
 
     def __iter__(self) -> Iterator[Never]:
-        self._track.end(all_done=True)
+        self._position.end(all_done=True)
         return iter(())
 
     def __del__(self) -> None:
-        self._track.end(all_done=False)
+        self._position.end(all_done=False)
 
 
 def track(
     iterable: Iterable[T], total: int | None, reason: str | None
 ) -> tuple[Iterator[T], LoopPosition]:
-    """An iterator over `iterable`, and what reads its position."""
+    """Return an iterator over `iterable`, and its position."""
     iterator = iter(iterable)
-    if type(iterable) in _TELLING and isinstance(iterable, Sized):
+    if type(iterable) in _TYPES_WITH_LENGTH_HINT and isinstance(iterable, Sized):
         return iterator, IteratorPosition(iterator, iterable, total, reason)
-    count = CountingPosition(_length(iterable) if total is None else total, reason)
-    return count.over(iterator), count
+    position = CountingPosition(_length(iterable) if total is None else total, reason)
+    return position.over(iterator), position
 
 
 def _length(iterable: object) -> int | None:
     try:
         return length_hint(iterable) or None
-    except BaseException as error:  # an odd __len__ is no reason to break the loop
+    except BaseException as error:  # an iterable whose __len__ raises can still be iterated over
         raise_interrupt(error)
         return None
 
 
-_EMPTY: tuple[Any, ...] = ({}.keys(), {}.values(), {}.items())
-_TELLING: set[type] = {list, tuple, range, str, bytes, bytearray, set, frozenset, dict, deque}
-_TELLING |= {type(view) for view in _EMPTY}
-"""Whose iterators say truly, at any time and from any thread, how much they have left."""
+_EMPTY_VIEWS: tuple[Any, ...] = ({}.keys(), {}.values(), {}.items())
+_TYPES_WITH_LENGTH_HINT: set[type] = {
+    *(list, tuple, range, str, bytes, bytearray, set, frozenset, dict, deque),
+    *(type(view) for view in _EMPTY_VIEWS),
+}
+"""Types whose iterators know at any time, in any thread, how many items they have left."""
 
-_UNHELD = IteratorPosition(iter([]), [], None, None).references()
-"""How many references there are to an iterator that only its track holds."""
+_REFERENCES_AFTER_LOOP = IteratorPosition(iter([]), [], None, None).references()
+"""The number of references to an iterator that only its `IteratorPosition` holds."""

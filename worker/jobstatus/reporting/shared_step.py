@@ -1,7 +1,7 @@
 """A step of a job that runs in another process.
 
-The two processes share a small file in memory: where the step runs, a thread writes into it how
-far it is; where the job runs, the publisher reads it like any other sample.
+The two processes share a small memory-mapped file. Where the step runs, a thread writes its
+progress into the file; where the job runs, the publisher reads it as a progress function.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ from contextvars import Token
 from pathlib import Path
 from typing import Final
 
-from jobstatus.reporting.report import RUNNING, JobReport, Step
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Step
+from jobstatus.reporting.report_reader import ReportReader
 from jobstatus.reporting.sanitize import log_ignored_error
 from jobstatus.status import one_line
 
-_REASON: Final = 240
-"""Bytes of a reason that fit in."""
+_MAX_REASON_BYTES: Final = 240
 
-_FORMAT: Final = struct.Struct(f"=dH{_REASON}s")  # percent or NaN, the reason's length, the reason
+_FORMAT: Final = struct.Struct(f"=dH{_MAX_REASON_BYTES}s")
+"""Percent, or NaN for none; size of the reason in bytes; reason in UTF-8."""
 
-_INTERVAL: Final = 0.1
-"""Seconds between two samples."""
+_WRITE_INTERVAL_SECONDS: Final = 0.1
 
 
 class SharedStep:
-    """A handle of a step, to be pickled and given to another process.
+    """A step that can be pickled and sent to another process.
 
-    There, `with handle as report:` makes the step the `current_job()` of the block, and complete
-    when the block ends without an error.
+    There, `with shared_step as report:` makes the step the `current_job()` of the block, and
+    complete when the block ends without an error.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,13 +40,16 @@ class SharedStep:
         self._stop = threading.Event()
         self._token: Token[JobReport] | None = None
 
+    def __repr__(self) -> str:
+        return f"<SharedStep {self._path!r}>"
+
     def __reduce__(self) -> tuple[type["SharedStep"], tuple[str]]:
         return SharedStep, (self._path,)
 
     def __enter__(self) -> JobReport:
         self._report = JobReport()
         self._thread = threading.Thread(target=self._run, name="jobstatus-step", daemon=True)
-        self._token = RUNNING.set(self._report)
+        self._token = CURRENT_REPORT.set(self._report)
         self._thread.start()
         return self._report
 
@@ -57,51 +60,51 @@ class SharedStep:
         self._thread.join()
         if self._token is not None:
             with contextlib.suppress(ValueError):  # left in another context than entered
-                RUNNING.reset(self._token)
+                CURRENT_REPORT.reset(self._token)
 
     def _run(self) -> None:
-        # The job may be over, and its file gone; nobody asks then.
+        reader = ReportReader(self._report)
         with (
-            contextlib.suppress(OSError),
+            contextlib.suppress(OSError),  # the job has ended already, and its file is removed
             Path(self._path).open("r+b") as file,
             mmap.mmap(file.fileno(), _FORMAT.size) as memory,
         ):
-            stopped = False
-            while not stopped:
-                stopped = self._stop.wait(_INTERVAL)
-                self._report.take_samples()
-                _write(memory, *self._report.read())
+            is_stopped = False
+            while not is_stopped:
+                is_stopped = self._stop.wait(_WRITE_INTERVAL_SECONDS)
+                reader.take_samples()
+                _write(memory, *reader.read())
 
 
 def share(step: Step) -> SharedStep:
-    """A handle of the step for another process, which reports for it from there.
+    """Return a handle of the step with which another process reports its progress.
 
-    Where no temporary file can be made the handle works all the same, but nothing is reported.
+    If no temporary file can be created, the handle can be used, but nothing is reported.
     """
     try:
         descriptor, path = tempfile.mkstemp(prefix="jobstatus-step-")
         os.truncate(descriptor, _FORMAT.size)
         memory = mmap.mmap(descriptor, _FORMAT.size)
     except OSError as error:
-        log_ignored_error("a step can't be shared", error)
+        log_ignored_error("a step can't be shared with another process", error)
         return SharedStep("")
     os.close(descriptor)
     _write(memory, None, "")
     weakref.finalize(step, _remove, path, os.getpid())
 
-    def fraction() -> float:
-        percent, length, reason = _FORMAT.unpack_from(memory)
-        if length:
-            step.reason = reason[:length].decode("utf-8", "ignore")
-            step.is_running = percent < 100  # noqa: PLR2004 - percent
-        return float(percent) / 100
+    def read_percent() -> float:
+        percent, size, reason = _FORMAT.unpack_from(memory)
+        if size:
+            step.reason = reason[:size].decode("utf-8", "ignore")
+            step._is_running = percent < 100  # noqa: PLR2004
+        return float(percent)
 
-    step.sample(fraction)
+    step.sample(read_percent)
     return SharedStep(path)
 
 
 def _write(memory: mmap.mmap, percent: float | None, reason: str) -> None:
-    text = one_line(reason, _REASON).encode()[:_REASON]
+    text = one_line(reason, _MAX_REASON_BYTES).encode()[:_MAX_REASON_BYTES]
     _FORMAT.pack_into(memory, 0, float("nan") if percent is None else percent, len(text), text)
 
 

@@ -1,4 +1,4 @@
-"""Clients of redis-py, made as the settings say: every timeout set, no retries."""
+"""Clients of redis-py as the settings describe them: every timeout is set, nothing is retried."""
 
 import ssl
 from importlib.util import find_spec
@@ -18,35 +18,35 @@ from jobstatus.storage.credentials import (
     without_login,
 )
 
-_UNNAMED: Final[dict[str, None]] = (
+_NO_SETINFO: Final[dict[str, None]] = (
     {"driver_info": None}
     if find_spec("redis.driver_info")
     else {"lib_name": None, "lib_version": None}
 )
-"""No CLIENT SETINFO, which an ACL for Redis 7.0 can't allow; redis-py 8 has another word for it."""
+"""Turns off CLIENT SETINFO, which an ACL for Redis 7.0 can't allow; redis-py 8 has another name."""
 
 DEFAULT_URL: Final = "redis://127.0.0.1:6379/0"
 
 
 def redis_url_of(settings: StatusSettings) -> RedisUrl:
-    """Where the status is kept.
+    """Return the parsed URL of the Redis that holds the status.
 
     Raises:
-        SettingsError: redis-py can't use the URL.
+        SettingsError: redis-py can't use the URL, or a TLS file is not valid.
     """
     try:
-        address = parse_redis_url(settings.redis_url or DEFAULT_URL)
-        if address.mode is RedisMode.STANDALONE:
-            _check_query(address)
+        url = parse_redis_url(settings.redis_url or DEFAULT_URL)
+        if url.mode is RedisMode.STANDALONE:
+            _check_query(url)
     except ValueError as error:
-        raise SettingsError(f"JOBSTATUS_REDIS_URL can't be used: {error}") from None
-    if address.tls:
-        _check_files(settings)
-    return address
+        raise SettingsError(f"JOBSTATUS_REDIS_URL is not valid: {error}") from None
+    if url.tls:
+        _check_tls_files(settings)
+    return url
 
 
-def _check_files(settings: StatusSettings) -> None:
-    """See whether the files of TLS are what they should be: later that would be an outage."""
+def _check_tls_files(settings: StatusSettings) -> None:
+    """Load the TLS files now: when a connection loads them, an error looks like an outage."""
     context = ssl.create_default_context()
     try:
         if settings.ca_file:
@@ -55,25 +55,25 @@ def _check_files(settings: StatusSettings) -> None:
             context.load_cert_chain(settings.cert_file, settings.key_file)
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(
-            "JOBSTATUS_REDIS_CA_FILE, JOBSTATUS_REDIS_CERT_FILE, JOBSTATUS_REDIS_KEY_FILE: "
-            f"they are not what TLS needs: {error}"
+            "JOBSTATUS_REDIS_CA_FILE, JOBSTATUS_REDIS_CERT_FILE and JOBSTATUS_REDIS_KEY_FILE "
+            f"must be a certificate authority, a certificate and its key in PEM form: {error}"
         ) from None
 
 
-def _check_query(address: RedisUrl) -> None:
-    """See whether redis-py takes what stands after the ?; its own words may hold secrets."""
+def _check_query(url: RedisUrl) -> None:
+    """Have redis-py parse the query; its own error is hidden, since it may contain secrets."""
     try:
-        cast("Any", ConnectionPool).from_url(address.url).make_connection()
+        cast("Any", ConnectionPool).from_url(url.url).make_connection()
     except Exception:
-        raise ValueError("redis-py doesn't take what stands after the ?") from None
+        raise ValueError("redis-py rejects the query after the ?") from None
 
 
 def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, Any]:
-    """Options of any client: every timeout set, no retries; the caller has its own.
+    """Return the options of every client: all timeouts, and no retries, since callers retry.
 
     Args:
-        settings: Timeouts, and the files of TLS.
-        tls: Whether to add what TLS needs.
+        settings: Timeouts and TLS files.
+        tls: Whether to add the options of TLS.
     """
     options = {
         "protocol": 2,
@@ -82,66 +82,65 @@ def client_options(settings: StatusSettings, *, tls: bool = False) -> dict[str, 
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "client_name": "jobstatus-publisher",
-        **_UNNAMED,
+        **_NO_SETINFO,
     }
-    files = {
+    tls_files = {
         "ssl_ca_certs": settings.ca_file,
         "ssl_certfile": settings.cert_file,
         "ssl_keyfile": settings.key_file,
     }
-    return options | {name: path for name, path in files.items() if tls and path}
+    return options | {name: path for name, path in tls_files.items() if tls and path}
 
 
-def login(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
-    """Options that log in to Redis; the file of the URL, if it has one, is read again each time."""
-    username, password = login_of(address)
+def login(settings: StatusSettings, url: RedisUrl) -> dict[str, Any]:
+    """Return the options of the login; from a file, it is read again for each connection."""
+    username, password = login_of(url)
     if settings.redis_url_file is None:
         return {"username": username, "password": password}
-    known = FileCredentials(settings.redis_url_file, (username, password))
-    return {"credential_provider": known}
+    credentials = FileCredentials(settings.redis_url_file, (username, password))
+    return {"credential_provider": credentials}
 
 
-def named_server(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
-    """Login and database of a server that Sentinel or the Cluster names."""
-    return login(settings, address) | {"db": address.db}
+def named_server(settings: StatusSettings, url: RedisUrl) -> dict[str, Any]:
+    """Return login and database for a server that a Sentinel or the Cluster has named."""
+    return login(settings, url) | {"db": url.db}
 
 
 def sentinel_options(
-    settings: StatusSettings, address: RedisUrl, options: dict[str, Any]
+    settings: StatusSettings, url: RedisUrl, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Options of a client of a Sentinel: as for Redis, but with a login of its own."""
-    username, password = sentinel_login_of(address)
+    """Return the options of a client of a Sentinel: those of Redis with the Sentinels' login."""
+    username, password = sentinel_login_of(url)
     login: dict[str, Any] = {"username": username, "password": password}
     if settings.redis_url_file is not None:
-        known = FileCredentials(settings.redis_url_file, (username, password), for_sentinels=True)
-        login = {"credential_provider": known}
-    return options | login | {"ssl": address.tls}
+        path = settings.redis_url_file
+        credentials = FileCredentials(path, (username, password), for_sentinels=True)
+        login = {"credential_provider": credentials}
+    return options | login | {"ssl": url.tls}
 
 
 def client(settings: StatusSettings) -> "Redis":
-    """A client of one server, or of the primary that the Sentinels name.
+    """Create a client of one server, or of the primary that the Sentinels name.
 
     Raises:
-        SettingsError: the URL can't be used.
+        SettingsError: The URL is not valid.
     """
-    address = redis_url_of(settings)
-    options = client_options(settings, tls=address.tls)
-    if address.mode is RedisMode.STANDALONE:
+    url = redis_url_of(settings)
+    options = client_options(settings, tls=url.tls)
+    if url.mode is RedisMode.STANDALONE:
         return cast("Any", Redis).from_url(  # type: ignore[no-any-return]
-            without_login(address.url), **options, **login(settings, address)
+            without_login(url.url), **options, **login(settings, url)
         )
     sentinel = cast("Any", Sentinel)(
-        address.hosts, sentinel_kwargs=sentinel_options(settings, address, options)
+        url.hosts, sentinel_kwargs=sentinel_options(settings, url, options)
     )
     return sentinel.master_for(  # type: ignore[no-any-return]
-        address.service, **options, **named_server(settings, address), ssl=address.tls
+        url.service, **options, **named_server(settings, url), ssl=url.tls
     )
 
 
-def node_client(settings: StatusSettings, address: RedisUrl, node: HostPort) -> "Redis":
-    """A client of one node of a Cluster."""
+def node_client(settings: StatusSettings, url: RedisUrl, node: HostPort) -> "Redis":
+    """Create a client of one node of a Cluster."""
     host, port = node
-    options = client_options(settings, tls=address.tls)
-    return Redis(
-        host=host, port=port, **options, **named_server(settings, address), ssl=address.tls
-    )
+    options = client_options(settings, tls=url.tls)
+    return Redis(host=host, port=port, **options, **named_server(settings, url), ssl=url.tls)

@@ -1,7 +1,7 @@
-"""The login to Redis out of the file of a URL, read again for each connection.
+"""The login to Redis from a file that holds a URL, read again for each connection.
 
-So a password is rotated by changing the file: whoever connects next, as after a refused login, logs
-in with the new one. Only the login is read again; a new host needs a restart.
+A password is rotated by changing the file: the next connection, such as the one after a rejected
+login, uses the new password. Only the login is read again; a new host needs a restart.
 """
 
 import logging
@@ -19,24 +19,24 @@ _LOGIN: Final = ("username", "password")
 _log = logging.getLogger("jobstatus")
 
 Login = tuple[str | None, str | None]
-"""A user's name and password; None where there is none."""
+"""User name and password; None if there is none."""
 
 
-def login_of(address: RedisUrl) -> Login:
-    """Who logs in to Redis by an address, and with what."""
-    if address.mode is not RedisMode.STANDALONE:
-        return address.username, address.password
-    found = cast("Any", parse_url)(address.url)
-    return found.get("username"), found.get("password")
+def login_of(url: RedisUrl) -> Login:
+    """Return the login to Redis that a URL holds."""
+    if url.mode is not RedisMode.STANDALONE:
+        return url.username, url.password
+    parsed = cast("Any", parse_url)(url.url)
+    return parsed.get("username"), parsed.get("password")
 
 
-def sentinel_login_of(address: RedisUrl) -> Login:
-    """Who logs in to the Sentinels by an address, and with what."""
-    return address.sentinel_username, address.sentinel_password
+def sentinel_login_of(url: RedisUrl) -> Login:
+    """Return the login to the Sentinels that a URL holds."""
+    return url.sentinel_username, url.sentinel_password
 
 
 def without_login(url: str) -> str:
-    """The URL of a single server without user and password."""
+    """Return the URL of a single server without user name and password."""
     parts = urlsplit(url)
     query = [(name, value) for name, value in parse_qsl(parts.query) if name not in _LOGIN]
     plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -44,15 +44,15 @@ def without_login(url: str) -> str:
 
 
 class FileCredentials(CredentialProvider):
-    """Gives redis-py the login that a file holds now."""
+    """Gives redis-py the login that the file holds at the moment of a connection."""
 
     def __init__(self, path: str, known: Login, *, for_sentinels: bool = False) -> None:
-        """Credentials.
+        """Create credentials.
 
         Args:
-            path: The file; it holds a URL.
-            known: The login that it held at first.
-            for_sentinels: Whether the login to the Sentinels is meant.
+            path: The file that holds the URL.
+            known: The login that it held when it was first read.
+            for_sentinels: Whether to use the URL's login to the Sentinels.
         """
         self._path = path
         self._known = known
@@ -60,24 +60,24 @@ class FileCredentials(CredentialProvider):
 
     @property
     def username(self) -> str | None:
-        """Who logged in last."""
+        """The user name of the last login."""
         return self._known[0]
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """User and password, or the password alone; empty where there is none.
+        """Return user name and password, or the password alone; empty if there is no login.
 
-        If the file can't be used, the last login that it held.
+        If the file can't be used, the last valid login is returned.
         """
         try:
             text = Path(self._path).read_text(encoding="utf-8").strip()
             self._known = self._read(parse_redis_url(text))
         except (OSError, ValueError) as error:
-            # The errors of `parse_redis_url` hold no secret; those of decoding hold one byte.
-            _log.warning("%s can't be used, the last login is used: %s", self._path, error)
+            # Errors of `parse_redis_url` contain no secret; those of decoding contain one byte.
+            _log.warning("%s can't be used, the last valid login is used: %s", self._path, error)
         username, password = self._known
-        known = (username, password or "") if username else (password,)
-        return cast("tuple[str]", known if username or password else ())
+        login = (username, password or "") if username else (password,)
+        return cast("tuple[str]", login if username or password else ())
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        """The same, for redis-py's asyncio; a file of one line is read in no time."""
+        """Return the same for redis-py's asyncio; reading a file of one line does not block."""
         return self.get_credentials()

@@ -1,7 +1,7 @@
-"""Which node of a Redis Cluster has which keys. Pure.
+"""The layout of a Redis Cluster: which node owns which slots, and redirects. Pure.
 
-A key belongs to one of 16,384 slots by its CRC16 (https://valkey.io/topics/cluster-spec/); the
-prefix of our keys can't hold braces, so there are no hash tags to look for.
+A key belongs to one of 16,384 slots by its CRC16 (https://valkey.io/topics/cluster-spec/). Our
+key prefixes can't contain braces, so hash tags do not occur.
 """
 
 import re
@@ -15,22 +15,23 @@ import msgspec
 from jobstatus.redis_url import HostPort
 
 SLOTS: Final = 16_384
+"""The number of slots of every Cluster."""
 
 _REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (.*):(\d+)")
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key."""
+    """Return the slot that a key belongs to."""
     return crc_hqx(key.encode(), 0) % SLOTS
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Who has which slots.
+    """Which primary owns which slots.
 
     Attributes:
-        starts: The first slot of each range, rising.
-        ends: The last one.
-        owners: The primary that has the range.
+        starts: The first slot of each range, ascending.
+        ends: The last slot of each range.
+        owners: The primary that owns each range.
     """
 
     starts: tuple[int, ...]
@@ -39,34 +40,34 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """How many slots have an owner."""
+        """The number of slots that have an owner; fewer than `SLOTS` in a broken Cluster."""
         return sum(end - start + 1 for start, end in zip(self.starts, self.ends, strict=True))
 
     def owner(self, key: str) -> HostPort | None:
-        """The primary that has a key; None where nobody has its slot."""
+        """Return the primary that owns a key; None if its slot has no owner."""
         slot = slot_of(key)
         at = bisect_right(self.starts, slot) - 1
         return self.owners[at] if at >= 0 and slot <= self.ends[at] else None
 
 
 def parse_cluster_slots(reply: Sequence[Any], asked: HostPort) -> Layout:
-    """Read a reply to CLUSTER SLOTS.
+    """Parse a reply to CLUSTER SLOTS.
 
     Args:
         reply: Ranges: first slot, last slot, the primary, its replicas. Or an error.
-        asked: Whose reply it is; a node that doesn't know its own name leaves it out.
+        asked: The node that has replied: a node that doesn't know its own address leaves it out.
 
     Raises:
-        ValueError: it can't be read.
+        ValueError: The reply is an error, or malformed.
     """
     if isinstance(reply, Exception):
-        raise ValueError(f"CLUSTER SLOTS: {reply}")  # noqa: TRY004
+        raise ValueError(f"CLUSTER SLOTS failed: {reply}")  # noqa: TRY004
     try:
         ranges = sorted(
             (int(first), int(last), _host(node, asked)) for first, last, node, *_ in reply
         )
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"CLUSTER SLOTS can't be read: {error}") from None
+        raise ValueError(f"the reply to CLUSTER SLOTS is malformed: {error}") from None
     return Layout(
         tuple(first for first, _, _ in ranges),
         tuple(last for _, last, _ in ranges),
@@ -80,11 +81,12 @@ def _host(node: Sequence[Any], asked: HostPort) -> HostPort:
 
 
 class Redirect(msgspec.Struct, frozen=True):
-    """Redis's word that a key is elsewhere.
+    """Redis's reply that another node owns a key.
 
     Attributes:
-        host: Where.
-        once: Whether that holds for this command only (ASK), which ASKING must precede.
+        host: That node.
+        once: Whether this is for one command only (ASK), which must be preceded by ASKING;
+            otherwise (MOVED) the layout has changed.
     """
 
     host: HostPort
@@ -92,11 +94,11 @@ class Redirect(msgspec.Struct, frozen=True):
 
 
 def redirect_of(error: str, asked: HostPort) -> Redirect | None:
-    """Read an error reply, code and all; None if it is no redirect.
+    """Parse an error reply as a redirect; None if it is another error.
 
     Args:
-        error: Such as `MOVED 3999 127.0.0.1:6381`.
-        asked: Whose reply it is; a node that doesn't know a name leaves it out.
+        error: The error with its code, such as `MOVED 3999 127.0.0.1:6381`.
+        asked: The node that has replied: a node that doesn't know an address leaves it out.
     """
     found = _REDIRECT.fullmatch(error)
     if found is None:

@@ -1,0 +1,74 @@
+"""The context manager around a job, and how the end of its block becomes an outcome."""
+
+import asyncio
+import contextlib
+import os
+from contextvars import Token
+from typing import TYPE_CHECKING
+
+from jobstatus.publishing.attempt import Attempt
+from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Outcome
+from jobstatus.status import REASON_LIMIT, JobState, one_line
+
+if TYPE_CHECKING:
+    from jobstatus.publishing.publisher import Publisher
+
+
+class JobContext:
+    """`with publisher.job(...) as report:`, or `async with`: the job of the block.
+
+    The outcome is that which the report was given, or else that of the block: `succeeded`, `failed`
+    with its exception, or `aborted` if it was cancelled or interrupted. Exceptions propagate.
+    """
+
+    def __init__(self, publisher: "Publisher", attempt: Attempt) -> None:
+        self._publisher = publisher
+        self._attempt = attempt
+        self._token: Token[JobReport] | None = None
+
+    def __repr__(self) -> str:
+        return f"<JobContext {self._attempt.job_id!r}, attempt {self._attempt.number}>"
+
+    def __enter__(self) -> JobReport:
+        self._token = CURRENT_REPORT.set(self._attempt.report)
+        self._attempt.report._on_outcome = self._end  # noqa: SLF001
+        self._publisher.begin(self._attempt)
+        return self._attempt.report
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._token is not None:
+            with contextlib.suppress(ValueError):  # left in another context than entered
+                CURRENT_REPORT.reset(self._token)
+        if self._attempt.outcome is None:
+            self._end(outcome_of(error))
+
+    async def __aenter__(self) -> JobReport:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _end(self, outcome: Outcome) -> None:
+        # A forked child also leaves the block; the job itself goes on in the parent.
+        if self._attempt.pid == os.getpid():
+            self._publisher.end(self._attempt, outcome)
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """Return the outcome of a job that has ended with `error`, or without one."""
+    match error:
+        case None | SystemExit(code=None | 0):
+            return Outcome(JobState.SUCCEEDED)
+        case asyncio.CancelledError():
+            return Outcome(JobState.ABORTED, "cancelled")
+        case KeyboardInterrupt():
+            return Outcome(JobState.ABORTED, "interrupted")
+        case _:
+            return Outcome(JobState.FAILED, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as one line: its type, and its message if it has one."""
+    kind = type(error).__name__
+    message = one_line(error, REASON_LIMIT)
+    return f"{kind}: {message}" if message not in {"", f"<{kind}>"} else kind

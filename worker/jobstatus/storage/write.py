@@ -1,0 +1,246 @@
+"""One write of a record: the arguments of the atomic script, in RESP or as a command.
+
+Protocol: https://github.com/redis/redis-specifications/blob/master/protocol/RESP2.md
+"""
+
+import functools
+import time
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, ClassVar, Final, Self
+
+import msgspec
+from msgspec.structs import replace
+
+from jobstatus.status import (
+    ALLOWED_PREDECESSORS,
+    FINAL_STATES,
+    UNFINISHED_STATES,
+    JobState,
+    Record,
+    WriteResult,
+    format_progress,
+)
+from jobstatus.storage.refusals import Refusal, refusal_of
+
+
+def _script() -> str:
+    """Return the atomic write, with the states of `jobstatus.status` inserted."""
+    source = files("jobstatus.storage").joinpath("write.lua").read_text(encoding="utf-8")
+    pairs = sorted(
+        f"{before}>{after}" for after, allowed in ALLOWED_PREDECESSORS.items() for before in allowed
+    )
+    return (
+        source.replace("@transitions@", " ".join(pairs))
+        .replace("@unfinished@", " ".join(sorted(UNFINISHED_STATES)))
+        .replace("@final@", " ".join(sorted(FINAL_STATES)))
+    )
+
+
+SCRIPT: Final = _script()
+"""The atomic write; its header documents keys, arguments and results."""
+
+SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""The name by which a server that has loaded the script executes it (EVALSHA)."""
+
+_RESULTS_PER_MS: Final = 8
+"""The script returns the server's time in ms times this, plus one, plus its result."""
+
+_IN_PROGRESS: Final = JobState.IN_PROGRESS
+
+_RESULTS: Final = tuple(sorted(WriteResult))
+
+
+def _bulk_string(text: str) -> str:
+    """Encode one argument in RESP."""
+    size = len(text) if text.isascii() else len(text.encode())
+    return f"${size}\r\n{text}\r\n"
+
+
+_EVALSHA = f"*15\r\n{_bulk_string('EVALSHA')}{_bulk_string(SHA)}{_bulk_string('1')}"
+_EVAL = f"*15\r\n{_bulk_string('EVAL')}{_bulk_string(SCRIPT)}{_bulk_string('1')}"
+
+
+@functools.lru_cache(1024)
+def _head(key: str, state: str, created: int, attempt: int, name: str, lease: int, ttl: int) -> str:
+    """Return the part of a packed write that all reports of one attempt share."""
+    arguments = (key, state, str(created), str(attempt), name, str(lease), str(ttl))
+    return _EVALSHA + "".join(map(_bulk_string, arguments))
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """One record on its way to Redis.
+
+    Attributes:
+        key: The key of the record.
+        record: The whole record.
+        ttl: ms for which the key is kept, counted from `happened_at`.
+        lease: ms for which `in_progress` is valid without another report; 0 in other states.
+        began_at: When the run or attempt began, on the monotonic clock; None: when it is sent.
+        happened_at: When the reported event happened, on the monotonic clock; None: the write
+            reports what is true at the moment when it is sent.
+        is_run_known: Whether `record.created` identifies the run; if not, `join` finds it out.
+        is_rewrite: Whether it was accepted before, and is written again after an outage.
+        span: The trace span that becomes the parent of the write's span, if any.
+    """
+
+    key: str
+    record: Record
+    ttl: int
+    lease: int = 0
+    began_at: float | None = None
+    happened_at: float | None = None
+    is_run_known: bool = True
+    is_rewrite: bool = False
+    span: Any = None
+
+    def join(
+        self, stored: "Run | None", own: int | None = None, *, has_own_ended: bool = False
+    ) -> "Write | None":
+        """Return the write with the run that it belongs to; None if it comes too late.
+
+        An attempt belongs to the unfinished run that waits for it. A `pending` report changes
+        nothing while a run is unfinished, since its job has begun already. In every other case
+        the write begins a new run, whose `created` differs from the stored one.
+
+        Args:
+            stored: The run of the stored record; None if there is no well-formed record.
+            own: `created` of the run of this process's latest attempt at the job, if its outcome
+                is not stored yet: the stored record may seem to wait for a next attempt.
+            has_own_ended: Whether that attempt has ended.
+        """
+        record = self.record
+        if stored is not None:
+            is_unfinished, is_own = stored.state in UNFINISHED_STATES, stored.created == own
+            if is_unfinished and stored.attempt < record.attempt and not is_own:
+                created = stored.created
+            elif is_unfinished and record.attempt == 0 and not (is_own and has_own_ended):
+                return None
+            else:
+                created = max(record.created, stored.created + 1)
+            record = replace(record, created=created, name=record.name or stored.name)
+        return replace(self, record=record, is_run_known=True)
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the record would have expired by `now` (on the monotonic clock)."""
+        return 0 < self.ttl <= _age_ms(self.happened_at, now)
+
+    def command(self) -> tuple[str | int, ...]:
+        """Return the write as a command that is sent now, for another client's transaction.
+
+        The server must have loaded the script (`SCRIPT LOAD`), or it refuses the write.
+        """
+        return ("EVALSHA", SHA, 1, self.key, *self.arguments(time.monotonic()))
+
+    def arguments(self, now: float, server_ms: int = 0) -> tuple[str | int, ...]:
+        """Return the arguments of the script.
+
+        Args:
+            now: When the write is sent, on the monotonic clock.
+            server_ms: The same moment by the server's clock, ms since the epoch; 0 if unknown.
+        """
+        record = self.record
+        age, event_age = _age_ms(self.began_at, now), _age_ms(self.happened_at, now)
+        return (
+            record.state.value,
+            record.created,
+            record.attempt,
+            record.name,
+            self.lease,
+            self._remaining_ttl(event_age),
+            record.reason,
+            format_progress(record.progress),
+            age,
+            event_age,
+            server_ms,
+        )
+
+    def packed(self, now: float, server_ms: int = 0) -> bytes:
+        """Return the write as a command in RESP. The arguments are those of `arguments`."""
+        record = self.record
+        # Without `_age_ms`: this is done for every report of every job.
+        age = 0 if self.began_at is None else max(0, int(1000 * (now - self.began_at)))
+        happened_at = self.happened_at
+        event_age = 0 if happened_at is None else max(0, int(1000 * (now - happened_at)))
+        ttl = self._remaining_ttl(event_age) if event_age else self.ttl
+        # An enum's hash and value are slow, and reports of running attempts are most of all writes.
+        state = "in_progress" if record.state is _IN_PROGRESS else record.state.value
+        head = _head(self.key, state, record.created, record.attempt, record.name, self.lease, ttl)
+        progress, ages = format_progress(record.progress), (str(age), str(event_age))
+        sent = str(server_ms)
+        return (
+            f"{head}{_bulk_string(record.reason)}${len(progress)}\r\n{progress}\r\n"
+            f"${len(ages[0])}\r\n{ages[0]}\r\n${len(ages[1])}\r\n{ages[1]}\r\n"
+            f"${len(sent)}\r\n{sent}\r\n"
+        ).encode()
+
+    def _remaining_ttl(self, event_age: int) -> int:
+        return self.ttl - event_age if event_age < self.ttl else min(self.ttl, 1)
+
+
+def with_script(packed: bytes) -> bytes:
+    """Return a packed write that carries the script instead of its name (EVAL)."""
+    return packed.replace(_EVALSHA.encode(), _EVAL.encode(), 1)
+
+
+def result_of(reply: Any) -> WriteResult | Refusal:
+    """Parse the reply to a write."""
+    if reply.__class__ is int:
+        return _RESULTS[reply % _RESULTS_PER_MS]
+    refusal = refusal_of(reply)
+    assert refusal is not None  # noqa: S101 - a reply is a number or an error
+    return refusal
+
+
+def server_ms_of(reply: int) -> int:
+    """Return the server's time that the reply to a write carries, ms since the epoch."""
+    return reply // _RESULTS_PER_MS
+
+
+def _age_ms(since: float | None, now: float) -> int:
+    """Whole ms from `since` to `now`; 0 for None."""
+    return 0 if since is None else max(0, int(1000 * (now - since)))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """The fields of a stored record that identify its run and attempt.
+
+    Attributes:
+        created: Identifies the run.
+        attempt: The attempt that has written last.
+        state: The stored state.
+        name: The stored name.
+        previous: `created` of the run that this one has replaced; 0 if there is none.
+    """
+
+    FIELDS: ClassVar = ("created", "attempt", "state", "name", "previous")
+
+    created: int
+    attempt: int
+    state: str
+    name: str
+    previous: int = 0
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Return the run of a record that is being written."""
+        return cls(record.created, record.attempt, record.state, record.name)
+
+    @classmethod
+    def from_fields(cls, values: Any) -> "Run | None":
+        """Parse the values of `FIELDS`; None if the record is missing or malformed."""
+        try:
+            created, attempt, state, name, previous = values
+            run = int(created), int(attempt), state.decode(), name.decode()
+            return cls(*run, int(previous or 0))
+        except (TypeError, ValueError, AttributeError):
+            return None
+
+
+_READ_RUN = f"*{2 + len(Run.FIELDS)}\r\n{_bulk_string('HMGET')}"
+_RUN_FIELDS = "".join(map(_bulk_string, Run.FIELDS))
+
+
+def read_run(key: str) -> bytes:
+    """Return the command in RESP that reads the `FIELDS` of a run."""
+    return f"{_READ_RUN}{_bulk_string(key)}{_RUN_FIELDS}".encode()
