@@ -105,7 +105,7 @@ class Statuses:
             if is_first and self.cache.responses.get(key) is not response:
                 # It changed in that moment, or nobody will tell when it does.
                 watch.topic.is_stale = True
-                self.reader.ask(key)
+                self.reader.request(key)
             yield watch
 
     def sample(self) -> Sample:
@@ -174,7 +174,7 @@ class Statuses:
         for key in keys:
             self.cache.drop(key)
             if self.watchers.stale(key):
-                self.reader.ask(key)
+                self.reader.request(key)
 
     async def _look(self) -> None:
         while True:
@@ -185,4 +185,4 @@ class Statuses:
                 if link is None or not link.is_connected:
                     continue
                 if topic.is_stale or not link.is_tracking or topic.response.valid_until <= now:
-                    self.reader.ask(key)
+                    self.reader.request(key)

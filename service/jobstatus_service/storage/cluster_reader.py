@@ -84,10 +84,10 @@ class ClusterReader(Generic[T]):
         reader = self._reader_of(key)
         return None if reader is None else reader.link
 
-    def ask(self, key: str) -> list[asyncio.Future[T]]:
+    def request(self, key: str) -> list[asyncio.Future[T]]:
         """Have `key` read in its node's next pipeline; who waits for what is found there."""
         reader = self._reader_of(key)
-        return [] if reader is None else reader.ask(key)
+        return [] if reader is None else reader.request(key)
 
     async def read(self, key: str) -> T:
         """What was made of that which stands at `key` now.
@@ -152,7 +152,7 @@ class ClusterReader(Generic[T]):
             del self._hops[key]
             fail(waiting, f"it was sent elsewhere too often, to {redirect.host}")
         else:
-            self._reader(redirect.host).ask(key, asking=redirect.once).extend(waiting)
+            self._reader(redirect.host).request(key, asking=redirect.once).extend(waiting)
         return True
 
     async def _keep(self) -> None:

@@ -127,7 +127,7 @@ class Reader(Generic[T]):
         for batch in self._next:
             batch.fail("the service is shutting down")
 
-    def ask(self, key: str, *, asking: bool = False) -> list[asyncio.Future[T]]:
+    def request(self, key: str, *, asking: bool = False) -> list[asyncio.Future[T]]:
         """Have `key` read in the next pipeline, whoever else asks for it.
 
         Args:
@@ -158,7 +158,7 @@ class Reader(Generic[T]):
             # For a moment an outage is waited out; then nobody waits for what won't come.
             raise UnavailableError(self.link.fault)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.ask(key).append(future)
+        self.request(key).append(future)
         return await future
 
     def _schedule(self) -> None:

@@ -103,7 +103,7 @@ async def test_change_while_reading() -> None:
     connection = RedisConnection(Connection(), reader.link._changed)
     reader.link.connection = connection
     future = reader.read("job:1")
-    reader.ask("job:1")
+    reader.request("job:1")
     reader._send()
     connection.data_received(TIME + FOUND + CHANGED)
     assert events == ["job:1", ["job:1"]]
