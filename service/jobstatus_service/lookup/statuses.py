@@ -51,9 +51,7 @@ class Statuses:
         self.metrics = metrics
         self._looking: asyncio.Task[None] | None = None
 
-    def _reader(
-        self, settings: ServiceSettings, metrics: Metrics
-    ) -> Reader[StatusResponse] | ClusterReader[StatusResponse]:
+    def _reader(self, settings: ServiceSettings, metrics: Metrics) -> Reader | ClusterReader:
         hear = (settings, self._found, self._changed, metrics.batch_sizes.observe)
         if redis_url_of(settings).mode is RedisMode.CLUSTER:
             return ClusterReader(*hear)
