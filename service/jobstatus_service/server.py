@@ -15,7 +15,7 @@ from jobstatus.errors import JobStatusError
 from jobstatus.logs import formatter
 from jobstatus_service.http.app import application
 from jobstatus_service.http.drain import forward_drain_signal
-from jobstatus_service.metrics.multiprocess import VARIABLE as METRICS_DIR
+from jobstatus_service.metrics.multiprocess import DIRECTORY_VARIABLE
 from jobstatus_service.settings import ServiceSettings
 
 _READS: Final = 2_000
@@ -69,7 +69,7 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     _allow_open_files(settings.max_watchers + _READS)
     with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
         if workers > 1:
-            os.environ[METRICS_DIR] = folder
+            os.environ[DIRECTORY_VARIABLE] = folder
         _serve(host, port, workers, settings)
 
 

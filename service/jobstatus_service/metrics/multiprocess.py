@@ -10,7 +10,7 @@ import msgspec
 
 from jobstatus_service.metrics.metrics import Sample
 
-VARIABLE: Final = "JOBSTATUS_METRICS_DIR"
+DIRECTORY_VARIABLE: Final = "JOBSTATUS_METRICS_DIR"
 """Names the folder where they are left; set by the server for its own processes."""
 
 _EVERY: Final = 1.0
@@ -31,7 +31,7 @@ class ProcessMetrics:
             folder: Where to leave it; None: as the environment says, or nowhere.
         """
         self._own = own
-        folder = folder or os.environ.get(VARIABLE)
+        folder = folder or os.environ.get(DIRECTORY_VARIABLE)
         self._folder = Path(folder) if folder else None
 
     def samples(self) -> list[Sample]:
@@ -45,7 +45,7 @@ class ProcessMetrics:
             found.append(sample if lives else msgspec.structs.replace(sample, gauges={}))
         return found
 
-    def leave(self) -> None:
+    def save(self) -> None:
         """Leave the numbers of this process."""
         if self._folder is not None:
             path = self._folder / f"{os.getpid()}.json"
@@ -53,10 +53,10 @@ class ProcessMetrics:
             new.write_bytes(msgspec.json.encode(self._own()))
             new.replace(path)
 
-    async def keep(self) -> None:
+    async def save_periodically(self) -> None:
         """Leave them every second, for ever, where there is anybody to find them."""
         while self._folder is not None:
-            self.leave()
+            self.save()
             await asyncio.sleep(_EVERY)
 
 
