@@ -12,7 +12,7 @@ from tests.service.conftest import Put
 from tests.waiting import eventually
 
 from jobstatus.status import JobState
-from jobstatus_service.metrics.metrics import COUNTERS, GAUGES, HISTOGRAMS
+from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 TEXT = (ROOT / "service" / "README.md").read_text(encoding="utf-8")

@@ -57,7 +57,10 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
         processes = ProcessMetrics(statuses.sample)
         app.state.readiness = Readiness(statuses)
         app.state.processes = processes
-        tasks = [asyncio.create_task(keys.watch()), asyncio.create_task(processes.save_periodically())]
+        tasks = [
+            asyncio.create_task(keys.watch()),
+            asyncio.create_task(processes.save_periodically()),
+        ]
         statuses.start()
         try:
             with on_shutdown_signal(statuses.watchers.drain):
