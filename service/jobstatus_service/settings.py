@@ -1,4 +1,4 @@
-"""Settings of the service."""
+"""The service's settings, read from the environment. Each is described in `ServiceSettings`."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jobstatus.logs import log_format
 from jobstatus.settings import StatusSettings, env, seconds, whole
 
 MAX_BULK_IDS: Final = 100
-"""Jobs that one bulk read may ask for by the contract."""
+"""The limit of the API's contract for one bulk read."""
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -46,23 +46,22 @@ def rate(text: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings(StatusSettings):
-    """How the service answers.
+    """The service's settings. Limits that name no scope apply to each process.
 
     Attributes:
-        api_keys_file: A file of hashed keys, see `jobstatus_service.http.api_keys`.
-        api_keys: Plain keys, for development.
-        no_auth: Whether everybody may ask for everything.
-        near_cache_bytes: What the near cache of one process may take; 0: there is none, and
-            every read asks Redis.
-        max_staleness: Seconds by which an answer may be behind Redis at most, where the connection
-            to Redis has failed and that isn't known yet.
-        max_watchers: Waits and streams that one process holds open at most.
-        watchers_per_key: Those of one API key.
-        max_bulk_ids: Jobs that one bulk read may ask for.
-        rate: Requests a second that each process answers to one API key, on average; 0: all.
-        burst: Requests that may come at once; 0: as many as in two seconds.
-        client_timeout: Seconds that a client may take to send a request, stay silent between two,
-            or leave a stream's event unread.
+        api_keys_file: The path of a file of hashed API keys, see `jobstatus_service.http.api_keys`.
+        api_keys: Plain API keys, for development.
+        no_auth: Whether requests without an API key are accepted.
+        cache_bytes: The size of the response cache. 0 disables it: then every read asks Redis.
+        max_staleness: Seconds for which cached responses may be served after the connection to
+            Redis has failed without the service noticing.
+        max_watchers: How many long polls and event streams may be open.
+        max_watchers_per_key: How many of them one API key may have open.
+        max_bulk_ids: How many jobs one bulk read may request.
+        rate: Requests per second that are accepted from one API key, on average; 0 for no limit.
+        burst: Requests that are accepted at once; 0 for as many as in two seconds.
+        client_timeout: Seconds that a client may take to send a request, may leave its connection
+            idle between two requests, or may leave an event of a stream unread.
         log_format: `text` or `json`.
         access_log: Whether each request is logged.
     """
