@@ -43,9 +43,11 @@ class Endpoint(Protocol):
     """A server to connect to. After a failover it may be another machine.
 
     Attributes:
+        name: What log lines call the server.
         probe: The command, encoded in RESP, that verifies a connection.
     """
 
+    name: str
     probe: bytes
 
     async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
@@ -87,6 +89,7 @@ class StandaloneEndpoint:
     """A server at a fixed address."""
 
     def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
+        self.name = "Redis"
         self.probe = _PING_COMMAND
         self._pool = cast("Any", ConnectionPool).from_url(
             without_login(address.url), **_options(settings, address), **login(settings, address)
@@ -109,6 +112,7 @@ class SentinelEndpoint:
     """The server that the Sentinels name as the primary."""
 
     def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
+        self.name = f"the Redis primary {address.service}"
         self.probe = _ROLE_COMMAND
         options = _options(settings, address)
         self._service = address.service
@@ -164,8 +168,9 @@ class ClusterNodeEndpoint:
             node: The host and port of the node.
             on_layout_change: Called when the Cluster's layout may have changed.
         """
-        self.probe = _CLUSTER_INFO_COMMAND
         host, port = node
+        self.name = f"the Redis Cluster node {host}:{port}"
+        self.probe = _CLUSTER_INFO_COMMAND
         self._pool: Any = cast("Any", ConnectionPool)(
             connection_class=SSLConnection if address.tls else Connection,
             host=host,

@@ -148,7 +148,7 @@ class Link:
                 connection = await self._connect()
             except ConnectionLostError as error:
                 if str(error) != self.fault:
-                    _log.warning("cannot connect to Redis, retrying: %s", error)
+                    _log.warning("cannot connect to %s, retrying: %s", self._endpoint.name, error)
                 self.fault = str(error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_RECONNECT_DELAY_SECONDS)
@@ -206,11 +206,12 @@ class Link:
             )
         else:
             cache = "the response cache is off, as JOBSTATUS_CACHE_SIZE says"
-        _log.info("connected to Redis; %s", cache)
+        _log.info("connected to %s; %s", self._endpoint.name, cache)
         if not connection.has_time:
             _log.warning(
-                "Redis does not answer the command TIME, so leases expire by this machine's clock: "
-                "keep it synchronized with Redis's"
+                "%s does not answer the command TIME, so leases expire by this machine's clock: "
+                "keep it synchronized with the clock of Redis",
+                self._endpoint.name,
             )
 
     def _end(self, connection: RedisConnection) -> None:
@@ -221,7 +222,7 @@ class Link:
         self.fault = "the connection was lost"
         self.verification.valid_until = float("-inf")
         if not self._is_closing:
-            _log.warning("lost the connection to Redis, reconnecting")
+            _log.warning("lost the connection to %s, reconnecting", self._endpoint.name)
         self._on_lost(self.fault)
         self._on_invalidation(None)
 
@@ -239,13 +240,15 @@ class Link:
             if not probe.done():
                 await asyncio.wait((probe,), timeout=_STALL_GRACE_SECONDS)
             if not probe.done():
-                _log.warning("Redis did not answer a probe for %g s, disconnecting", bound)
+                _log.warning(
+                    "%s did not answer for %g s, disconnecting", self._endpoint.name, bound
+                )
                 return
             if probe.exception() is not None:
                 return
             reply = probe.result()
             if not await self._endpoint.is_current(connection.redis_py_connection, reply):
-                _log.warning("%s, disconnecting", _NOT_CURRENT)
+                _log.warning("disconnecting from %s: %s", self._endpoint.name, _NOT_CURRENT)
                 return
             if self.is_tracking and not isinstance(reply, ReplyError):
                 self.verification.valid_until = sent_at + bound
