@@ -28,7 +28,7 @@ _MIN_RECONNECT_DELAY_SECONDS: Final = 0.02
 _MAX_RECONNECT_DELAY_SECONDS: Final = 0.5
 
 _STALL_GRACE_SECONDS: Final = 0.01
-"""How long to look for a reply that may have arrived while this process itself was stalled."""
+"""How much longer to wait for a reply: it may have arrived while this process was stalled."""
 
 _NOT_CURRENT: Final = "the server is no longer the primary, or is cut off from its Cluster"
 
