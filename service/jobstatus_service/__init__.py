@@ -1,1 +1,1 @@
-"""The HTTP service: it answers "is it done yet?". The application: `http.app.create_app`."""
+"""The HTTP service, which answers "is it done yet?". Its application: `http.app.create_app`."""

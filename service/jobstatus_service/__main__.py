@@ -1,4 +1,4 @@
-"""`python -m jobstatus_service`: the same as `jobstatus`."""
+"""`python -m jobstatus_service` does the same as the console script `jobstatus`."""
 
 from jobstatus_service.command import main
 

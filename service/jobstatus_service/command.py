@@ -1,77 +1,88 @@
-"""The console script `jobstatus`."""
+"""The console script `jobstatus`.
+
+Only the standard library and `jobstatus.errors` are imported at the top: `--help` must work, and
+`jobstatus drain` must be quick, without the packages of the extras.
+"""
 
 import argparse
 import secrets
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from jobstatus.errors import JobStatusError, MissingExtraError
 
-_SERVE = """\
-environment (all optional, but there must be an API key):
-  JOBSTATUS_API_KEYS_FILE          file of keys: lines of NAME SHA256HEX [PREFIX], # comments;
-                                   read again when it changes (see: jobstatus key new --help)
-  JOBSTATUS_API_KEYS               plain keys, separated by commas, for development
-  JOBSTATUS_REDIS_URL              where the status is kept (default: redis://127.0.0.1:6379/0);
-                                   JOBSTATUS_REDIS_URL_FILE names a file that holds it
-  JOBSTATUS_KEY_PREFIX             first part of every key in Redis (default: job)
-  JOBSTATUS_LEASE                  seconds for which a silent worker is believed (default: 30);
-                                   the same as the workers'
-  JOBSTATUS_CACHE_SIZE             bytes of the response cache, such as 64MiB (default); 0: none
-  JOBSTATUS_MAX_STALENESS          seconds by which an answer may be behind when the connection to
-                                   Redis has failed (default: 2)
-  JOBSTATUS_MAX_WATCHERS           waits and streams that a process holds (default: 20000)
-  JOBSTATUS_MAX_WATCHERS_PER_KEY   those of one API key (default: 10000)
-  JOBSTATUS_MAX_BULK_IDS           jobs that one bulk read may ask for (default: 100)
-  JOBSTATUS_RATE_LIMIT             requests a second that a process answers to one API key
-                                   (default: 0, all); JOBSTATUS_RATE_BURST: those at once
-  JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be slow or idle (default: 75)
-  JOBSTATUS_LOG_FORMAT             text or json (default: text)
-  JOBSTATUS_ACCESS_LOG             1: log each request
-  JOBSTATUS_TRACES                 1: OpenTelemetry traces
-  JOBSTATUS_REDIS_CA_FILE          with TLS: PEM file of who vouches for Redis; and
-                                   JOBSTATUS_REDIS_CERT_FILE, JOBSTATUS_REDIS_KEY_FILE: our own
-  JOBSTATUS_REDIS_TIMEOUT          seconds for one round trip (default: 0.8)
-  JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting (default: 0.5)
+_SERVE_EPILOG = """\
+environment variables (all optional, but at least one API key is required):
+  JOBSTATUS_API_KEYS_FILE          file of hashed API keys, one `NAME SHA256HEX [PREFIX]` a line;
+                                   it is read again when it changes (see: jobstatus key new --help)
+  JOBSTATUS_API_KEYS               plain API keys, separated by commas, for development
+  JOBSTATUS_REDIS_URL              the Redis that holds the status (redis://127.0.0.1:6379/0);
+                                   JOBSTATUS_REDIS_URL_FILE names a file that holds the URL
+  JOBSTATUS_KEY_PREFIX             first part of every key in Redis (job)
+  JOBSTATUS_LEASE                  seconds without a report after which a running job's state is
+                                   unknown (30); must be the same as the workers'
+  JOBSTATUS_CACHE_SIZE             size of the response cache, such as 64MiB (64MiB); 0 disables it
+  JOBSTATUS_MAX_STALENESS          seconds for which a response may be out of date after the
+                                   connection to Redis has failed (2)
+  JOBSTATUS_MAX_WATCHERS           open long polls and event streams of a process (20000)
+  JOBSTATUS_MAX_WATCHERS_PER_KEY   open long polls and event streams of one API key (10000)
+  JOBSTATUS_MAX_BULK_IDS           jobs in one bulk read (100)
+  JOBSTATUS_RATE_LIMIT             requests per second that a process accepts from one API key, on
+                                   average (0, no limit)
+  JOBSTATUS_RATE_BURST             requests that it accepts at once (two seconds' worth)
+  JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be idle, or slow to send or read
+                                   (75)
+  JOBSTATUS_LOG_FORMAT             text or json (text)
+  JOBSTATUS_ACCESS_LOG             1 logs each request
+  JOBSTATUS_TRACES                 1 sends traces with OpenTelemetry
+  JOBSTATUS_REDIS_CA_FILE          PEM file of the certificate authorities for Redis, with TLS
+  JOBSTATUS_REDIS_CERT_FILE        PEM file of the service's own certificate, with TLS
+  JOBSTATUS_REDIS_KEY_FILE         PEM file of that certificate's private key
+  JOBSTATUS_REDIS_TIMEOUT          seconds for one round trip to Redis (0.8)
+  JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting to Redis (0.5)
 
 endpoints:
-  GET /api/jobs/{job_id}         the status of a job; ?wait=SECONDS: once it has changed
-  GET /api/jobs/{job_id}/events  its changes, as server-sent events
-  GET /api/jobs?id=A&id=B        the statuses of up to 100 jobs
-  GET /livez, /readyz, /metrics  whether the process serves, whether it can answer; Prometheus
-  GET /schema                    the API's page; /schema/openapi.json: the OpenAPI document
+  GET /api/jobs/{job_id}         the status of a job; with ?wait=SECONDS, when it has changed
+  GET /api/jobs/{job_id}/events  the changes of a job's status, as server-sent events
+  GET /api/jobs?id=A&id=B        the statuses of several jobs
+  GET /livez                     200 while the process serves
+  GET /readyz                    200 when clients may be sent to the process
+  GET /metrics                   metrics for Prometheus
+  GET /schema                    the API's documentation; /schema/openapi.json: as OpenAPI
 """
 
-_KEY = """\
-Shows a new key once, on stderr, for whoever will use it, and prints its line for the key file:
+_KEY_DESCRIPTION = """\
+Create an API key. The key itself is shown once, on stderr: give it to the client. On stdout is the
+line for the file that JOBSTATUS_API_KEYS_FILE names:
 
   NAME SHA256HEX [PREFIX]
 
-The service reads the file that JOBSTATUS_API_KEYS_FILE names again when it changes, so this is
-all there is to do:
+Append it to the file, which the service reads again when it changes:
 
   jobstatus key new web >> keys
 
-The file holds no secret. A key is revoked by removing its line; a file without any key counts
-as broken, and the last good keys stay.
+The file holds no secrets. Remove a line to revoke its key. If the file is broken or holds no key,
+the service keeps the keys that it has.
 """
 
-_DRAIN = """\
-Tells a running `jobstatus serve` that it will be ended: /readyz turns 503, each answer closes its
-connection, waits are answered and event streams end with a time to come back. It goes on answering
-until SIGTERM. For a preStop hook: --wait gives load balancers the time to hear of it.
+_DRAIN_DESCRIPTION = """\
+Prepare a running `jobstatus serve` for its end: /readyz returns 503, every response closes its
+connection, long polls are answered, and event streams end and tell their clients when to
+reconnect. The server still answers until it receives SIGTERM. Use it in a preStop hook, with --wait
+to give load balancers the time to notice.
 """
 
-_DEMO = """\
-Starts an embedded Valkey, the service and an arq worker, each a process of its own, and
-enqueues one job that writes a SHA-256 manifest of every file under PATH. Progress is shown as
-the HTTP service tells it. Ctrl-C ends everything and removes every file of the demo.
+_DEMO_DESCRIPTION = """\
+Start an embedded Valkey, the service and an arq worker, and enqueue one job, which writes a SHA-256
+manifest of every file under PATH. The demo shows the progress that the HTTP service reports. Ctrl-C
+stops everything and removes all files of the demo.
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         prog="jobstatus", description="Is it done yet? The status of background jobs over HTTP."
@@ -83,33 +94,45 @@ def parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve",
-        help="answer pollers over HTTP",
-        description="Answer pollers over HTTP from what the workers keep in Redis or Valkey.",
-        epilog=_SERVE,
+        help="serve the status of jobs over HTTP",
+        description="Serve the status of jobs, which workers store in Redis or Valkey, over HTTP.",
+        epilog=_SERVE_EPILOG,
         formatter_class=raw,
     )
+    port = _whole_number("PORT", 0, 65_535)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    serve.add_argument("--port", type=_port, default=8000, help="TCP port (%(default)s)")
+    serve.add_argument("--port", type=port, default=8000, help="TCP port (%(default)s)")
     serve.add_argument(
-        "--workers", type=_count, default=1, help="processes that share the port (%(default)s)"
+        "--workers",
+        type=_whole_number("WORKERS", 1),
+        default=1,
+        help="processes that share the port (%(default)s)",
     )
-    serve.add_argument("--no-auth", action="store_true", help="let everybody ask for everything")
+    serve.add_argument("--no-auth", action="store_true", help="accept requests without an API key")
 
     drain = commands.add_parser(
         "drain",
-        help="have a running server send its clients away",
-        description=_DRAIN,
+        help="prepare a running server for its end",
+        description=_DRAIN_DESCRIPTION,
         formatter_class=raw,
     )
-    drain.add_argument("--pid", type=_count, help="process of the server (1, as in a container)")
     drain.add_argument(
-        "--wait", type=_wait, default=0.0, metavar="SECONDS", help="wait so long afterwards (0)"
+        "--pid",
+        type=_whole_number("PID", 1),
+        help="process id of the server (1, the first process of a container)",
+    )
+    drain.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait afterwards, 0 to 3600 (0)",
     )
 
     demo = commands.add_parser(
         "demo",
-        help="see a real job over real files, with nothing installed",
-        description=_DEMO,
+        help="run a real job over real files",
+        description=_DEMO_DESCRIPTION,
         formatter_class=raw,
     )
     demo.add_argument(
@@ -117,40 +140,56 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="PATH",
-        help="folder whose files to checksum (the running Python's standard library)",
+        help="folder whose files to hash (Python's standard library)",
     )
     demo.add_argument(
-        "--once", action="store_true", help="end when the job is over: 0 if it succeeded"
+        "--once",
+        action="store_true",
+        help="exit when the job has finished: with 0 if it succeeded, with 1 if not",
     )
-    demo.add_argument("--port", type=_port, default=0, help="TCP port of the service (a free one)")
+    demo.add_argument("--port", type=port, default=0, help="TCP port of the service (a free one)")
 
-    key = commands.add_parser("key", help="make API keys")
+    key = commands.add_parser("key", help="create API keys")
     actions = key.add_subparsers(dest="action", required=True, metavar="ACTION")
-    new = actions.add_parser("new", help="make an API key", description=_KEY, formatter_class=raw)
-    new.add_argument("name", metavar="NAME", help="who will use it: one word, for the log")
-    new.add_argument("--prefix", help="the tenant whose jobs it may see (the service's own prefix)")
+    new = actions.add_parser(
+        "new",
+        help="create an API key",
+        description=_KEY_DESCRIPTION,
+        formatter_class=raw,
+    )
+    new.add_argument("name", metavar="NAME", help="the client's name in the log: one word")
+    new.add_argument(
+        "--prefix", help="key prefix of the tenant whose jobs the client may read (the service's)"
+    )
     return top
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65_535:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError("must be 0 to 65535")
-    return port
+def _whole_number(name: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`; None for no upper limit."""
+    range_text = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(
+                f"{name} must be a whole number {range_text}, not {text!r}"
+            )
+        return value
+
+    return parse
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return count
-
-
-def _wait(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 3_600:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError("must be 0 to 3600")
-    return seconds
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 3_600:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"SECONDS must be a number from 0 to 3600, not {text!r}")
+    return value
 
 
 def main() -> None:
@@ -174,7 +213,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     try:
         from jobstatus_service.server import serve  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise missing(error, "service") from None
+        raise _missing_extra(error, "serve", "service") from None
     serve(arguments.host, arguments.port, arguments.workers, no_auth=arguments.no_auth)
 
 
@@ -188,29 +227,33 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         from jobstatus_service.demo import run  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise missing(error, "demo") from None
+        raise _missing_extra(error, "demo", "demo") from None
     return run(arguments.path, once=arguments.once, port=arguments.port)
 
 
-def missing(error: ModuleNotFoundError, extra: str) -> Exception:
-    """What to raise for a module that isn't there: the extra that has it, if it is not ours."""
+def _missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> Exception:
+    """Return an error that names the extra to install, unless the missing module is our own."""
     if error.name is None or error.name.partition(".")[0].startswith("jobstatus"):
         return error
     return MissingExtraError(
-        f"`jobstatus {'serve' if extra == 'service' else extra}` needs {error.name}: "
-        f"pip install 'jobstatus[{extra}]'"
+        f"`jobstatus {command}` needs {error.name}: pip install 'jobstatus[{extra}]'"
     )
 
 
 def _new_key(arguments: argparse.Namespace) -> None:
     from jobstatus_service.http.api_keys import digest, parse_keys  # noqa: PLC0415
 
+    name, prefix = arguments.name, arguments.prefix
+    if name.split() != [name] or "#" in name:
+        sys.exit(f"jobstatus key new: NAME must be one word without #, not {name!r}")
     key = "js_" + secrets.token_urlsafe(32)
-    line = " ".join(filter(None, (arguments.name, digest(key), arguments.prefix)))
+    line = f"{name} {digest(key)} {prefix or ''}".rstrip()
     try:
-        if len(parse_keys(line, "job")) != 1 or len(line.split()) != len(line.split(" ")):
-            raise ValueError("NAME must be one word")  # noqa: TRY301
+        (parsed,) = parse_keys(line, "job").values()
     except ValueError as error:
-        sys.exit(f"jobstatus key new: {error}")
-    print(f"{arguments.name}'s key, shown this once: {key}", file=sys.stderr)
+        fault = str(error).removeprefix("line 1: ")
+        sys.exit(f"jobstatus key new: the prefix {prefix!r} is not valid: {fault}")
+    if parsed.prefix != (prefix or "job"):
+        sys.exit(f"jobstatus key new: the prefix must not hold #, but it is {prefix!r}")
+    print(f"API key of {name}, shown only now: {key}", file=sys.stderr)
     print(line)

@@ -1,4 +1,4 @@
-"""`jobstatus serve`: the application under Granian."""
+"""`jobstatus serve`: run the application with Granian."""
 
 import logging.config
 import os
@@ -15,33 +15,37 @@ from jobstatus.errors import JobStatusError
 from jobstatus.logs import formatter
 from jobstatus_service.http.app import application
 from jobstatus_service.http.drain import forward_drain_signal
-from jobstatus_service.metrics.multiprocess import VARIABLE as METRICS_DIR
+from jobstatus_service.metrics.multiprocess import DIRECTORY_VARIABLE
 from jobstatus_service.settings import ServiceSettings
 
-_READS: Final = 2_000
-"""Requests that one process handles at once beside waits and streams; more wait their turn."""
+_MAX_CONCURRENT_READS: Final = 2_000
+"""Requests that a process handles at once beside long polls and streams. Others are queued."""
 
-_HEAD: Final = 32_768
-"""Bytes of a request's head that are read at once; how long it may be, the application says."""
+_HTTP_BUFFER_BYTES: Final = 32_768
+"""Granian's buffer for a request's head. It exceeds the limits that the application enforces."""
 
-_OTHER_FILES: Final = 200
+_OTHER_OPEN_FILES: Final = 200
+"""Open files of a process beside its clients' connections."""
+
+_KILL_TIMEOUT_SECONDS: Final = 4
+"""How long Granian waits for a process to exit on SIGTERM before it kills it."""
 
 _log = logging.getLogger("jobstatus.service")
 
 
-def logging_config(kind: str) -> dict[str, Any]:
-    """Logging of the service.
+def logging_config(log_format: str) -> dict[str, Any]:
+    """Return the configuration of the service's logging, for `logging.config.dictConfig`.
 
     Args:
-        kind: `text` or `json`.
+        log_format: `text` or `json`.
     """
-    ours = {"handlers": ["stderr"], "level": "INFO", "propagate": False}
+    info = {"handlers": ["stderr"], "level": "INFO", "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": formatter(kind)},
+        "formatters": {"line": formatter(log_format)},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "loggers": {"jobstatus": ours, "_granian": ours},
+        "loggers": {"jobstatus": info, "_granian": info},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
     }
 
@@ -50,26 +54,26 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        host: Address to listen on.
-        port: TCP port to listen on.
-        workers: Processes that share the port; each has its own connections to Redis.
-        no_auth: Whether everybody may ask for everything.
+        host: The address to listen on.
+        port: The TCP port to listen on.
+        workers: How many processes share the port. Each has its own connections to Redis.
+        no_auth: Whether to accept requests without an API key.
 
     Raises:
-        SettingsError: a setting can't be used; nothing was started.
-        JobStatusError: the address can't be listened on.
+        SettingsError: a setting is not valid.
+        JobStatusError: the address cannot be listened on.
     """
     if no_auth:
-        os.environ["JOBSTATUS_NO_AUTH"] = "1"  # the server's processes read the environment
+        os.environ["JOBSTATUS_NO_AUTH"] = "1"  # Granian's processes read the environment
     settings = ServiceSettings.from_env()
     logging.config.dictConfig(logging_config(settings.log_format))
-    application()  # what can't be used is said here, once
-    _must_be_free(host, port)
+    application()  # report invalid settings once, before any process is started
+    _check_address_is_free(host, port)
     forward_drain_signal()
-    _allow_open_files(settings.max_watchers + _READS)
-    with tempfile.TemporaryDirectory(prefix="jobstatus-") as folder:
+    _raise_open_files_limit(settings.max_watchers + _MAX_CONCURRENT_READS)
+    with tempfile.TemporaryDirectory(prefix="jobstatus-") as directory:
         if workers > 1:
-            os.environ[METRICS_DIR] = folder
+            os.environ[DIRECTORY_VARIABLE] = directory
         _serve(host, port, workers, settings)
 
 
@@ -81,35 +85,45 @@ def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> Non
         workers=workers,
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
-        http=HTTPModes.http1,  # telling HTTP/2 apart costs 12 KiB for each connection
+        http=HTTPModes.http1,  # detecting HTTP/2 costs 12 KiB for each connection
         factory=True,
         websockets=False,
         runtime_mode=RuntimeModes.mt,
-        runtime_threads=2,  # some 5 % more reads than with one, even on one core
+        runtime_threads=2,  # some 5 % more reads than with one thread, even on one core
         http1_settings=HTTP1Settings(
             header_read_timeout=round(1000 * settings.client_timeout),
-            max_buffer_size=_HEAD,
+            max_buffer_size=_HTTP_BUFFER_BYTES,
         ),
         log_dictconfig=logging_config(settings.log_format),
         respawn_failed_workers=True,
-        backpressure=settings.max_watchers + _READS,
-        workers_kill_timeout=4,
+        backpressure=settings.max_watchers + _MAX_CONCURRENT_READS,
+        workers_kill_timeout=_KILL_TIMEOUT_SECONDS,
     ).serve()
 
 
-def _allow_open_files(connections: int) -> None:
-    """Allow as many open files as there may be connections, or as many as may be allowed."""
+def _raise_open_files_limit(connections: int) -> None:
+    """Raise the limit of open files to what the connections need, or to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHER_FILES
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        _log.warning("at most %d connections: the limit of open files is %d", hard, hard)
-        wanted = hard
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    needed = connections + _OTHER_OPEN_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        _log.warning(
+            "the limit of open files is %d, but up to %d connections need %d: "
+            "raise it (ulimit -Hn), or lower JOBSTATUS_MAX_WATCHERS",
+            hard,
+            connections,
+            needed,
+        )
+        needed = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _must_be_free(host: str, port: int) -> None:
-    """Refuse an address that somebody listens on: the server itself would share it silently."""
+def _check_address_is_free(host: str, port: int) -> None:
+    """Reject an address where another process listens, which Granian would share silently.
+
+    Raises:
+        JobStatusError: the address cannot be listened on.
+    """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -118,4 +132,4 @@ def _must_be_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise JobStatusError(f"can't listen on {host}:{port}: {error}") from None
+        raise JobStatusError(f"cannot listen on {host}:{port}: {error}") from None

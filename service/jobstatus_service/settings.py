@@ -1,4 +1,4 @@
-"""Settings of the service."""
+"""The service's settings, read from the environment. Each is described in `ServiceSettings`."""
 
 import re
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Final
 from jobstatus.settings import StatusSettings, choice, env, number, switch, whole_number
 
 MAX_BULK_IDS: Final = 100
-"""Jobs that one bulk read may ask for by the contract."""
+"""The limit of the API's contract for one bulk read."""
 
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def plain_keys(text: str) -> tuple[str, ...]:
-    """Plain keys, separated by commas."""
+    """Parse plain API keys that are separated by commas."""
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
-def size(text: str) -> int:
-    """A number of bytes, such as 67108864 or 64MiB."""
+def byte_size(text: str) -> int:
+    """Parse a number of bytes, such as 67108864 or 64MiB."""
     found = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text)
     if found is None:
         raise ValueError("must be a number of bytes, such as 67108864, 64MiB or 1GiB; 0 for none")
@@ -27,23 +27,22 @@ def size(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings(StatusSettings):
-    """How the service answers.
+    """The service's settings. Limits that name no scope apply to each process.
 
     Attributes:
-        api_keys_file: A file of hashed keys, see `jobstatus_service.http.api_keys`.
-        api_keys: Plain keys, for development.
-        no_auth: Whether everybody may ask for everything.
-        near_cache_bytes: What the near cache of one process may take; 0: there is none, and
-            every read asks Redis.
-        max_staleness: Seconds by which an answer may be behind Redis at most, where the connection
-            to Redis has failed and that isn't known yet.
-        max_watchers: Waits and streams that one process holds open at most.
-        watchers_per_key: Those of one API key.
-        max_bulk_ids: Jobs that one bulk read may ask for.
-        rate: Requests a second that each process answers to one API key, on average; 0: all.
-        burst: Requests that may come at once; 0: as many as in two seconds.
-        client_timeout: Seconds that a client may take to send a request, stay silent between two,
-            or leave a stream's event unread.
+        api_keys_file: The path of a file of hashed API keys, see `jobstatus_service.http.api_keys`.
+        api_keys: Plain API keys, for development.
+        no_auth: Whether requests without an API key are accepted.
+        cache_bytes: The size of the response cache. 0 disables it: then every read asks Redis.
+        max_staleness: Seconds for which cached responses may be served after the connection to
+            Redis has failed without the service noticing.
+        max_watchers: How many long polls and event streams may be open.
+        max_watchers_per_key: How many of them one API key may have open.
+        max_bulk_ids: How many jobs one bulk read may request.
+        rate: Requests per second that are accepted from one API key, on average; 0 for no limit.
+        burst: Requests that are accepted at once; 0 for as many as in two seconds.
+        client_timeout: Seconds that a client may take to send a request, may leave its connection
+            idle between two requests, or may leave an event of a stream unread.
         log_format: `text` or `json`.
         access_log: Whether each request is logged.
     """
@@ -51,7 +50,7 @@ class ServiceSettings(StatusSettings):
     api_keys_file: str | None = env("API_KEYS_FILE", str)
     api_keys: tuple[str, ...] = env("API_KEYS", plain_keys, (), secret=True)
     no_auth: bool = env("NO_AUTH", switch, False)
-    cache_bytes: int = env("CACHE_SIZE", size, 64 * 2**20)
+    cache_bytes: int = env("CACHE_SIZE", byte_size, 64 * 2**20)
     max_staleness: float = env("MAX_STALENESS", number(0.1, 60), 2.0)
     max_watchers: int = env("MAX_WATCHERS", whole_number(0, 1_000_000), 20_000)
     max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole_number(0, 1_000_000), 10_000)

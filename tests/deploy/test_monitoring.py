@@ -15,7 +15,8 @@ from tests.deploy.tools import tool
 
 from jobstatus.arq import StatusWorker, create_worker
 from jobstatus.arq.metrics import WorkerMetrics
-from jobstatus_service.metrics.metrics import COUNTERS, GAUGES, HISTOGRAMS, Sample, text
+from jobstatus_service.metrics.metrics import Sample
+from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS, text
 
 FOLDER = ROOT / "components" / "monitoring"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "jobstatus.json").read_text())

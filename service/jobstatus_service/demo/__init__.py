@@ -1,4 +1,4 @@
-"""`jobstatus demo`: a real job over real files, seen through the HTTP service."""
+"""`jobstatus demo`: run a real job over real files, and read its status from the HTTP service."""
 
 from jobstatus_service.demo.demo import run
 

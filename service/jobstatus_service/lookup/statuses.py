@@ -51,9 +51,7 @@ class Statuses:
         self.metrics = metrics
         self._looking: asyncio.Task[None] | None = None
 
-    def _reader(
-        self, settings: ServiceSettings, metrics: Metrics
-    ) -> Reader[StatusResponse] | ClusterReader[StatusResponse]:
+    def _reader(self, settings: ServiceSettings, metrics: Metrics) -> Reader | ClusterReader:
         hear = (settings, self._found, self._changed, metrics.batch_sizes.observe)
         if redis_url_of(settings).mode is RedisMode.CLUSTER:
             return ClusterReader(*hear)
@@ -105,7 +103,7 @@ class Statuses:
             if is_first and self.cache.responses.get(key) is not response:
                 # It changed in that moment, or nobody will tell when it does.
                 watch.topic.is_stale = True
-                self.reader.ask(key)
+                self.reader.request(key)
             yield watch
 
     def sample(self) -> Sample:
@@ -174,7 +172,7 @@ class Statuses:
         for key in keys:
             self.cache.drop(key)
             if self.watchers.stale(key):
-                self.reader.ask(key)
+                self.reader.request(key)
 
     async def _look(self) -> None:
         while True:
@@ -185,4 +183,4 @@ class Statuses:
                 if link is None or not link.is_connected:
                     continue
                 if topic.is_stale or not link.is_tracking or topic.response.valid_until <= now:
-                    self.reader.ask(key)
+                    self.reader.request(key)

@@ -1,1 +1,1 @@
-"""What the service counts, for Prometheus."""
+"""Metrics of the service, and their text format for Prometheus."""

@@ -1,4 +1,8 @@
-"""The numbers of all processes that share a port: whichever is asked answers for all."""
+"""Share metrics between the processes that serve one port.
+
+A scrape reaches one of the processes, which answers for all: each process saves its sample every
+second in a file `<pid>.json` of a common directory, and reads the files of the others.
+"""
 
 import asyncio
 import os
@@ -10,57 +14,60 @@ import msgspec
 
 from jobstatus_service.metrics.metrics import Sample
 
-VARIABLE: Final = "JOBSTATUS_METRICS_DIR"
-"""Names the folder where they are left; set by the server for its own processes."""
+DIRECTORY_VARIABLE: Final = "JOBSTATUS_METRICS_DIR"
+"""The environment variable that names the directory. `server` sets it for its own processes."""
 
-_EVERY: Final = 1.0
-"""Seconds between two times that a process leaves its numbers for the others."""
+_SAVE_INTERVAL_SECONDS: Final = 1.0
 
 
 class ProcessMetrics:
-    """Leaves the numbers of this process for the others, and finds theirs.
+    """Saves the samples of this process, and reads those of all processes."""
 
-    A process that has ended still counts with what it has counted, or counters would fall.
-    """
-
-    def __init__(self, own: Callable[[], Sample], folder: str | None = None) -> None:
-        """Numbers to share.
+    def __init__(self, take_sample: Callable[[], Sample], directory: str | None = None) -> None:
+        """Prepare to share samples.
 
         Args:
-            own: Takes a sample of this process.
-            folder: Where to leave it; None: as the environment says, or nowhere.
+            take_sample: Returns a sample of this process.
+            directory: Where to save it; by default, the value of `DIRECTORY_VARIABLE`. Without
+                that, nothing is saved.
         """
-        self._own = own
-        folder = folder or os.environ.get(VARIABLE)
-        self._folder = Path(folder) if folder else None
+        self._take_sample = take_sample
+        directory = directory or os.environ.get(DIRECTORY_VARIABLE)
+        self._directory = Path(directory) if directory else None
 
     def samples(self) -> list[Sample]:
-        """One sample of each process, this one's first."""
-        found = [self._own()]
-        for path in self._folder.glob("*.json") if self._folder else ():
-            if int(path.stem) == os.getpid():
+        """Return one sample of each process, this one's first.
+
+        Of a process that has exited, the counts remain, since the total of a counter must not
+        decrease; its gauges do not.
+        """
+        samples = [self._take_sample()]
+        for path in self._directory.glob("*.json") if self._directory else ():
+            pid = int(path.stem)
+            if pid == os.getpid():
                 continue
             sample = msgspec.json.decode(path.read_bytes(), type=Sample)
-            lives = _lives(int(path.stem))
-            found.append(sample if lives else msgspec.structs.replace(sample, gauges={}))
-        return found
+            if not _is_running(pid):
+                sample = msgspec.structs.replace(sample, gauges={})
+            samples.append(sample)
+        return samples
 
-    def leave(self) -> None:
-        """Leave the numbers of this process."""
-        if self._folder is not None:
-            path = self._folder / f"{os.getpid()}.json"
+    def save(self) -> None:
+        """Save a sample of this process for the others."""
+        if self._directory is not None:
+            path = self._directory / f"{os.getpid()}.json"
             new = path.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(self._own()))
+            new.write_bytes(msgspec.json.encode(self._take_sample()))
             new.replace(path)
 
-    async def keep(self) -> None:
-        """Leave them every second, for ever, where there is anybody to find them."""
-        while self._folder is not None:
-            self.leave()
-            await asyncio.sleep(_EVERY)
+    async def save_periodically(self) -> None:
+        """Save a sample every second until cancelled. Return at once if there is no directory."""
+        while self._directory is not None:
+            self.save()
+            await asyncio.sleep(_SAVE_INTERVAL_SECONDS)
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,63 +1,68 @@
-"""Reads in a Redis Cluster: one reader for each primary, and who has which keys.
+"""Read records in a Redis Cluster: one `Reader` for each primary.
 
-The layout (CLUSTER SLOTS) is asked for anew when a node sends a key elsewhere, when one can't be
-reached, when the Cluster's epoch moves, and every few seconds. What is near is forgotten when it
-has changed: a slot that moved takes its keys away without a word.
+The layout (the reply to CLUSTER SLOTS) says which primary has which keys. It is requested again
+when a node redirects a key, when the connection to a node is lost, when the Cluster's epoch
+changes, and every few seconds. When it has changed, the whole cache is cleared: a node that has
+given a slot away sends no invalidations for the slot's keys.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from jobstatus.redis_url import HostPort
 from jobstatus.storage.client import redis_url_of
 from jobstatus.storage.slots import SLOTS, Layout, parse_cluster_slots, redirect_of
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.connection import Changed, ConnectionLostError, RedisConnection
+from jobstatus_service.storage.batch import Waiters, fail
+from jobstatus_service.storage.connection import (
+    ConnectionLostError,
+    OnInvalidation,
+    RedisConnection,
+)
 from jobstatus_service.storage.endpoints import ClusterNodeEndpoint
 from jobstatus_service.storage.link import Link, UnavailableError
-from jobstatus_service.storage.reader import Made, Reader, fail
+from jobstatus_service.storage.reader import MakeResponse, Reader
+from jobstatus_service.storage.stored_record import StoredRecord
 
-_LOOK: Final = 5.0
-"""Seconds after which the layout is asked for though nothing said that it has changed."""
+_REFRESH_INTERVAL_SECONDS: Final = 5.0
+"""How often the layout is requested when there is no sign that it has changed."""
 
-_PAUSE: Final = 0.1
-"""Seconds between two looks at least."""
+_MIN_REFRESH_INTERVAL_SECONDS: Final = 0.1
+"""How often the layout is requested at most."""
 
-_HOPS: Final = 8
-"""Times that one key is sent elsewhere at most; then its readers are told that it can't be read."""
+_MAX_REDIRECTS: Final = 8
+"""How often one read follows a redirect before it fails."""
 
-_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+_CLUSTER_SLOTS_COMMAND: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
 _log = logging.getLogger("jobstatus.service")
 
-T = TypeVar("T")
 
-
-class ClusterReader(Generic[T]):
-    """Does what a `Reader` does, on the nodes of a Cluster. Belongs to one event loop."""
+class ClusterReader:
+    """Reads records as `Reader` does, from the nodes of a Cluster. Belongs to one event loop."""
 
     def __init__(
         self,
         settings: ServiceSettings,
-        found: Made[T],
-        changed: Changed,
-        sent: Callable[[int], None] = lambda _: None,
+        make_response: MakeResponse,
+        on_invalidation: OnInvalidation,
+        on_sent: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """A reader that is still to be started; its arguments are those of `Reader`."""
+        """Prepare a reader; the arguments are those of `Reader`. Call `start` to connect it."""
         self._settings = settings
         self._address = redis_url_of(settings)
-        self._made = found
-        self._changed = changed
-        self._sent = sent
-        self._readers: dict[HostPort, Reader[T]] = {}
+        self._make_final_response = make_response
+        self._on_invalidation = on_invalidation
+        self._on_sent = on_sent
+        self._readers: dict[HostPort, Reader] = {}
         self._layout: Layout | None = None
-        self._known = asyncio.Event()
-        self._doubted = asyncio.Event()
-        self._hops: dict[str, int] = {}
-        self._keeping: asyncio.Task[None] | None = None
+        self._layout_known = asyncio.Event()
+        self._refresh_needed = asyncio.Event()
+        self._redirects: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -67,174 +72,188 @@ class ClusterReader(Generic[T]):
         return [reader.link for reader in self._readers.values()]
 
     def start(self) -> None:
-        """Find the nodes, connect, and stay connected."""
-        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+        """Find the nodes, connect to them, and reconnect whenever a connection is lost."""
+        self._task = asyncio.get_running_loop().create_task(self._keep_layout_current())
 
     async def close(self) -> None:
-        """Close all links; what is still being read fails."""
+        """Close all links. Pending reads raise `UnavailableError`."""
         self._is_closed = True
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+                await self._task
         await asyncio.gather(*self._closing, *(r.close() for r in self._readers.values()))
 
     def link_of(self, key: str) -> Link | None:
-        """The link over which a key is read; None where nobody is known to have it."""
-        reader = self._reader_of(key)
+        """Return the link over which a key is read; None while its node is not known."""
+        reader = self._owner_of(key)
         return None if reader is None else reader.link
 
-    def ask(self, key: str) -> list[asyncio.Future[T]]:
-        """Have `key` read in its node's next pipeline; who waits for what is found there."""
-        reader = self._reader_of(key)
-        return [] if reader is None else reader.ask(key)
+    def request(self, key: str) -> Waiters:
+        """Read a key with its node's next pipeline, as `Reader.request` does.
 
-    async def read(self, key: str) -> T:
-        """What was made of that which stands at `key` now.
+        While the key's node is not known, nothing is read.
+        """
+        reader = self._owner_of(key)
+        return [] if reader is None else reader.request(key)
+
+    async def read(self, key: str) -> Any:
+        """Read a key, as `Reader.read` does.
 
         Raises:
-            UnavailableError: its node can't answer in time.
+            UnavailableError: the key's node is not known, or does not answer in time.
         """
         if self._layout is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
-                    await self._known.wait()
-        reader = self._reader_of(key)
+                    await self._layout_known.wait()
+        reader = self._owner_of(key)
         if reader is None:
-            self._doubted.set()
-            raise UnavailableError("no node of the Cluster is known to have the job")
+            self._refresh_needed.set()
+            raise UnavailableError("no node of the Cluster is known to have the job's slot")
         return await reader.read(key)
 
-    def _reader_of(self, key: str) -> Reader[T] | None:
+    def _owner_of(self, key: str) -> Reader | None:
         owner = self._layout.owner(key) if self._layout is not None else None
         return self._readers.get(owner) if owner is not None else None
 
-    def _reader(self, node: HostPort) -> Reader[T]:
+    def _reader_of(self, node: HostPort) -> Reader:
+        """Return the reader of a node; start one if there is none."""
         reader = self._readers.get(node)
         if reader is None:
             reader = self._readers[node] = Reader(
-                self._node(node),
+                self._endpoint_of(node),
                 self._settings,
-                self._found,
-                self._told,
-                self._sent,
-                lambda key, waiting, error: self._redirect(node, key, waiting, error),
+                self._make_response,
+                self._pass_on_invalidation,
+                self._on_sent,
+                lambda key, waiters, error: self._follow_redirect(node, key, waiters, error),
             )
             reader.start()
         return reader
 
-    def _node(self, node: HostPort) -> ClusterNodeEndpoint:
-        return ClusterNodeEndpoint(self._settings, self._address, node, self._doubted.set)
+    def _endpoint_of(self, node: HostPort) -> ClusterNodeEndpoint:
+        return ClusterNodeEndpoint(self._settings, self._address, node, self._refresh_needed.set)
 
-    def _found(self, key: str, found: Any, asked: float, link: Link | None) -> T:
-        if self._hops:
-            self._hops.pop(key, None)
-        return self._made(key, found, asked, link)
+    def _make_response(
+        self, key: str, stored: StoredRecord, sent_at: float, link: Link | None
+    ) -> Any:
+        if self._redirects:
+            self._redirects.pop(key, None)
+        return self._make_final_response(key, stored, sent_at, link)
 
-    def _told(self, keys: Any) -> None:
+    def _pass_on_invalidation(self, keys: Sequence[str] | None) -> None:
         if keys is None:
-            self._doubted.set()  # a node was lost, or flushed
-        self._changed(keys)
+            self._refresh_needed.set()  # the connection to a node was lost, or it was flushed
+        self._on_invalidation(keys)
 
-    def _redirect(
-        self, asked: HostPort, key: str, waiting: list[asyncio.Future[Any]], error: str
+    def _follow_redirect(
+        self, redirecting: HostPort, key: str, waiters: Waiters, error: str
     ) -> bool:
-        """Read a key where Redis says that it is; whether it said so."""
-        redirect = redirect_of(error, asked)
+        """Read a key from the node that a redirect names; see `FollowRedirect`."""
+        redirect = redirect_of(error, redirecting)
         if redirect is None:
             if error.startswith("CLUSTERDOWN"):
-                self._doubted.set()
+                self._refresh_needed.set()
             return False
         if not redirect.once:
-            self._doubted.set()
-        hops = self._hops[key] = self._hops.get(key, 0) + 1
-        if hops > _HOPS:
-            del self._hops[key]
-            fail(waiting, f"it was sent elsewhere too often, to {redirect.host}")
+            self._refresh_needed.set()
+        count = self._redirects[key] = self._redirects.get(key, 0) + 1
+        if count > _MAX_REDIRECTS:
+            del self._redirects[key]
+            fail(waiters, f"it was redirected too often, last to {redirect.host}")
         else:
-            self._reader(redirect.host).ask(key, asking=redirect.once).extend(waiting)
+            reader = self._reader_of(redirect.host)
+            reader.request(key, is_redirected=redirect.once).extend(waiters)
         return True
 
-    async def _keep(self) -> None:
-        """Know the layout, until it is closed, whatever happens."""
+    async def _keep_layout_current(self) -> None:
+        """Request the layout again and again until the reader is closed; outlive every error."""
         while not self._is_closed:
             try:
-                self._doubted.clear()
-                layout = await self._look()
+                self._refresh_needed.clear()
+                layout = await self._request_layout()
                 if layout is not None:
                     self._adopt(layout)
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_MIN_REFRESH_INTERVAL_SECONDS)
                 if layout is not None and all(
                     self._readers[node].link.is_connected for node in layout.owners
                 ):
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK):
-                            await self._doubted.wait()
+                        async with asyncio.timeout(_REFRESH_INTERVAL_SECONDS):
+                            await self._refresh_needed.wait()
             except Exception:
-                _log.exception("the Cluster's layout could not be looked at")
-                await asyncio.sleep(_LOOK)
+                _log.exception(
+                    "cannot refresh the Cluster's layout because of a bug, retrying in %g s",
+                    _REFRESH_INTERVAL_SECONDS,
+                )
+                await asyncio.sleep(_REFRESH_INTERVAL_SECONDS)
 
-    async def _look(self) -> Layout | None:
-        """Ask nodes that are connected, then those of the URL, until one knows of all slots.
+    async def _request_layout(self) -> Layout | None:
+        """Ask the connected nodes, then the nodes in the URL, until one knows all slots.
 
-        A node that has left the Cluster knows of none.
+        If none knows all of them, return the layout with the most slots. A node that has left the
+        Cluster knows none.
         """
         best: Layout | None = None
         for node, reader in list(self._readers.items()):
             if reader.link.connection is not None:
-                best = _fuller(best, await self._slots(reader.link.connection, node))
+                best = _fuller(best, await self._layout_from(reader.link.connection, node))
                 if best is not None and best.size == SLOTS:
                     return best
-        fault = "no node answered"
+        fault = "no node has answered"
         for node in self._address.hosts:
             try:
                 connection = await RedisConnection.connect(
-                    self._node(node), self._settings, lambda _: None
+                    self._endpoint_of(node), self._settings, lambda _: None
                 )
             except ConnectionLostError as error:
                 fault = str(error)
                 continue
             try:
-                best = _fuller(best, await self._slots(connection, node))
+                best = _fuller(best, await self._layout_from(connection, node))
             finally:
                 connection.close()
             if best is not None and best.size == SLOTS:
                 break
         if best is None and self._layout is None:
-            _log.warning("the Cluster's layout can't be found out: %s", fault)
+            _log.warning(
+                "no node in JOBSTATUS_REDIS_URL knows the Cluster's layout, retrying: %s", fault
+            )
         return best
 
-    async def _slots(self, connection: RedisConnection, node: HostPort) -> Layout | None:
+    async def _layout_from(self, connection: RedisConnection, node: HostPort) -> Layout | None:
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reply = await connection.ask(_SLOTS)
+                reply = await connection.execute(_CLUSTER_SLOTS_COMMAND)
             return parse_cluster_slots(reply, node)
         except (TimeoutError, ConnectionLostError):
             return None
         except ValueError as error:
-            _log.warning("%s:%d: %s", *node, error)
+            _log.warning("the Redis Cluster node %s:%d did not return a layout: %s", *node, error)
             return None
 
     def _adopt(self, layout: Layout) -> None:
-        """Go by a layout."""
+        """Use a layout from now on: connect to new primaries, disconnect from the others."""
         if layout == self._layout:
             return
         is_first = self._layout is None
         self._layout = layout
-        self._hops.clear()
-        _log.info("the Cluster has %d primaries", len(set(layout.owners)))
-        for node in layout.owners:
-            self._reader(node)
-        for gone in self._readers.keys() - set(layout.owners):
-            task = asyncio.get_running_loop().create_task(self._readers.pop(gone).close())
+        self._redirects.clear()
+        primaries = set(layout.owners)
+        _log.info("the Cluster's layout has changed; it now has %d primaries", len(primaries))
+        for node in primaries:
+            self._reader_of(node)
+        for node in self._readers.keys() - primaries:
+            task = asyncio.get_running_loop().create_task(self._readers.pop(node).close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        self._known.set()
+        self._layout_known.set()
         if not is_first:
-            self._changed(None)
+            self._on_invalidation(None)
 
 
 def _fuller(one: Layout | None, other: Layout | None) -> Layout | None:
-    """The layout that knows of more slots; one that knows of none is no layout."""
-    known = [each for each in (one, other) if each is not None and each.size]
-    return max(known, key=lambda each: each.size, default=None)
+    """Return the layout that knows more slots; None if both know none."""
+    known = [layout for layout in (one, other) if layout is not None and layout.size]
+    return max(known, key=lambda layout: layout.size, default=None)

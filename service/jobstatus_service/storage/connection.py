@@ -1,12 +1,12 @@
-"""One connection to Redis over which records are read and changes are told.
+"""One connection to Redis: it carries reads, and Redis's invalidations of the keys read over it.
 
-redis-py connects (`servers`); from then on the socket is ours, and nobody else speaks to it:
-commands go out as bytes, replies and invalidations are handed on in the order in which Redis sent
-them.
+redis-py connects and logs in (see `endpoints`). From then on this module owns the socket: it writes
+commands as bytes, and passes replies and invalidations on in the order in which Redis sent them.
 
-A pipeline is not atomic: its replies are handed on together, and what Redis said between them
-afterwards, so that no word of a change comes before the reply that it makes old. RESP3,
-https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking,
+A pipeline is not atomic: Redis may send an invalidation between two of its replies. The replies are
+passed on together and those invalidations after them, so that an invalidation never comes before
+the reply that it makes stale. RESP3:
+https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md; tracking:
 https://valkey.io/topics/client-side-caching/.
 """
 
@@ -23,187 +23,214 @@ from jobstatus.storage.refusals import REDIS_ERRORS
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.endpoints import Endpoint
 
-Replied = Callable[[Sequence[Any]], None]
-"""Takes the replies to what was sent; an error is a reply, of type `ReplyError`."""
+OnReplies = Callable[[Sequence[Any]], None]
+"""Called with the replies to a pipeline. An error of Redis is a reply of type `ReplyError`."""
 
-Changed = Callable[[Sequence[str] | None], None]
-"""Takes the keys that have changed; None: all of them, since they are no longer told."""
+OnInvalidation = Callable[[Sequence[str] | None], None]
+"""Called with the keys that have changed; with None when any key may have changed, because Redis
+was flushed or no longer reports changes."""
 
 ReplyError = hiredis.ReplyError
-_TRACK: Final = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"
-_TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
-_NOTHING: Final = object()
+
+TIMEOUT_REASON: Final = "Redis did not answer in time"
+_LOST_REASON: Final = "the connection was lost"
+
+_TRACKING_COMMAND: Final = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"
+_TIME_COMMAND: Final = b"*1\r\n$4\r\nTIME\r\n"
+_INCOMPLETE: Final = object()
+"""What the parser returns while a reply has not arrived completely."""
 
 
 class ConnectionLostError(Exception):
-    """Redis can't be reached, or the connection is lost."""
+    """Redis cannot be reached, or the connection to it was lost."""
 
 
 class RedisConnection(asyncio.Protocol):
-    """A connection, once it stands. Lost for ever when it is lost.
+    """An open connection. Once lost, it stays lost: connect another one.
 
     Attributes:
-        tracks: Whether Redis tells which of the keys that were read here have changed.
-        has_time: Whether Redis can be asked for its time.
-        lost: Done when the connection is.
-        connection: redis-py's, whose socket this is.
+        is_tracking: Whether Redis reports changes of the keys that were read over this connection.
+        has_time: Whether the server accepts the command TIME.
+        lost: A future that is done when the connection has been lost.
+        redis_py_connection: The connection object of redis-py that opened the socket.
     """
 
-    def __init__(self, connection: Any, changed: Changed) -> None:
+    def __init__(self, redis_py_connection: Any, on_invalidation: OnInvalidation) -> None:
         self.is_tracking = False
         self.has_time = True
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.connection = connection  # it would close the socket, were it collected
-        self._transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
-        self._changed = changed
+        # Keep a reference: redis-py closes the socket when this object is garbage-collected.
+        self.redis_py_connection = redis_py_connection
+        self._transport: asyncio.Transport = redis_py_connection._writer.transport  # noqa: SLF001
+        self._on_invalidation = on_invalidation
         self._parser = hiredis.Reader(
-            encoding="utf-8", errors="replace", notEnoughData=_NOTHING, replyError=ReplyError
+            encoding="utf-8", errors="replace", notEnoughData=_INCOMPLETE, replyError=ReplyError
         )
         self._replies: list[Any] = []
-        self._between: list[Sequence[str] | None] = []
-        self._asked: set[asyncio.Future[Any]] = set()
-        self._expected: deque[tuple[int, Replied]] = deque()
+        self._invalidations: list[Sequence[str] | None] = []
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._expected: deque[tuple[int, OnReplies]] = deque()
         self._transport.set_protocol(self)
 
     @classmethod
-    async def connect(cls, server: Endpoint, settings: ServiceSettings, changed: Changed) -> Self:
-        """Connect, and have Redis track what is read if it can and should.
+    async def connect(
+        cls, endpoint: Endpoint, settings: ServiceSettings, on_invalidation: OnInvalidation
+    ) -> Self:
+        """Connect, with tracking if the cache is enabled and the server supports it.
 
         Args:
-            server: Where to.
-            settings: How long it may take, and whether tracking is wanted.
-            changed: Called with what has changed.
+            endpoint: The server to connect to.
+            settings: The timeouts, and whether the cache is enabled.
+            on_invalidation: Called with each invalidation.
 
         Raises:
-            LostError: Redis can't be reached.
+            ConnectionLostError: Redis cannot be reached.
         """
         try:
             async with asyncio.timeout(settings.connect_timeout + settings.timeout):
-                return await cls._best(server, settings, changed)
+                return await cls._connect_best(endpoint, settings, on_invalidation)
         except (*REDIS_ERRORS, TimeoutError) as error:
-            raise ConnectionLostError(str(error) or "Redis did not answer in time") from None
+            raise ConnectionLostError(str(error) or TIMEOUT_REASON) from None
 
     @classmethod
-    async def _best(cls, server: Endpoint, settings: ServiceSettings, changed: Changed) -> Self:
-        """The best connection that the server, or a proxy before it, allows.
+    async def _connect_best(
+        cls, endpoint: Endpoint, settings: ServiceSettings, on_invalidation: OnInvalidation
+    ) -> Self:
+        """Return the best connection that the server, or a proxy in front of it, supports.
 
-        A proxy such as twemproxy closes the connection on every command that it doesn't know.
+        The first of these that succeeds: RESP3 with tracking; RESP2; RESP2 with no command but the
+        login. A proxy such as twemproxy closes the connection on a command that it does not know.
         """
         was_closed = False
         if settings.cache_bytes:
             try:
-                return await cls._tracking(server, changed)
+                return await cls._connect_tracking(endpoint, on_invalidation)
             except AuthenticationError:
                 raise
-            except ResponseError:  # it doesn't know RESP3
-                pass
+            except ResponseError:
+                pass  # the server does not support RESP3
             except (RedisConnectionError, ConnectionLostError):
                 was_closed = True
-        try:
-            connection = cls(await server.connect(2), changed)
-            await connection._check_time()
-        except AuthenticationError:
-            raise
-        except (RedisConnectionError, ConnectionLostError):
-            connection = cls(await server.connect(2, is_bare=True), changed)
-            connection.has_time = False
+        connection = await cls._connect_untracked(endpoint, on_invalidation)
         if was_closed:
-            # Perhaps it was no proxy but Redis, which was just being restarted.
-            try:
-                better = await cls._tracking(server, changed)
-            except (RedisError, ConnectionLostError):
-                return connection
-            except BaseException:
-                connection.close()
-                raise
-            connection.close()
-            return better
+            # Perhaps the server was restarting, and there is no such proxy: try once more.
+            return await cls._replace_by_tracking(connection, endpoint, on_invalidation)
         return connection
 
     @classmethod
-    async def _tracking(cls, server: Endpoint, changed: Changed) -> Self:
-        """A connection over which Redis reports what has changed, if it may be asked to."""
-        connection = cls(await server.connect(3), changed)
-        await connection._track()
+    async def _connect_tracking(cls, endpoint: Endpoint, on_invalidation: OnInvalidation) -> Self:
+        """Connect with RESP3; track if the server and the user's ACL permit it."""
+        connection = cls(await endpoint.connect(3), on_invalidation)
+        connection.is_tracking = await connection._accepts(_TRACKING_COMMAND)
         return connection
 
-    async def _check_time(self) -> None:
-        """See whether the server can be asked for its time.
+    @classmethod
+    async def _connect_untracked(cls, endpoint: Endpoint, on_invalidation: OnInvalidation) -> Self:
+        """Connect with RESP2; if that is closed, without any command but the login."""
+        try:
+            connection = cls(await endpoint.connect(2), on_invalidation)
+            connection.has_time = await connection._accepts(_TIME_COMMAND)
+        except AuthenticationError:
+            raise
+        except (RedisConnectionError, ConnectionLostError):
+            connection = cls(await endpoint.connect(2, is_bare=True), on_invalidation)
+            connection.has_time = False
+        return connection
+
+    @classmethod
+    async def _replace_by_tracking(
+        cls, untracked: Self, endpoint: Endpoint, on_invalidation: OnInvalidation
+    ) -> Self:
+        """Connect with RESP3 and close `untracked`; if that fails, return `untracked`."""
+        try:
+            tracking = await cls._connect_tracking(endpoint, on_invalidation)
+        except (RedisError, ConnectionLostError):
+            return untracked
+        except BaseException:
+            untracked.close()
+            raise
+        untracked.close()
+        return tracking
+
+    async def _accepts(self, command: bytes) -> bool:
+        """Return whether the server answers a command without an error.
 
         Raises:
-            LostError: it has closed the connection.
+            ConnectionLostError: the server has closed the connection.
         """
         try:
-            reply = await self.ask(_TIME)
+            reply = await self.execute(command)
         except BaseException:
             self.close()
             raise
-        self.has_time = not isinstance(reply, ReplyError)
+        return not isinstance(reply, ReplyError)
 
-    async def _track(self) -> None:
-        try:
-            reply = await self.ask(_TRACK)
-        except BaseException:
-            self.close()
-            raise
-        self.is_tracking = not isinstance(reply, ReplyError)
+    def send_pipeline(self, commands: bytes, reply_count: int, on_replies: OnReplies) -> None:
+        """Send commands, encoded in RESP.
 
-    def send(self, commands: bytes, replies: int, replied: Replied) -> None:
-        """Send commands in RESP; `replied` gets their replies, unless the connection is lost."""
-        self._expected.append((replies, replied))
+        Args:
+            commands: The commands.
+            reply_count: How many replies they have.
+            on_replies: Called with the replies; never called if the connection is lost before.
+        """
+        self._expected.append((reply_count, on_replies))
         if not self._transport.is_closing():
             self._transport.write(commands)
 
-    def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send one command; its reply, or a `ConnectionLostError` when the connection is lost."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def execute(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one command, encoded in RESP.
+
+        Returns:
+            A future of the reply. Its exception is `ConnectionLostError` if the connection is lost.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.lost.done():
-            reply.set_exception(ConnectionLostError("the connection was lost"))
-            return reply
+            future.set_exception(ConnectionLostError(_LOST_REASON))
+            return future
 
-        def replied(replies: Sequence[Any]) -> None:
-            self._asked.discard(reply)
-            if not reply.done():
-                reply.set_result(replies[0])
+        def on_replies(replies: Sequence[Any]) -> None:
+            self._pending.discard(future)
+            if not future.done():
+                future.set_result(replies[0])
 
-        self._asked.add(reply)
-        self.send(command, 1, replied)
-        return reply
+        self._pending.add(future)
+        self.send_pipeline(command, 1, on_replies)
+        return future
 
     def close(self) -> None:
-        """Drop the connection; what was sent gets no reply."""
+        """Close the connection at once, without waiting for replies."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take what Redis sent apart, in its order."""
+        """Parse what Redis sent, and pass it on in Redis's order (called by asyncio)."""
         if self._transport.is_closing():
             return
         self._parser.feed(data)
-        while (reply := self._parser.gets()) is not _NOTHING:
+        while (reply := self._parser.gets()) is not _INCOMPLETE:
             if isinstance(reply, hiredis.PushNotification):
                 if reply[0] == "invalidate":
-                    self._between.append(reply[1])
+                    self._invalidations.append(reply[1])
             else:
                 self._replies.append(reply)
                 if len(self._replies) == self._expected[0][0]:
                     replies, self._replies = self._replies, []
                     self._expected.popleft()[1](replies)
             if not self._replies:
-                self._tell()
+                self._pass_on_invalidations()
 
-    def _tell(self) -> None:
-        """Tell what has changed, now that no reply is waiting for others of its pipeline."""
-        between, self._between = self._between, []
-        for keys in between:
-            self._changed(keys)
+    def _pass_on_invalidations(self) -> None:
+        """Report what has changed, now that no pipeline is partly answered."""
+        invalidations, self._invalidations = self._invalidations, []
+        for keys in invalidations:
+            self._on_invalidation(keys)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Fail the pending commands (called by asyncio)."""
         del exc
-        for reply in self._asked:
-            if not reply.done():
-                reply.set_exception(ConnectionLostError("the connection was lost"))
-                reply.exception()  # whoever asked may have gone
-        self.connection._writer = None  # noqa: SLF001 - there is nothing to close any more
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(ConnectionLostError(_LOST_REASON))
+                future.exception()  # mark it as retrieved: its caller may have been cancelled
+        self.redis_py_connection._writer = None  # noqa: SLF001 - redis-py must not close it again
         if not self.lost.done():
             self.lost.set_result(None)

@@ -1,8 +1,11 @@
-"""The servers that a link may go to: how each is connected to, and what proves that it is still it.
+"""The servers that a link can connect to: a single server, Sentinel's primary, a Cluster's node.
 
-redis-py connects: URLs, TLS, passwords, Sentinel. A Sentinel's primary may be frozen or cut off and
-replaced without knowing it, so the Sentinels are asked as often as the connection is proven; a node
-of a Cluster says itself when it is out of the Cluster, and when the layout has changed.
+redis-py connects, because it knows URLs, TLS, logins and Sentinel. Each endpoint has a probe whose
+reply shows whether the server is still the one to read from:
+
+- A primary that was cut off and replaced may not know it. So the Sentinels, too, are asked for the
+  current primary with every probe.
+- A node of a Cluster reports itself that it is cut off, and that the layout may have changed.
 """
 
 import re
@@ -28,46 +31,53 @@ from jobstatus.storage.refusals import REDIS_ERRORS
 
 _CLIENT_NAME: Final = "jobstatus-service"
 
-_PING: Final = b"*1\r\n$4\r\nPING\r\n"
-_ROLE: Final = b"*1\r\n$4\r\nROLE\r\n"
-_INFO: Final = b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"
+_PING_COMMAND: Final = b"*1\r\n$4\r\nPING\r\n"
+_ROLE_COMMAND: Final = b"*1\r\n$4\r\nROLE\r\n"
+_CLUSTER_INFO_COMMAND: Final = b"*2\r\n$7\r\nCLUSTER\r\n$4\r\nINFO\r\n"
 
-_IS_OK = re.compile(r"cluster_state:ok\b")
-_EPOCH = re.compile(r"cluster_current_epoch:(\d+)")
+_CLUSTER_IS_OK: Final = re.compile(r"cluster_state:ok\b")
+_CLUSTER_EPOCH: Final = re.compile(r"cluster_current_epoch:(\d+)")
 
 
 class Endpoint(Protocol):
-    """One server, which may be another one after a failover.
+    """A server to connect to. After a failover it may be another machine.
 
     Attributes:
-        probe: The command, in RESP, whose reply proves that it lives.
+        name: What log lines call the server.
+        probe: The command, encoded in RESP, that verifies a connection.
     """
 
+    name: str
     probe: bytes
 
     async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
-        """A connection of redis-py's, connected.
+        """Return a new connection object of redis-py, connected.
 
         Args:
-            protocol: RESP2 or 3.
-            is_bare: Whether to log in and nothing else, as a proxy may need.
+            protocol: The version of RESP: 2 or 3.
+            is_bare: Whether to send no command but the login, as some proxies require.
 
         Raises:
-            RedisError, OSError: it can't be reached.
+            RedisError, OSError: the server cannot be reached.
         """
 
-    async def stands(self, connection: Any, reply: Any) -> bool:
-        """Whether the reply to the probe says that this is still the server to ask."""
+    async def is_current(self, redis_py_connection: Any, reply: Any) -> bool:
+        """Return whether the reply to the probe shows that this is still the server to read from.
+
+        Args:
+            redis_py_connection: The connection that was probed.
+            reply: The reply; may be an error.
+        """
 
     async def close(self) -> None:
-        """Close what was opened to find it."""
+        """Close the connections that were opened to find the server."""
 
 
 def endpoint_of(settings: StatusSettings) -> Endpoint:
-    """The server, or what Sentinel says is it.
+    """Return the single server, or the primary of Sentinel, that the settings name.
 
     Raises:
-        SettingsError: the URL can't be used.
+        SettingsError: the URL is not valid.
     """
     address = redis_url_of(settings)
     if address.mode is RedisMode.SENTINEL:
@@ -76,33 +86,34 @@ def endpoint_of(settings: StatusSettings) -> Endpoint:
 
 
 class StandaloneEndpoint:
-    """A server that is where it is."""
+    """A server at a fixed address."""
 
     def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
-        self.probe = _PING
-        options = _options(settings, address)
+        self.name = "Redis"
+        self.probe = _PING_COMMAND
         self._pool = cast("Any", ConnectionPool).from_url(
-            without_login(address.url), **options, **login(settings, address)
+            without_login(address.url), **_options(settings, address), **login(settings, address)
         )
 
     async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
-        """A connection, connected."""
-        return await _connected(self._pool, protocol, is_bare=is_bare)
+        """Connect to the server."""
+        return await _connect(self._pool, protocol, is_bare=is_bare)
 
-    async def stands(self, connection: Any, reply: Any) -> bool:
-        """It does."""
-        del connection, reply
+    async def is_current(self, redis_py_connection: Any, reply: Any) -> bool:
+        """Return True: there is no other server."""
+        del redis_py_connection, reply
         return True
 
     async def close(self) -> None:
-        """Nothing was."""
+        """Do nothing: no other connections were opened."""
 
 
 class SentinelEndpoint:
-    """Whoever the Sentinels say is the primary."""
+    """The server that the Sentinels name as the primary."""
 
     def __init__(self, settings: StatusSettings, address: RedisUrl) -> None:
-        self.probe = _ROLE
+        self.name = f"the Redis primary {address.service}"
+        self.probe = _ROLE_COMMAND
         options = _options(settings, address)
         self._service = address.service
         self._sentinel: Any = cast("Any", Sentinel)(
@@ -117,21 +128,24 @@ class SentinelEndpoint:
         )
 
     async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
-        """A connection to the primary, connected."""
-        return await _connected(self._pool, protocol, is_bare=is_bare)
+        """Connect to the current primary."""
+        return await _connect(self._pool, protocol, is_bare=is_bare)
 
-    async def stands(self, connection: Any, reply: Any) -> bool:
-        """Whether it is a primary, and the Sentinels, if one can be asked, name no other."""
+    async def is_current(self, redis_py_connection: Any, reply: Any) -> bool:
+        """Return whether it is a primary, and the Sentinels do not name another one.
+
+        If no Sentinel can be asked, the server's own report counts.
+        """
         if isinstance(reply, list) and reply[0] != "master":
             return False
         try:
-            named: HostPort = await self._sentinel.discover_master(self._service)
+            primary: HostPort = await self._sentinel.discover_master(self._service)
         except (MasterNotFoundError, *REDIS_ERRORS):
             return True
-        return named == (connection.host, connection.port)
+        return primary == (redis_py_connection.host, redis_py_connection.port)
 
     async def close(self) -> None:
-        """Let the Sentinels go."""
+        """Close the connections to the Sentinels."""
         for sentinel in self._sentinel.sentinels:
             await sentinel.aclose()
 
@@ -144,44 +158,50 @@ class ClusterNodeEndpoint:
         settings: StatusSettings,
         address: RedisUrl,
         node: HostPort,
-        layout_changed: Callable[[], None],
+        on_layout_change: Callable[[], None],
     ) -> None:
-        """A node.
+        """Prepare to connect to a node.
 
         Args:
-            settings: How it is spoken to.
-            address: The Cluster's.
-            node: Where it is.
-            layout_changed: Called when the Cluster's layout may have changed.
+            settings: The timeouts, the login and the files for TLS.
+            address: The URL of the Cluster.
+            node: The host and port of the node.
+            on_layout_change: Called when the Cluster's layout may have changed.
         """
-        self.probe = _INFO
         host, port = node
-        mode = SSLConnection if address.tls else Connection
-        options = _options(settings, address) | named_server(settings, address)
+        self.name = f"the Redis Cluster node {host}:{port}"
+        self.probe = _CLUSTER_INFO_COMMAND
         self._pool: Any = cast("Any", ConnectionPool)(
-            connection_class=mode, host=host, port=port, **options
+            connection_class=SSLConnection if address.tls else Connection,
+            host=host,
+            port=port,
+            **_options(settings, address),
+            **named_server(settings, address),
         )
         self._epoch = ""
-        self._layout_changed = layout_changed
+        self._on_layout_change = on_layout_change
 
     async def connect(self, protocol: int, *, is_bare: bool = False) -> Any:
-        """A connection, connected."""
-        return await _connected(self._pool, protocol, is_bare=is_bare)
+        """Connect to the node."""
+        return await _connect(self._pool, protocol, is_bare=is_bare)
 
-    async def stands(self, connection: Any, reply: Any) -> bool:
-        """Whether it says that the Cluster is well: one that was cut off from it doesn't."""
-        del connection
+    async def is_current(self, redis_py_connection: Any, reply: Any) -> bool:
+        """Return whether the node reports that the Cluster works.
+
+        A node that is cut off from the Cluster reports that it does not.
+        """
+        del redis_py_connection
         text = str(reply)
-        found = _EPOCH.search(text)
-        if found is None:  # it may not say
+        epoch = _CLUSTER_EPOCH.search(text)
+        if epoch is None:  # the user's ACL does not permit CLUSTER INFO
             return True
-        if self._epoch not in {"", found[1]}:
-            self._layout_changed()
-        self._epoch = found[1]
-        return _IS_OK.search(text) is not None
+        if self._epoch not in {"", epoch[1]}:
+            self._on_layout_change()
+        self._epoch = epoch[1]
+        return _CLUSTER_IS_OK.search(text) is not None
 
     async def close(self) -> None:
-        """Nothing was."""
+        """Do nothing: no other connections were opened."""
 
 
 def _options(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
@@ -191,13 +211,13 @@ def _options(settings: StatusSettings, address: RedisUrl) -> dict[str, Any]:
     }
 
 
-async def _connected(pool: Any, protocol: int, *, is_bare: bool) -> Any:
+async def _connect(pool: Any, protocol: int, *, is_bare: bool) -> Any:
     pool.connection_kwargs["protocol"] = protocol
     pool.connection_kwargs["client_name"] = None if is_bare else _CLIENT_NAME
     connection = pool.make_connection()
     try:
         await connection.connect()
     except BaseException:
-        await connection.disconnect(nowait=True)  # it may stand half
+        await connection.disconnect(nowait=True)  # the socket may be open already
         raise
     return connection

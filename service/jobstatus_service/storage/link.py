@@ -1,7 +1,8 @@
-"""The link to Redis: connected again whenever it is lost, and proven to live.
+"""Keep a connection to one server open, and verify it with probes.
 
-It is proven with a ping several times within the staleness bound: until the bound has passed since
-the last ping that was answered, every change that Redis knew of has been told.
+The link sends a probe (PING, or a command that also shows the server's role) several times within
+the staleness bound. When a probe is answered, every invalidation up to the moment it was sent has
+arrived. Therefore cached responses are valid until the bound has passed since that moment.
 """
 
 import asyncio
@@ -13,37 +14,36 @@ from typing import Final, cast
 
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.connection import (
-    Changed,
+    TIMEOUT_REASON,
     ConnectionLostError,
+    OnInvalidation,
     RedisConnection,
     ReplyError,
 )
 from jobstatus_service.storage.endpoints import Endpoint
 
-_PINGS: Final = 4
-"""Proofs within one staleness bound."""
+_PROBES_PER_STALENESS_BOUND: Final = 4
 
-_BACKOFF: Final = (0.02, 0.5)
-"""Seconds before connecting again: the first, and the longest."""
+_MIN_RECONNECT_DELAY_SECONDS: Final = 0.02
+_MAX_RECONNECT_DELAY_SECONDS: Final = 0.5
 
-_ANOTHER: Final = "another server has taken over, or this one is out of its Cluster"
+_STALL_GRACE_SECONDS: Final = 0.01
+"""How much longer to wait for a reply: it may have arrived while this process was stalled."""
 
-_NEAR: Final = "it tells what changes, so the near cache is on"
-_FAR: Final = "it doesn't tell what changes, so the near cache is off"
-_NO_TIME: Final = "; it doesn't tell the time, so leases are judged by this machine's clock"
+_NOT_CURRENT: Final = "the server is no longer the primary, or is cut off from its Cluster"
 
 _log = logging.getLogger("jobstatus.service")
 
 
 class UnavailableError(Exception):
-    """Redis can't answer in time."""
+    """Redis cannot answer in time."""
 
 
 class Verification:
-    """Until when a link is trusted.
+    """Until when invalidations of a link are known to be complete.
 
     Attributes:
-        until: Until when, on the monotonic clock, all changes are known to have been told.
+        valid_until: Until then, by the monotonic clock, cached responses may be served.
     """
 
     __slots__ = ("valid_until",)
@@ -53,172 +53,203 @@ class Verification:
 
 
 class Link:
-    """The way to one server. Belongs to one event loop.
+    """Keeps a connection to one server open. Belongs to one event loop.
 
     Attributes:
-        wire: The connection, while there is one.
-        tracks: Whether Redis tells what of that which was read has changed.
-        proof: Until when that is believed.
-        was_up: Whether there has ever been a connection.
+        connection: The open connection; None while there is none.
+        is_tracking: Whether Redis reports changes of the keys that are read.
+        verification: Until when cached responses are valid.
+        has_connected: Whether a connection has ever been opened.
         fault: Why there is no connection, or why the last one was lost.
     """
 
     def __init__(
         self,
-        server: Endpoint,
+        endpoint: Endpoint,
         settings: ServiceSettings,
-        changed: Changed,
-        up: Callable[[], None],
-        down: Callable[[str], None],
+        on_invalidation: OnInvalidation,
+        on_connected: Callable[[], None],
+        on_lost: Callable[[str], None],
     ) -> None:
-        """A link that connects when it is started.
+        """Prepare a link. Call `start` to connect it.
 
         Args:
-            server: Where it goes.
-            settings: How long it may take.
-            changed: Called with the keys that have changed; with None when that holds for all,
-                or is not known any more.
-            up: Called when a connection stands.
-            down: Called when it is lost, with the reason.
+            endpoint: The server to connect to.
+            settings: The timeouts and the staleness bound.
+            on_invalidation: Called with the keys that have changed; with None when any key may
+                have changed, which includes every loss of the connection.
+            on_connected: Called when a connection has been opened.
+            on_lost: Called when it was lost, with the reason.
         """
         self.connection: RedisConnection | None = None
         self.is_tracking = self.has_connected = False
         self.verification = Verification()
-        self.fault = "it was not asked yet"
-        self._server = server
+        self.fault = "it has not been connected yet"
+        self._endpoint = endpoint
         self._settings = settings
-        self._changed = changed
-        self._tell_up = up
-        self._tell_down = down
-        self._up = asyncio.Event()
-        self._down_since = float("-inf")
-        self._closing = False  # a cancellation may be lost: asyncio.wait_for in Python 3.11
-        self._keeping: asyncio.Task[None] | None = None
+        self._on_invalidation = on_invalidation
+        self._on_connected = on_connected
+        self._on_lost = on_lost
+        self._connected = asyncio.Event()
+        self._down_since = float("-inf")  # monotonic
+        self._is_closing = False  # asyncio.wait_for in Python 3.11 may swallow a cancellation
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection."""
-        return self._up.is_set()
+        return self._connected.is_set()
 
     def is_down_for(self, seconds: float) -> bool:
-        """Whether there was no connection for so long."""
+        """Return whether there has been no connection for at least this long."""
         return self.connection is None and time.monotonic() - self._down_since >= seconds
 
-    def late(self) -> str:
-        """Why an answer did not come in time."""
-        return "Redis did not answer in time" if self.is_connected else self.fault
+    def timeout_reason(self) -> str:
+        """Return why a reply did not arrive in time."""
+        return TIMEOUT_REASON if self.is_connected else self.fault
 
     def start(self) -> None:
-        """Connect, and stay connected."""
+        """Connect, and reconnect whenever the connection is lost."""
         self._down_since = time.monotonic()
-        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+        self._task = asyncio.get_running_loop().create_task(self._stay_connected())
 
     async def close(self) -> None:
-        """Close the connection."""
-        self._closing = True
-        if self._keeping is not None:
-            self._keeping.cancel()
+        """Close the connection, and do not reconnect."""
+        self._is_closing = True
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
-        await self._server.close()
+                await self._task
+        await self._endpoint.close()
 
     async def ping(self) -> None:
-        """See whether Redis answers.
+        """Wait until Redis answers a probe.
 
         Raises:
-            UnavailableError: it doesn't, in time.
+            UnavailableError: it does not answer within the timeout, or refuses the command.
         """
         try:
             async with asyncio.timeout(self._settings.timeout):
-                await self._up.wait()
-                reply = await cast("RedisConnection", self.connection).ask(self._server.probe)
+                await self._connected.wait()
+                connection = cast("RedisConnection", self.connection)
+                reply = await connection.execute(self._endpoint.probe)
         except TimeoutError:
-            raise UnavailableError(self.late()) from None
+            raise UnavailableError(self.timeout_reason()) from None
         except ConnectionLostError as error:
             raise UnavailableError(str(error)) from None
         if isinstance(reply, ReplyError):
             raise UnavailableError(str(reply))
 
-    async def _keep(self) -> None:
-        """Connect, watch over the connection until it is lost, and connect again, for ever."""
-        least, most = _BACKOFF
-        pause = least
-        while not self._closing:
+    async def _stay_connected(self) -> None:
+        """Connect, verify the connection until it is lost, and reconnect, until closed."""
+        delay = _MIN_RECONNECT_DELAY_SECONDS
+        while not self._is_closing:
             try:
                 connection = await self._connect()
             except ConnectionLostError as error:
                 if str(error) != self.fault:
-                    _log.warning("Redis can't be reached: %s", error)
+                    _log.warning("cannot connect to %s, retrying: %s", self._endpoint.name, error)
                 self.fault = str(error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, most)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _MAX_RECONNECT_DELAY_SECONDS)
                 continue
-            began_at = time.monotonic()
+            connected_at = time.monotonic()
             try:
-                self._rise(connection)
-                await self._prove(connection)
+                self._begin(connection)
+                await self._verify_until_lost(connection)
             finally:
-                self._fall(connection)
-            pause = least if time.monotonic() - began_at > most else min(2 * pause, most)
-            await asyncio.sleep(pause)
+                self._end(connection)
+            if time.monotonic() - connected_at > _MAX_RECONNECT_DELAY_SECONDS:
+                delay = _MIN_RECONNECT_DELAY_SECONDS
+            else:
+                delay = min(2 * delay, _MAX_RECONNECT_DELAY_SECONDS)
+            await asyncio.sleep(delay)
 
     async def _connect(self) -> RedisConnection:
-        """A connection to a server that says that it is the one to ask.
+        """Connect, and probe that this is the server to read from.
 
         Raises:
-            LostError: there is none.
+            ConnectionLostError: it cannot be reached, or is not the server to read from.
         """
-        connection = await RedisConnection.connect(self._server, self._settings, self._changed)
-        stands = False
+        connection = await RedisConnection.connect(
+            self._endpoint, self._settings, self._on_invalidation
+        )
+        is_current = False
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reply = await connection.ask(self._server.probe)
-                stands = await self._server.stands(connection.connection, reply)
+                reply = await connection.execute(self._endpoint.probe)
+                is_current = await self._endpoint.is_current(connection.redis_py_connection, reply)
         except TimeoutError:
-            raise ConnectionLostError("Redis did not answer in time") from None
+            raise ConnectionLostError(TIMEOUT_REASON) from None
         finally:
-            if not stands:
+            if not is_current:
                 connection.close()
-        if not stands:
-            raise ConnectionLostError(_ANOTHER)
+        if not is_current:
+            raise ConnectionLostError(_NOT_CURRENT)
         return connection
 
-    def _rise(self, connection: RedisConnection) -> None:
+    def _begin(self, connection: RedisConnection) -> None:
         self.connection = connection
         self.is_tracking = connection.is_tracking
-        self._up.set()
-        what = (_NEAR if self.is_tracking else _FAR) + ("" if connection.has_time else _NO_TIME)
-        _log.info("connected to Redis; %s", what)
         self.has_connected = True
-        self._tell_up()
+        self._connected.set()
+        self._log_connected(connection)
+        self._on_connected()
 
-    def _fall(self, connection: RedisConnection) -> None:
+    def _log_connected(self, connection: RedisConnection) -> None:
+        if connection.is_tracking:
+            cache = "the response cache is on"
+        elif self._settings.cache_bytes:
+            cache = (
+                "the response cache is off, so every read asks Redis: the server or a proxy lacks "
+                "RESP3 or CLIENT TRACKING, or the user's ACL lacks +client|tracking"
+            )
+        else:
+            cache = "the response cache is off, as JOBSTATUS_CACHE_SIZE says"
+        _log.info("connected to %s; %s", self._endpoint.name, cache)
+        if not connection.has_time:
+            _log.warning(
+                "%s does not answer the command TIME, so leases expire by this machine's clock: "
+                "keep it synchronized with the clock of Redis",
+                self._endpoint.name,
+            )
+
+    def _end(self, connection: RedisConnection) -> None:
         connection.close()
         self.connection = None
-        self._up.clear()
+        self._connected.clear()
         self._down_since = time.monotonic()
         self.fault = "the connection was lost"
         self.verification.valid_until = float("-inf")
-        if not self._closing:
-            _log.warning("the connection to Redis was lost")
-        self._tell_down(self.fault)
-        self._changed(None)
+        if not self._is_closing:
+            _log.warning("lost the connection to %s, reconnecting", self._endpoint.name)
+        self._on_lost(self.fault)
+        self._on_invalidation(None)
 
-    async def _prove(self, connection: RedisConnection) -> None:
-        """Probe until the connection is lost, doesn't answer in time, or it is the wrong server."""
+    async def _verify_until_lost(self, connection: RedisConnection) -> None:
+        """Probe the server at intervals.
+
+        Return when the connection is lost, when a probe is not answered within the staleness bound,
+        or when the server is no longer the one to read from.
+        """
         bound = self._settings.max_staleness
-        while not (connection.lost.done() or self._closing):
-            sent = time.monotonic()
-            ping = connection.ask(self._server.probe)
-            await asyncio.wait((ping,), timeout=bound)
-            if not ping.done():
-                # Perhaps it was this process that stood still, and the answer is here already.
-                await asyncio.wait((ping,), timeout=0.01)
-            if not ping.done() or ping.exception() is not None:
+        while not (connection.lost.done() or self._is_closing):
+            sent_at = time.monotonic()
+            probe = connection.execute(self._endpoint.probe)
+            await asyncio.wait((probe,), timeout=bound)
+            if not probe.done():
+                await asyncio.wait((probe,), timeout=_STALL_GRACE_SECONDS)
+            if not probe.done():
+                _log.warning(
+                    "%s did not answer for %g s, disconnecting", self._endpoint.name, bound
+                )
                 return
-            if not await self._server.stands(connection.connection, ping.result()):
-                _log.warning(_ANOTHER)
+            if probe.exception() is not None:
                 return
-            if self.is_tracking and not isinstance(ping.result(), ReplyError):
-                self.verification.valid_until = sent + bound
-            await asyncio.wait((connection.lost,), timeout=bound / _PINGS)
+            reply = probe.result()
+            if not await self._endpoint.is_current(connection.redis_py_connection, reply):
+                _log.warning("disconnecting from %s: %s", self._endpoint.name, _NOT_CURRENT)
+                return
+            if self.is_tracking and not isinstance(reply, ReplyError):
+                self.verification.valid_until = sent_at + bound
+            await asyncio.wait((connection.lost,), timeout=bound / _PROBES_PER_STALENESS_BOUND)

@@ -1,262 +1,219 @@
-"""Where the records are read: in batches.
+"""Read records in batches, from one server.
 
-All keys that are asked for in one turn of the event loop go out as one pipeline, and one key is
-asked once however many want it.
+All keys that are requested in one turn of the event loop are sent as one pipeline. A key is read
+once per pipeline, even if many clients request it.
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
-import msgspec
-
-from jobstatus.status import Record
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.connection import Changed, ReplyError
+from jobstatus_service.storage.batch import Batch, Waiters, fail, parse_record
+from jobstatus_service.storage.connection import OnInvalidation, ReplyError
 from jobstatus_service.storage.endpoints import Endpoint
 from jobstatus_service.storage.link import Link, UnavailableError
 from jobstatus_service.storage.stored_record import StoredRecord
 
-_IN_FLIGHT: Final = 2
-"""Pipelines on their way at once; what is asked for meanwhile shares the next one."""
+_MAX_PIPELINES_IN_FLIGHT: Final = 2
+"""Pipelines that wait for replies at once. Keys requested meanwhile share the next pipeline."""
 
-_BATCH: Final = 1000
-"""Keys in one pipeline at most, so that no reply is long in coming."""
+_MAX_KEYS_PER_PIPELINE: Final = 1000
+"""The limit keeps the time until the first reply short."""
 
-_TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
-_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-_READ: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
+MakeResponse = Callable[[str, StoredRecord, float, Link | None], Any]
+"""Make the response that `Reader.read` returns.
 
-_log = logging.getLogger("jobstatus.service")
+Called with the key, what is stored there, the monotonic time at which the read was sent, and the
+link that reports the key's next change. The link is None where the change would not be reported.
+"""
 
-T = TypeVar("T")
+FollowRedirect = Callable[[str, Waiters, str], bool]
+"""Read a key from the node that a Cluster's redirect names, for the same waiters.
 
-
-Made = Callable[[str, StoredRecord, float, Link | None], T]
-"""Makes what `read` returns of a key, of what was found there, of the monotonic time at which it
-was asked for, and of the link that tells when it changes; None: none does."""
-
-Redirected = Callable[[str, list[asyncio.Future[Any]], str], bool]
-"""Takes a key, who waits for it, and Redis's error; whether that said where else it is."""
+Called with the key, its waiters and Redis's error; returns False if the error is not a redirect.
+"""
 
 
-class _Batch(Generic[T]):
-    """Keys that go out together, and who waits for what is found there.
+class Reader:
+    """Reads the records of one server. Belongs to one event loop.
 
     Attributes:
-        keys: Who waits, by key.
-        asking: Keys that are on their way to this server from another one, in a Cluster.
-        alarm: Goes off when it has taken too long.
-    """
-
-    def __init__(self) -> None:
-        self.keys: dict[str, list[asyncio.Future[T]]] = {}
-        self.asking: set[str] = set()
-        self.alarm: asyncio.TimerHandle | None = None
-
-    def fail(self, why: str) -> None:
-        """Tell everybody that there will be no answer."""
-        for waiting in self.keys.values():
-            fail(waiting, why)
-            waiting.clear()
-
-
-def fail(waiting: list[asyncio.Future[T]], why: str) -> None:
-    """Tell those who wait that there will be no answer."""
-    for future in waiting:
-        if not future.done():
-            future.set_exception(UnavailableError(why))
-
-
-class Reader(Generic[T]):
-    """Reads records of one server. Belongs to one event loop.
-
-    Attributes:
-        link: The way to Redis.
+        link: Keeps the connection to the server open.
     """
 
     def __init__(
         self,
-        server: Endpoint,
+        endpoint: Endpoint,
         settings: ServiceSettings,
-        found: Made[T],
-        changed: Changed,
-        sent: Callable[[int], None] = lambda _: None,
-        redirected: Redirected | None = None,
+        make_response: MakeResponse,
+        on_invalidation: OnInvalidation,
+        on_sent: Callable[[int], None] = lambda _: None,
+        follow_redirect: FollowRedirect | None = None,
     ) -> None:
-        """A reader whose link is still to be started.
+        """Prepare a reader. Call `start` to connect it.
 
         Args:
-            server: Which one.
-            settings: How long it may take.
-            found: Called in the order in which Redis answers and tells changes.
-            changed: Called with the keys that have changed; with None when that holds for all,
-                or is not known any more.
-            sent: Called with the number of keys in each pipeline.
-            redirected: Called when Redis says that a key may be elsewhere.
+            endpoint: The server to read from.
+            settings: The timeouts and the staleness bound.
+            make_response: Called for each key, in the order in which Redis sends replies and
+                invalidations.
+            on_invalidation: Called with the keys that have changed; with None when any key may
+                have changed.
+            on_sent: Called with the number of keys in each pipeline.
+            follow_redirect: Called with each error that may be a Cluster's redirect.
         """
-        self.link = Link(server, settings, changed, self._schedule, self._fail_sent)
+        self.link = Link(
+            endpoint, settings, on_invalidation, self._schedule_send, self._fail_in_flight
+        )
         self._timeout = settings.timeout
-        self._found = found
-        self._sent = sent
-        self._redirected = redirected
-        self._next: deque[_Batch[T]] = deque()
-        self._in_flight: deque[_Batch[T]] = deque()
-        self._scheduled = False
+        self._make_response = make_response
+        self._on_sent = on_sent
+        self._follow_redirect = follow_redirect
+        self._queued: deque[Batch] = deque()
+        self._in_flight: deque[Batch] = deque()
+        self._is_send_scheduled = False
 
     def start(self) -> None:
-        """Connect, and stay connected."""
+        """Connect, and reconnect whenever the connection is lost."""
         self.link.start()
 
     @property
     def links(self) -> list[Link]:
-        """Every link: the one."""
+        """The links of this reader: exactly one."""
         return [self.link]
 
     def link_of(self, key: str) -> Link | None:
-        """The link over which a key is read."""
+        """Return the link over which a key is read."""
         del key
         return self.link
 
     async def close(self) -> None:
-        """Close the link; what is still being read fails."""
+        """Close the link. Pending reads raise `UnavailableError`."""
         await self.link.close()
-        for batch in self._next:
+        for batch in self._queued:
             batch.fail("the service is shutting down")
 
-    def ask(self, key: str, *, asking: bool = False) -> list[asyncio.Future[T]]:
-        """Have `key` read in the next pipeline, whoever else asks for it.
+    def request(self, key: str, *, is_redirected: bool = False) -> Waiters:
+        """Read a key with the next pipeline, and pass the result to `make_response`.
 
         Args:
-            key: Which.
-            asking: Whether it is on its way to this server from another one, in a Cluster.
+            key: The key.
+            is_redirected: Whether an ASK redirect of a Cluster sent the key to this node.
 
         Returns:
-            Who waits for what is found there, to join.
+            The key's waiters; append a future to receive the response.
         """
-        batch = self._next[-1] if self._next else None
-        if batch is None or (len(batch.keys) >= _BATCH and key not in batch.keys):
-            batch = _Batch()
-            self._next.append(batch)
+        batch = self._queued[-1] if self._queued else None
+        if batch is None or (
+            len(batch.waiters) >= _MAX_KEYS_PER_PIPELINE and key not in batch.waiters
+        ):
+            batch = Batch()
+            self._queued.append(batch)
             loop = asyncio.get_running_loop()
-            batch.alarm = loop.call_later(self._timeout, self._give_up, batch)
-            self._schedule()
-        if asking:
-            batch.asking.add(key)
-        return batch.keys.setdefault(key, [])
+            batch.timeout = loop.call_later(self._timeout, self._time_out, batch)
+            self._schedule_send()
+        if is_redirected:
+            batch.redirected.add(key)
+        return batch.waiters.setdefault(key, [])
 
-    async def read(self, key: str) -> T:
-        """What was made of that which stands at `key` now.
+    async def read(self, key: str) -> Any:
+        """Read a key.
+
+        Returns:
+            What `make_response` returned.
 
         Raises:
-            UnavailableError: Redis can't answer in time.
+            UnavailableError: Redis does not answer in time.
         """
         if self.link.is_down_for(self._timeout):
-            # For a moment an outage is waited out; then nobody waits for what won't come.
+            # A shorter outage is waited out below. In a longer one, fail at once.
             raise UnavailableError(self.link.fault)
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.ask(key).append(future)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.request(key).append(future)
         return await future
 
-    def _schedule(self) -> None:
-        if self._next and not self._scheduled and len(self._in_flight) < _IN_FLIGHT:
-            self._scheduled = True
+    def _schedule_send(self) -> None:
+        if (
+            self._queued
+            and not self._is_send_scheduled
+            and len(self._in_flight) < _MAX_PIPELINES_IN_FLIGHT
+        ):
+            self._is_send_scheduled = True
             asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
-        self._scheduled = False
-        if self.link.connection is None or not self._next:
+        self._is_send_scheduled = False
+        connection = self.link.connection
+        if connection is None or not self._queued:
             return
-        batch = self._next.popleft()
+        batch = self._queued.popleft()
         self._in_flight.append(batch)
-        asked, has_time = time.monotonic(), self.link.connection.has_time
-        commands = [_TIME] if has_time else []
-        for key in batch.keys:
-            name = key.encode()
-            read = _READ % (len(name), name, len(name), name)
-            commands.append(_asking(read) if key in batch.asking else read)
-        self.link.connection.send(
-            b"".join(commands),
-            has_time + 2 * (len(batch.keys) + len(batch.asking)),
-            lambda replies: self._take(replies, asked, has_time=has_time),
+        sent_at, has_time = time.monotonic(), connection.has_time
+        commands, reply_count = batch.commands(has_time=has_time)
+        connection.send_pipeline(
+            commands,
+            reply_count,
+            lambda replies: self._receive(replies, sent_at, has_time=has_time),
         )
-        self._sent(len(batch.keys))
-        self._schedule()
+        self._on_sent(len(batch.waiters))
+        self._schedule_send()
 
-    def _take(self, replies: Sequence[Any], asked: float, *, has_time: bool) -> None:
+    def _receive(self, replies: Sequence[Any], sent_at: float, *, has_time: bool) -> None:
         batch = self._in_flight.popleft()  # replies come in the order of the commands
-        if batch.alarm is not None:
-            batch.alarm.cancel()
-        self._schedule()
-        each = iter(replies)
-        now = time.time_ns() // 1_000_000  # behind a proxy that doesn't pass TIME on
+        if batch.timeout is not None:
+            batch.timeout.cancel()
+        self._schedule_send()
+        remaining = iter(replies)
         if has_time:
-            first = next(each)
-            if isinstance(first, ReplyError):
-                batch.fail(str(first))
+            time_reply = next(remaining)
+            if isinstance(time_reply, ReplyError):
+                batch.fail(str(time_reply))
                 return
-            seconds, microseconds = map(int, first)
-            now = seconds * 1000 + microseconds // 1000
-        for key, waiting in batch.keys.items():
+            seconds, microseconds = map(int, time_reply)
+            now_ms = seconds * 1000 + microseconds // 1000
+        else:  # a proxy does not forward TIME: use this machine's clock
+            now_ms = time.time_ns() // 1_000_000
+        for key, waiters in batch.waiters.items():
             link: Link | None = self.link
-            if key in batch.asking:
-                fields, ttl = [(next(each), next(each))[1] for _ in range(2)]
-                link = None
+            if key in batch.redirected:
+                next(remaining)  # the reply to the ASKING before HGETALL
+                fields = next(remaining)
+                next(remaining)  # the reply to the ASKING before PTTL
+                ttl_ms = next(remaining)
+                link = None  # Redis does not report every change of a key whose slot is being moved
             else:
-                fields, ttl = next(each), next(each)
-            error = fields if isinstance(fields, ReplyError) else ttl
-            if isinstance(error, ReplyError) and self._sends_elsewhere(key, waiting, str(error)):
+                fields = next(remaining)
+                ttl_ms = next(remaining)
+            error = fields if isinstance(fields, ReplyError) else ttl_ms
+            if (
+                isinstance(error, ReplyError)
+                and self._follow_redirect is not None
+                and self._follow_redirect(key, waiters, str(error))
+            ):
                 continue
             try:
-                result = self._found(key, _found(key, fields, ttl, now), asked, link)
+                stored = parse_record(key, fields, ttl_ms, now_ms)
+                response = self._make_response(key, stored, sent_at, link)
             except UnavailableError as unavailable:
-                fail(waiting, str(unavailable))
+                fail(waiters, str(unavailable))
                 continue
-            for future in waiting:
+            for future in waiters:
                 if not future.done():
-                    future.set_result(result)
+                    future.set_result(response)
 
-    def _sends_elsewhere(self, key: str, waiting: list[asyncio.Future[Any]], error: str) -> bool:
-        return self._redirected is not None and self._redirected(key, waiting, error)
+    def _time_out(self, batch: Batch) -> None:
+        """Fail a batch that was not answered in time; do not send it any more.
 
-    def _give_up(self, batch: _Batch[T]) -> None:
-        """Nobody waits longer; what was sent is answered later, what wasn't is not sent."""
-        if batch in self._next:
-            self._next.remove(batch)
-        batch.fail(self.link.late())
+        If it was sent already, its late replies are still passed to `make_response`.
+        """
+        if batch in self._queued:
+            self._queued.remove(batch)
+        batch.fail(self.link.timeout_reason())
 
-    def _fail_sent(self, why: str) -> None:
-        """What was sent gets no answer any more; what wasn't waits for the next connection."""
+    def _fail_in_flight(self, reason: str) -> None:
+        """Fail what was sent over a lost connection. Queued batches wait for the next one."""
         while self._in_flight:
-            self._in_flight.popleft().fail(why)
-
-
-def _asking(read: bytes) -> bytes:
-    """A read of two commands, ASKING before each."""
-    first, second, third = read.partition(b"*2\r\n$4\r\nPTTL")
-    return _ASKING + first + _ASKING + second + third
-
-
-def _found(key: str, fields: Any, ttl: Any, now: int) -> StoredRecord:
-    if isinstance(ttl, ReplyError):
-        raise UnavailableError(str(ttl))
-    if isinstance(fields, ReplyError):
-        if not str(fields).startswith("WRONGTYPE"):
-            raise UnavailableError(str(fields))
-        return _unreadable(key, "it is no hash", now, ttl)
-    if isinstance(fields, list):  # RESP2
-        fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    if not fields:
-        return StoredRecord(None, "", now, -2)
-    try:
-        return StoredRecord(Record.from_fields(fields), "", now, ttl)
-    except (msgspec.ValidationError, ValueError) as error:
-        return _unreadable(key, str(error), now, ttl)
-
-
-def _unreadable(key: str, fault: str, now: int, ttl: int) -> StoredRecord:
-    _log.error("%s can't be read: %s", key, fault)
-    return StoredRecord(None, fault, now, ttl)
+            self._in_flight.popleft().fail(reason)

@@ -1,4 +1,4 @@
-"""What a read finds: between the module that asks Redis and the one that makes answers."""
+"""What one read of Redis finds. The reader makes it; `lookup.representation` turns it into JSON."""
 
 import msgspec
 
@@ -6,13 +6,13 @@ from jobstatus.status import Record
 
 
 class StoredRecord(msgspec.Struct, frozen=True):
-    """What stands at one key, and when it was read.
+    """What is stored at one key, and when it was read.
 
     Attributes:
-        record: The record, or None where there is none.
-        fault: Why the record can't be read; empty where it can.
-        now: Redis's clock, ms since the epoch.
-        ttl: ms until the key expires; negative where it doesn't, or isn't there.
+        record: The record; None where there is none, or where it is malformed.
+        error: What is malformed; empty if nothing is.
+        now_ms: The time of the read by Redis's clock, in ms since the epoch.
+        ttl_ms: ms until the key expires; negative if it does not expire, or does not exist.
     """
 
     record: Record | None

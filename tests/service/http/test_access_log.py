@@ -39,7 +39,7 @@ def test_logs(tmp_path: Path) -> None:
     assert asked["mine-1"]["status"] == 200
     assert {line["status"] for line in requests} >= {200, 401, 422, 404}
     assert all(re.fullmatch("[A-Za-z0-9._-]+", line["request_id"]) for line in requests)
-    assert any("can't be read" in line["message"] for line in lines)
+    assert any("is malformed" in line["message"] for line in lines)
     assert any(json.loads(line)["level"] == "warning" for line in wrong.splitlines())
 
 

