@@ -45,16 +45,19 @@ def test_key_file_is_read_again(service_url: str, tmp_path: Path) -> None:
     ("environ", "error"),
     [
         ({}, "jobstatus: no API key: set JOBSTATUS_API_KEYS_FILE"),
-        ({"JOBSTATUS_LEASE": "soon"}, "jobstatus: JOBSTATUS_LEASE: 'soon' can't be used"),
+        (
+            {"JOBSTATUS_LEASE": "soon"},
+            "jobstatus: JOBSTATUS_LEASE must be a number from 1 to 86400 seconds, not 'soon'",
+        ),
         ({"JOBSTATUS_API_KEYS_FILE": "/nonexistent"}, "jobstatus: JOBSTATUS_API_KEYS_FILE: "),
-        ({"JOBSTATUS_REDIS_URL": "ftp://x"}, "jobstatus: JOBSTATUS_REDIS_URL: its value can't"),
+        ({"JOBSTATUS_REDIS_URL": "ftp://x"}, "jobstatus: JOBSTATUS_REDIS_URL is not valid"),
         (
             {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1:99999/0", "JOBSTATUS_API_KEYS": "k"},
-            "jobstatus: JOBSTATUS_REDIS_URL: its value can't be used: a port is out of range",
+            "jobstatus: JOBSTATUS_REDIS_URL is not valid: a port must be a number",
         ),
         (
             {"JOBSTATUS_REDIS_URL": "redis://127.0.0.1/0?foo=1", "JOBSTATUS_API_KEYS": "k"},
-            "jobstatus: JOBSTATUS_REDIS_URL can't be used: ",
+            "jobstatus: JOBSTATUS_REDIS_URL is not valid: ",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from threading import current_thread, main_thread
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 from uuid import UUID, uuid5
 
 import msgspec
@@ -167,6 +167,34 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     has_progress: bool = False
     progress: Percent = 0.0
     state: JobState = JobState.PENDING
+
+    @classmethod
+    def from_record(cls, job_id: UUID, record: Record) -> Self:
+        """Return the status that a stored record describes.
+
+        A job that has reported progress and succeeded has 100 percent.
+        """
+        progress = record.progress
+        if record.state is JobState.SUCCEEDED and progress is not None:
+            progress = 100.0
+        return cls(
+            id=job_id,
+            created_at=to_datetime(record.created),
+            updated_at=to_datetime(record.updated),
+            name=record.name,
+            reason=record.reason,
+            has_progress=progress is not None,
+            progress=progress or 0.0,
+            state=record.state,
+        )
+
+    @classmethod
+    def unknown(cls, job_id: UUID, reason: str) -> Self:
+        """Return the status of a job without a record: the times are the epoch."""
+        epoch = to_datetime(0)
+        return cls(
+            id=job_id, created_at=epoch, updated_at=epoch, reason=reason, state=JobState.UNKNOWN
+        )
 
     def to_json(self) -> bytes:
         """Encode as the contract's JSON: eight members in order, times in ms with `Z`."""

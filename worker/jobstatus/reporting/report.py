@@ -145,7 +145,7 @@ class JobReport:
         """
         if not weight > 0:
             raise ValueError(f"the weight of a step must be above 0, not {weight}")
-        step = Step(self, name, weight)
+        step = self._new_step(name, weight)
         self._steps.append(step)
         return step
 
@@ -193,6 +193,9 @@ class JobReport:
 
     def _need_sampling(self) -> None:
         self._needs_sampling = True
+
+    def _new_step(self, name: str, weight: float) -> "Step":
+        return Step(self, name, weight)
 
 
 class Step(JobReport):
