@@ -28,9 +28,11 @@ def tool(name: str) -> str:
     return found
 
 
-def run_tool(name: str, *arguments: object, folder: Path | None = None) -> str:
-    """Run a program, return what it prints, and fail the test if its exit status is not 0."""
+def run_tool(
+    name: str, *arguments: object, folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program, in `folder` if that is given; fail the test if its exit status is not 0."""
     command = [tool(name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return done

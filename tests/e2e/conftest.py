@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.deploy.kustomize import ROOT
+from tests.deploy.kustomize import KUBERNETES
 from tests.deploy.tools import tool
 
 NAMESPACE = "jobstatus"
@@ -52,7 +52,7 @@ def kubectl() -> Iterator[Kubectl]:
             "no cluster: set KUBECONFIG, and load the images jobstatus-{service,worker}:dev"
         )
     run = Kubectl()
-    dev = ROOT / "overlays" / "dev"
+    dev = KUBERNETES / "overlays" / "dev"
     run("apply", "-k", str(dev))
     try:
         for name in ("valkey", "jobstatus-service", "jobstatus-worker"):
