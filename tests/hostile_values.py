@@ -1,31 +1,23 @@
-"""What job code should not hand in, but might."""
+"""Values that job code should not report, but might: every conversion of them raises."""
+
+from typing import Any
 
 
 class Odd:
-    """Raises whatever is asked of it."""
+    """A value whose conversion to text or to a number raises RuntimeError."""
 
-    def __str__(self) -> str:
-        raise RuntimeError
+    _error: type[BaseException] = RuntimeError
 
-    def __float__(self) -> float:
-        raise RuntimeError
+    def _raise(self) -> Any:
+        raise self._error
 
-    __repr__ = __str__
-    __int__ = __float__
+    __str__ = __repr__ = __int__ = __float__ = _raise
 
 
 class Raises(Odd):
-    """Raises what it was made with: what ends a thread, too."""
+    """A value whose conversion raises the given exception, for example one that ends a thread."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self._error = error
 
-    def __str__(self) -> str:
-        raise self._error
-
-    def __float__(self) -> float:
-        raise self._error
-
-    __repr__ = __str__
-    __int__ = __float__
-    __length_hint__ = __float__
+    __length_hint__ = Odd._raise

@@ -1,4 +1,4 @@
-"""A slow link: passes bytes on between clients and a server, only so many a second."""
+"""A TCP proxy with limited bandwidth."""
 
 import contextlib
 import socket
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 
 class SlowLink:
-    """A TCP proxy in threads of its own.
+    """A TCP proxy that runs in its own threads and forwards to a port of 127.0.0.1.
 
     Attributes:
-        port: Where it listens, on 127.0.0.1.
-        rate: Bytes a second towards the server, for all connections together; 0: no limit.
-        passed: Bytes that were passed on towards the server.
+        port: The port of 127.0.0.1 where it listens.
+        rate: Bytes per second towards the server, for all connections together; 0: no limit.
+        passed: Bytes that it has forwarded towards the server.
     """
 
-    _CHUNK = 4_096
+    _CHUNK_BYTES = 4_096
 
     def __init__(self, port: int, rate: float) -> None:
         self.rate = rate
@@ -30,7 +30,7 @@ class SlowLink:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["SlowLink"]:
-        """While the block runs."""
+        """Accept connections while the block runs; then close them."""
         threading.Thread(target=self._accept, daemon=True).start()
         try:
             yield self
@@ -39,7 +39,7 @@ class SlowLink:
             self.cut()
 
     def cut(self) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         for each in list(self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -50,18 +50,18 @@ class SlowLink:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:  # nobody listens there now
+                except OSError:  # the server is not running
                     client.close()
                     continue
                 self._sockets |= {client, server}
                 for pair in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+                    threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket, is_limited: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, is_limited: bool) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(self._CHUNK):
+            while data := source.recv(self._CHUNK_BYTES):
                 if is_limited:
-                    self._wait(len(data))
+                    self._limit(len(data))
                 target.sendall(data)
         for each in (source, target):
             self._sockets.discard(each)
@@ -69,7 +69,8 @@ class SlowLink:
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
 
-    def _wait(self, size: int) -> None:
+    def _limit(self, size: int) -> None:
+        """Sleep until `size` more bytes may be sent."""
         with self._lock:
             self.passed += size
             if not self.rate:

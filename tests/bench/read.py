@@ -1,11 +1,15 @@
-"""What a read costs: ours, hot and cold, beside the bare server and what people would write."""
+"""Measure reads of the service, and compare them with other servers of the same data.
+
+Every server runs on one core, wrk and Valkey on another one. In each round all servers are measured
+one after the other, and ratios are computed per round.
+"""
 
 import argparse
 import contextlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -13,53 +17,73 @@ from uuid import UUID
 
 import httpx
 from tests.bench import load
-from tests.bench.load import Figures
+from tests.bench.load import LoadResult
 from tests.bench.table import markdown
 from tests.processes import free_port
 
-CHANGING = 0.01
-"""Share of the jobs that change every second, where some do."""
+CHANGED_SHARE_PER_SECOND = 0.01
+"""Share of the jobs that change every second, for the contender with changing jobs."""
+
+BASE = "constant response"
+"""The contender that the others are compared with."""
 
 
 class Contender(NamedTuple):
-    """A server to measure."""
+    """A server to measure.
+
+    Attributes:
+        command: Starts the server.
+        port: Where it listens.
+        path: What precedes the job's UUID in the path of a request.
+        environ: Environment variables of the server.
+        sends_etags: Whether requests have an If-None-Match, so that they are answered with 304.
+        has_changing_jobs: Whether jobs change during the measurement.
+    """
 
     command: Sequence[str]
     port: int
     path: str = "/api/jobs/"
     environ: Mapping[str, str] = {}
-    conditional: bool = False
-    changing: bool = False
+    sends_etags: bool = False
+    has_changing_jobs: bool = False
 
 
 def contenders(url: str, folder: Path) -> dict[str, Contender]:
-    own = {"JOBSTATUS_REDIS_URL": url, "JOBSTATUS_API_KEYS": "secret"}
+    """Return all servers by the name that the table shows."""
+    common = {"JOBSTATUS_REDIS_URL": url, "JOBSTATUS_API_KEYS": "secret"}
     package = "tests.bench.contenders"
 
-    def served(make: str, app: str) -> Contender:
+    def application(server: Callable[[str, int], list[str]], module: str) -> Contender:
         port = free_port()
-        command = load.granian if make == "granian" else load.uvicorn
-        return Contender(command(f"{package}.{app}:app", port), port, environ=own)
+        return Contender(server(f"{package}.{module}:app", port), port, environ=common)
 
-    def ours(conditional: bool = False, changing: bool = False, **environ: str) -> Contender:
+    def jobstatus(
+        sends_etags: bool = False, has_changing_jobs: bool = False, **environ: str
+    ) -> Contender:
         port = free_port()
-        environ = own | environ
-        return Contender(load.ours(port), port, "/api/jobs/", environ, conditional, changing)
+        return Contender(
+            load.jobstatus_serve(port),
+            port,
+            environ=common | environ,
+            sends_etags=sends_etags,
+            has_changing_jobs=has_changing_jobs,
+        )
 
     return {
-        "bare ASGI": served("granian", "bare"),
-        "ours, hot": ours(),
-        "ours, hot, 304": ours(conditional=True),
-        "ours, 1 % changing": ours(changing=True),
-        "ours, cold": ours(JOBSTATUS_CACHE_SIZE="0"),
-        "Litestar + redis-py": served("granian", "plain_litestar"),
-        "FastAPI + redis-py, Uvicorn": served("uvicorn", "fastapi_pydantic"),
-        "FastAPI + redis-py, Granian": served("granian", "fastapi_pydantic"),
+        BASE: application(load.granian, "constant_response"),
+        "jobstatus, cached": jobstatus(),
+        "jobstatus, cached, 304": jobstatus(sends_etags=True),
+        "jobstatus, 1 % of jobs change per second": jobstatus(has_changing_jobs=True),
+        "jobstatus, cache disabled": jobstatus(JOBSTATUS_CACHE_SIZE="0"),
+        "Litestar + redis-py": application(load.granian, "plain_litestar"),
+        "FastAPI + redis-py, Uvicorn": application(load.uvicorn, "fastapi_pydantic"),
+        "FastAPI + redis-py, Granian": application(load.granian, "fastapi_pydantic"),
         "webdis": webdis(url, folder),
     }
 
 
 def webdis(url: str, folder: Path) -> Contender:
+    """Return webdis, an HTTP server in C that exposes Redis commands, with one thread."""
     port = free_port()
     redis = httpx.URL(url)
     config = {
@@ -79,81 +103,99 @@ def webdis(url: str, folder: Path) -> Contender:
 
 
 @contextlib.contextmanager
-def changes(url: str, jobs: int, run: bool) -> Iterator[None]:
-    """A share of the jobs changes every second, one after the other."""
+def changing_jobs(url: str, jobs: int) -> Iterator[None]:
+    """Change a share of the jobs every second, one after the other, while the block runs."""
     done = threading.Event()
 
     def change() -> None:
-        store, step = load.store(url), 0
-        while not done.wait(1 / (CHANGING * jobs)):
+        store, step = load.store_at(url), 0
+        while not done.wait(1 / (CHANGED_SHARE_PER_SECOND * jobs)):
             step += 1
-            load.write(store, step % jobs, min(99, 1 + step / 1000))
+            store.write([load.write_of(step % jobs, min(99, 1 + step / 1000))])
 
     thread = threading.Thread(target=change)
-    if run:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        if run:
-            thread.join()
+        thread.join()
 
 
-def measure(url: str, contender: Contender, folder: Path, options: argparse.Namespace) -> Figures:
+def measure(
+    url: str, contender: Contender, folder: Path, options: argparse.Namespace
+) -> LoadResult:
+    """Start the server, warm it up for a second, and load it."""
     paths = [f"{contender.path}{UUID(int=n)}" for n in range(options.jobs)]
     requests = folder / "requests.txt"
     with load.serving(contender.command, paths[0], contender.port, contender.environ):
         etags = [""] * len(paths)
-        if contender.conditional:
+        if contender.sends_etags:
             base = f"http://127.0.0.1:{contender.port}"
             with httpx.Client(base_url=base, headers=load.HEADERS) as client:
                 etags = [client.get(path).headers["etag"] for path in paths]
         requests.write_text("\n".join(" ".join(pair) for pair in zip(paths, etags, strict=True)))
         load.wrk(contender.port, requests, 1, options.connections)
-        with changes(url, options.jobs, contender.changing):
+        with contextlib.ExitStack() as stack:
+            if contender.has_changing_jobs:
+                stack.enter_context(changing_jobs(url, options.jobs))
             return load.wrk(contender.port, requests, options.seconds, options.connections)
 
 
 def main(arguments: list[str]) -> None:
+    """Print one row per server."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench read", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="of each contender in each round")
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--jobs", type=int, default=1000)
-    parser.add_argument("--only", help="contenders whose name has this in it; and the bare one")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="measurements of each server (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="length of a measurement (default %(default)s)"
+    )
+    parser.add_argument(
+        "--connections", type=int, default=64, help="keep-alive connections (default %(default)s)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1000, help="jobs that are read in turn (default %(default)s)"
+    )
+    parser.add_argument(
+        "--only", help=f"measure only servers whose name contains this text, and '{BASE}'"
+    )
     options = parser.parse_args(arguments)
     for program in ("wrk", "webdis"):
-        load.must_have(program)
+        load.require(program)
     with load.valkey() as url, tempfile.TemporaryDirectory() as temporary:
-        store = load.store(url)
-        for number in range(options.jobs):
-            load.write(store, number, 1)
+        load.store_at(url).write([load.write_of(number, 1) for number in range(options.jobs)])
         folder = Path(temporary)
         chosen = {
             name: contender
             for name, contender in contenders(url, folder).items()
-            if name == "bare ASGI" or not options.only or options.only in name
+            if name == BASE or not options.only or options.only in name
         }
-        figures: dict[str, list[Figures]] = {name: [] for name in chosen}
+        results: dict[str, list[LoadResult]] = {name: [] for name in chosen}
         for _ in range(options.rounds):
             for name, contender in chosen.items():
-                figures[name].append(measure(url, contender, folder, options))
-    print(table(figures))
+                results[name].append(measure(url, contender, folder, options))
+    print(
+        f"{options.connections} connections read {options.jobs:,} jobs in turn; medians of "
+        f"{options.rounds} rounds of {options.seconds:g} s. Ratios are relative to '{BASE}', a "
+        "server that sends a fixed body without looking at the request.\n"
+    )
+    print(table(results))
 
 
-def table(figures: dict[str, list[Figures]]) -> str:
-    bare = figures["bare ASGI"]
+def table(results: dict[str, list[LoadResult]]) -> str:
+    """Return the medians of each server, and of its ratios per round to the base."""
     rows = []
-    for name, own in figures.items():
-        rounds = list(zip(own, bare, strict=True))
+    for name, own in results.items():
+        rounds = list(zip(own, results[BASE], strict=True))
         rows.append(
             (
                 name,
-                f"{median(f.per_second for f in own):,.0f}",
-                f"{median(f.per_second / b.per_second for f, b in rounds):.2f}",
-                f"{median(f.p99 for f in own):.2f}",
-                f"{median(f.p99 / b.p99 for f, b in rounds):.2f}",
+                f"{median(r.requests_per_second for r in own):,.0f}",
+                f"{median(r.requests_per_second / b.requests_per_second for r, b in rounds):.2f}",
+                f"{median(r.p99_ms for r in own):.2f}",
+                f"{median(r.p99_ms / b.p99_ms for r, b in rounds):.2f}",
             )
         )
-    return markdown(("server", "reads/s", "against bare", "p99, ms", "against bare"), rows)
+    head = ("server", "requests per second", "ratio", "99th percentile latency, ms", "ratio")
+    return markdown(head, rows)

@@ -1,4 +1,4 @@
-"""Medians, ratios and the table that shows them."""
+"""Run the things that a benchmark compares in turn, and print tables of the results."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
@@ -7,7 +7,11 @@ from statistics import median
 def interleave(
     contenders: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Each contender's figures, taken in turn, so that all meet the same noise."""
+    """Measure every contender once per round, so that noise of the machine affects all alike.
+
+    Returns:
+        The results of each contender, one per round.
+    """
     figures: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -16,13 +20,13 @@ def interleave(
 
 
 def ratio(figures: dict[str, list[float]], name: str, base: str) -> float:
-    """The median of the ratios round by round: what drifts slowly drops out."""
+    """Return the median of the ratios per round, so that a slow drift of the machine cancels."""
     pairs = zip(figures[name], figures[base], strict=True)
     return median(a / b for a, b in pairs)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
+    """Return a Markdown table; the first column is text, the others are numbers."""
     lines = [" | ".join(head), " | ".join(["---"] + ["---:"] * (len(head) - 1))]
     lines += [" | ".join(str(cell) for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)

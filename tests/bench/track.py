@@ -1,4 +1,8 @@
-"""What `track` costs per step, beside the bare loop and tqdm, while a publisher samples."""
+"""Measure the time that `track` adds to each step of a loop, compared with tqdm.
+
+A publisher samples the progress meanwhile, as it does in a worker. "bare" is the same loop without
+any progress report.
+"""
 
 import argparse
 import io
@@ -19,19 +23,22 @@ Make = Callable[[], Iterable[int]]
 
 
 def numbers(n: int) -> Iterator[int]:
+    """Yield the numbers below n; unlike a list, a generator has no length."""
     yield from range(n)
 
 
 def tracked(make: Make, total: int | None) -> Iterable[int]:
+    """Return the iterable, tracked by jobstatus."""
     return current_job().track(make(), total=total)
 
 
-def bar(make: Make, total: int) -> Iterable[int]:
+def with_tqdm(make: Make, total: int) -> Iterable[int]:
+    """Return the iterable, tracked by tqdm, which writes its progress bar into memory."""
     return tqdm(make(), total=total, file=io.StringIO())
 
 
 def time_loop(make: Make, n: int) -> float:
-    """Seconds per step of a loop whose body does nothing."""
+    """Return the seconds per step of a loop whose body does nothing."""
     loop = make()
     began_at = time.perf_counter()
     for _ in loop:
@@ -40,9 +47,14 @@ def time_loop(make: Make, n: int) -> float:
 
 
 def main(arguments: list[str]) -> None:
+    """Print one row per loop."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench track", description=__doc__)
-    parser.add_argument("--steps", type=int, default=2_000_000)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--steps", type=int, default=2_000_000, help="steps of each loop (default %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="runs of each loop (default %(default)s)"
+    )
     options = parser.parse_args(arguments)
     n = options.steps
     items = list(range(n))
@@ -50,10 +62,10 @@ def main(arguments: list[str]) -> None:
     contenders: dict[str, Make] = {
         "list, bare": lambda: items,
         "list, track": lambda: tracked(lambda: items, None),
-        "list, tqdm": lambda: bar(lambda: items, n),
+        "list, tqdm": lambda: with_tqdm(lambda: items, n),
         "generator, bare": generator,
         "generator, track": lambda: tracked(generator, n),
-        "generator, tqdm": lambda: bar(generator, n),
+        "generator, tqdm": lambda: with_tqdm(generator, n),
     }
     with ValkeyServer(config={"save": ""}) as server:
         settings = PublisherSettings(redis_url=server.connection_url)
@@ -66,13 +78,15 @@ def main(arguments: list[str]) -> None:
     rows = []
     for name, values in figures.items():
         base = f"{name.partition(',')[0]}, bare"
-        against = ratio(figures, name, base)
-        over_tqdm = added(figures, name, base)
-        rows.append((name, f"{median(values) * 1e9:.1f}", f"{against:.2f}", over_tqdm))
-    print(markdown(("loop", "ns per step", "against bare", "added, against tqdm's"), rows))
+        nanoseconds = f"{median(values) * 1e9:.1f}"
+        against_bare = f"{ratio(figures, name, base):.2f}"
+        rows.append((name, nanoseconds, against_bare, overhead_ratio(figures, name, base)))
+    head = ("loop", "ns per step", "time / bare loop", "added time / added time of tqdm")
+    print(f"{n:,} steps of an empty loop, median of {options.rounds} rounds:\n")
+    print(markdown(head, rows))
 
 
-def added(figures: dict[str, list[float]], name: str, base: str) -> str:
-    """What this adds to the bare loop, as a share of what tqdm adds."""
+def overhead_ratio(figures: dict[str, list[float]], name: str, base: str) -> str:
+    """Return the time added to the bare loop, divided by the time that tqdm adds to it."""
     rounds = zip(figures[name], figures[base], figures[base.replace("bare", "tqdm")], strict=True)
     return f"{median((own - bare) / (tq - bare) for own, bare, tq in rounds):.2f}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what stands in for the base of deploy/Dockerfile where no registry is at hand: Debian with
-# its own Python, from the mirror that apt uses here. It stays in buildah's storage.
+# Builds a base image for deploy/Dockerfile without an image registry: Debian with its own Python,
+# from the mirror that apt uses on this machine. The image stays in buildah's storage.
 #
 #   base_image.sh NAME BUILDAH [OPTION...]
 set -euo pipefail
@@ -10,7 +10,7 @@ name=$1 buildah=("${@:2}")
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# shellcheck disable=SC2016 # apt's own variable
+# shellcheck disable=SC2016 # apt replaces this variable
 mirror=$(grep -m 1 '/debian/$' <<<"$(apt-get indextargets --format '$(REPO_URI)')")
 debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
   trixie "$folder/root" "$mirror" >"$folder/log" || { tail "$folder/log" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""HAProxy before several servers, with active checks."""
+"""HAProxy as a load balancer of several replicas of the service, with health checks."""
 
 import contextlib
 import socket
@@ -10,8 +10,8 @@ from tests.deploy.tools import tool
 from tests.processes import free_port
 from tests.waiting import eventually
 
-CHECK = 0.2
-"""Seconds between two checks; two that fail take a server out."""
+CHECK_INTERVAL_MS = 200
+"""The time between two health checks; after two failures a replica receives no requests."""
 
 _CONFIG = """\
 global
@@ -35,10 +35,10 @@ backend servers
 
 
 class HAProxy:
-    """What stands before the servers.
+    """A load balancer of the replicas at these ports.
 
     Attributes:
-        url: Where it is.
+        url: The URL for clients.
     """
 
     def __init__(self, folder: Path, mode: str, ports: Sequence[int]) -> None:
@@ -52,14 +52,14 @@ class HAProxy:
                 folder=folder,
                 mode=mode,
                 port=port,
-                check=int(CHECK * 1000),
+                check=CHECK_INTERVAL_MS,
                 servers="\n".join(lines),
             )
         )
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """While the block runs."""
+        """Run HAProxy while the block runs."""
         with (self._folder / "haproxy.log").open("wb") as log:
             process = subprocess.Popen(
                 [tool("haproxy"), "-db", "-f", str(self._config)], stdout=log, stderr=log
@@ -72,7 +72,7 @@ class HAProxy:
             process.wait()
 
     def up(self) -> set[int]:
-        """The ports of the servers that it sends requests to."""
+        """Return the ports of the replicas that it sends requests to."""
         with socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(self._folder / "socket"))
             admin.sendall(b"show stat\n")

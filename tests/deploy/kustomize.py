@@ -1,63 +1,60 @@
-"""The manifests as they would be applied."""
+"""Render the manifests as they would be applied."""
 
 import functools
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.deploy.tools import tool
+from tests.deploy.tools import run_tool
+from tests.processes import ROOT
 
-ROOT = Path(__file__).parents[2] / "deploy" / "kubernetes"
-COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir())
-OVERLAYS = sorted(path.name for path in (ROOT / "overlays").iterdir())
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
+OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 
 Manifest = dict[str, Any]
 
 
 @functools.cache
 def overlay(name: str) -> str:
-    """An overlay, rendered."""
-    return render(ROOT / "overlays" / name)
+    """Render an overlay."""
+    return render(KUBERNETES / "overlays" / name)
 
 
 def render(folder: Path) -> str:
-    """A folder with a kustomization, rendered."""
-    done = subprocess.run(
-        [tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    """Render a folder that contains a kustomization, and fail if kustomize prints a warning."""
+    done = run_tool("kubectl", "kustomize", folder)
     assert not done.stderr, done.stderr
     return done.stdout
 
 
 def with_components(folder: Path, *names: str) -> str:
-    """Both bases with components, rendered."""
+    """Render all bases with some components, using `folder` for a temporary kustomization."""
     lines = [
         "apiVersion: kustomize.config.k8s.io/v1beta1",
         "kind: Kustomization",
         "namespace: jobstatus",
         "resources:",
-        *(f"  - {_from(folder)}/base/{base}" for base in ("namespace", "service", "worker")),
+        *(f"  - {_relative(folder)}/base/{base}" for base in ("namespace", "service", "worker")),
         "components:",
-        *(f"  - {_from(folder)}/components/{name}" for name in names),
+        *(f"  - {_relative(folder)}/components/{name}" for name in names),
     ]
     (folder / "kustomization.yaml").write_text("\n".join(lines) + "\n")
     return render(folder)
 
 
-def _from(folder: Path) -> str:
-    """The way from there to our manifests: kustomize takes no absolute path."""
-    return "../" * (len(folder.resolve().parts) - 1) + str(ROOT).lstrip("/")
+def _relative(folder: Path) -> str:
+    """Return the relative path from a folder to the manifests: kustomize needs a relative one."""
+    return "../" * (len(folder.resolve().parts) - 1) + str(KUBERNETES).lstrip("/")
 
 
 def parse(text: str) -> list[Manifest]:
-    """The manifests in a rendered text."""
+    """Return the manifests in a rendered text."""
     return [each for each in yaml.safe_load_all(text) if each]
 
 
 def find(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The one of that kind and name; kustomize's hash at its end is passed over."""
+    """Return the only manifest of that kind and name, ignoring a hash that kustomize appended."""
     (found,) = [
         each
         for each in manifests
@@ -70,6 +67,6 @@ def find(manifests: list[Manifest], kind: str, name: str) -> Manifest:
 
 
 def pod(manifests: list[Manifest], name: str) -> Manifest:
-    """The pod's spec of a Deployment."""
+    """Return the specification of the pods of a Deployment."""
     spec: Manifest = find(manifests, "Deployment", name)["spec"]["template"]["spec"]
     return spec

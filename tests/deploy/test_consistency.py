@@ -1,134 +1,110 @@
-"""The consistency check behind Sentinels and in a Cluster: primaries die, slots move."""
+"""The consistency check with Sentinel and with a Cluster: primaries fail, slots move."""
 
-import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
-from tests.consistency import Ledger, Writers, check
+from tests.consistency import JOBS, Ledger, Writers, check
 from tests.processes import service
-from tests.valkey_servers import Cluster, Node, Sentinels, closing
+from tests.records import key
+from tests.valkey_servers import Cluster, Node, Sentinels
 from tests.waiting import eventually
 
-from jobstatus import job_uuid
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.slots import slot_of
 
-JOBS = [f"job-{n}" for n in range(12)]
 
-
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("JOBSTATUS_"):
-            monkeypatch.delenv(name)
-
-
-def settings(url: str) -> list[PublisherSettings]:
-    """Those of two publishers."""
+def two_publishers(url: str) -> list[PublisherSettings]:
+    """Return the settings of two publishers."""
     return [PublisherSettings(redis_url=url, report_interval=0.02) for _ in range(2)]
 
 
-def disturb(node: Node, dice: random.Random) -> str:
-    """Something that a server survives as what it is."""
-    what = dice.choice(["kill", "freeze", "OOM"])
-    if what == "kill":
+def disturb(node: Node, rng: random.Random) -> str:
+    """Cause a fault that does not lead to a failover; return its name."""
+    time.sleep(rng.uniform(0.1, 0.4))
+    fault = rng.choice(["closed connections", "frozen server", "OOM"])
+    if fault == "closed connections":
         node.redis.client_kill_filter(_type="normal", skipme=True)
-    elif what == "freeze":
+    elif fault == "frozen server":
         node.send(signal.SIGSTOP)
-        time.sleep(dice.uniform(0.1, 0.5))  # not long enough for anybody to take over
+        time.sleep(rng.uniform(0.1, 0.5))  # less than DOWN_AFTER_MS
         node.send(signal.SIGCONT)
     else:
         node.redis.config_set("maxmemory", 1)
-        time.sleep(dice.uniform(0.1, 0.5))
+        time.sleep(rng.uniform(0.1, 0.5))
         node.redis.config_set("maxmemory", 0)
-    return what
+    return fault
 
 
-def promotion(sentinels: Sentinels, ledger: Ledger) -> None:
-    """Kill the primary; its replica, without the last writes, takes its place."""
+def fail_over(sentinels: Sentinels, ledger: Ledger) -> None:
+    """Kill the primary after its last writes have not reached the replica, which is promoted."""
     old, since = sentinels.primary, time.monotonic()
     old.redis.client_kill_filter(_type="slave")
     old.kill()
-
-    def is_promoted() -> bool:
-        return sentinels.primary is not old and sentinels.primary.role == "master"
-
-    eventually(is_promoted, 20)
-    ledger.lost(since)
+    sentinels.wait_for_promotion(old)
+    ledger.record_loss(since)
 
 
 async def test_sentinel(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """The primary is disturbed, then killed; its replica takes over, and is disturbed as well."""
+    """Responses stay right while primaries are disturbed, and one is killed and replaced."""
     seconds = 1.5 * request.config.getoption("--consistency")
     seed = request.config.getoption("--seed") or random.randrange(10**6)
-    dice, ledger = random.Random(seed), Ledger(JOBS)
+    print(f"\nconsistency: seed {seed}")  # pytest shows it when the test fails
+    rng, ledger = random.Random(seed), Ledger(JOBS)
     with closing(Sentinels(tmp_path)) as sentinels, service(sentinels.url) as client:
         began_at = time.monotonic()
 
-        def faults() -> Iterator[str]:
+        def faults() -> Generator[str]:
             while time.monotonic() < began_at + seconds / 3:
-                time.sleep(dice.uniform(0.1, 0.4))
-                yield disturb(sentinels.primary, dice)
-            promotion(sentinels, ledger)
-            yield "promotion"
+                yield disturb(sentinels.primary, rng)
+            fail_over(sentinels, ledger)
+            yield "failover"
             while True:
-                time.sleep(dice.uniform(0.1, 0.4))
-                yield disturb(sentinels.primary, dice)
+                yield disturb(sentinels.primary, rng)
 
-        writers = Writers(ledger, settings(sentinels.url), dice)
+        writers = Writers(ledger, two_publishers(sentinels.url), rng)
         url = str(client.base_url)
-        summary = await check(url, "secret", ledger, writers, faults, seconds)
-    print(f"\nconsistency: seed {seed}, Sentinel, {seconds:.0f} s: {summary}")
-
-
-def move_slot(cluster: Cluster, slot: int) -> None:
-    """Move a slot, and what is in it, to another primary."""
-    source = cluster.owner(slot)
-    primaries = [n for n in cluster.nodes if n.process is not None and n.role == "master"]
-    target = next(node for node in primaries if node is not source)
-    cluster.begin_migration(slot, target)
-    time.sleep(0.05)
-    cluster.migrate_keys(slot, source, target)
-    cluster.end_migration(slot, target)
+        summary = await check(url, "secret", ledger, writers, faults(), seconds)
+    print(f"Sentinel, {seconds:.0f} s: {summary}")
 
 
 async def test_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Nodes are disturbed, slots move, and a primary is killed, whose replica takes over."""
+    """Responses stay right while nodes are disturbed, slots move, and a primary is replaced."""
     seconds = 1.5 * request.config.getoption("--consistency")
     seed = request.config.getoption("--seed") or random.randrange(10**6)
-    dice, ledger = random.Random(seed), Ledger(JOBS)
-    slots = [slot_of(f"job:{job_uuid(job)}") for job in JOBS]
+    print(f"\nconsistency: seed {seed}")  # pytest shows it when the test fails
+    rng, ledger = random.Random(seed), Ledger(JOBS)
+    slots = [slot_of(key(job)) for job in JOBS]
     with closing(Cluster(tmp_path)) as cluster, service(cluster.url) as client:
         began_at = time.monotonic()
 
-        def one() -> str:
-            time.sleep(dice.uniform(0.1, 0.4))
-            slot = dice.choice(slots)
-            if dice.random() < 0.4:
-                try:
-                    move_slot(cluster, slot)
-                except RedisError:  # the Cluster is still busy with what happened before
-                    return "slot that could not move"
-                return "slot"
-            return disturb(cluster.owner(slot), dice)
+        def move_or_disturb() -> str:
+            slot = rng.choice(slots)
+            if rng.random() < 0.6:
+                return disturb(cluster.owner(slot), rng)
+            try:
+                cluster.move_slot(slot)
+            except RedisError:  # the Cluster has not yet recovered from an earlier fault
+                return "slot could not be moved"
+            return "moved slot"
 
-        def faults() -> Iterator[str]:
+        def faults() -> Generator[str]:
             while time.monotonic() < began_at + seconds / 2:
-                yield one()
+                yield move_or_disturb()
             dead, since = cluster.owner(slots[0]), time.monotonic()
             dead.kill()
-            eventually(lambda: cluster.owner(slots[0]) is not dead and cluster.is_well(), 20)
-            ledger.lost(since)
-            yield "promotion"
+            eventually(lambda: cluster.owner(slots[0]) is not dead and cluster.is_healthy(), 20)
+            ledger.record_loss(since)
+            yield "failover"
             while True:
-                yield one()
+                yield move_or_disturb()
 
-        writers = Writers(ledger, settings(cluster.url), dice)
+        writers = Writers(ledger, two_publishers(cluster.url), rng)
         url = str(client.base_url)
-        summary = await check(url, "secret", ledger, writers, faults, seconds)
-    print(f"\nconsistency: seed {seed}, Cluster, {seconds:.0f} s: {summary}")
+        summary = await check(url, "secret", ledger, writers, faults(), seconds)
+    print(f"Cluster, {seconds:.0f} s: {summary}")

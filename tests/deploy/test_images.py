@@ -1,6 +1,5 @@
-"""The images, built and run for real; on a base of Debian's, since no registry is asked."""
+"""The images can be built, and run with restricted rights, on a base image made from Debian."""
 
-import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,10 +10,18 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from tests.deploy.containers import BASE, Container, build, config, missing, prepare, running
+from tests.deploy.containers import (
+    BASE,
+    Container,
+    build,
+    config,
+    missing_requirements,
+    prepare,
+    running,
+)
 from tests.processes import ROOT, free_port
 from tests.service.conftest import Put
-from tests.waiting import eventually
+from tests.waiting import eventually, is_ready
 
 from jobstatus import job_uuid
 from jobstatus.arq import create_pool, redis_settings
@@ -27,9 +34,9 @@ RECIPES = re.findall(r"^  FROM jobstatus-worker\n(?:  .*\n?)+", "\n".join(COMMEN
 
 @pytest.fixture(scope="module")
 def images() -> None:
-    """Both images, as the Dockerfile's first lines build them."""
-    if lacking := missing():
-        pytest.skip(f"images can't be built here; missing: {', '.join(lacking)}")
+    """Build both images as the head of the Dockerfile shows."""
+    if missing := missing_requirements():
+        pytest.skip(f"images cannot be built here; missing: {', '.join(missing)}")
     prepare()
     arguments = (f"BASE={BASE}", "VERSION=1.2.3", "REVISION=abc", "SOURCE=here")
     for name in (SERVICE, WORKER):
@@ -40,7 +47,7 @@ def images() -> None:
 
 @pytest.fixture
 def service(images: None, service_url: str, tmp_path: Path) -> Iterator[tuple[Container, str]]:
-    """The service's image, run with its own command on a free port; the URL where it listens."""
+    """The image of the service, running with its own command on a free port, and its URL."""
     port = str(free_port())
     command = [port if word == "8000" else word for word in config(SERVICE)["Cmd"]]
     environ = {"JOBSTATUS_REDIS_URL": service_url, "JOBSTATUS_API_KEYS": "secret"}
@@ -51,24 +58,22 @@ def service(images: None, service_url: str, tmp_path: Path) -> Iterator[tuple[Co
 
         def ready() -> bool:
             assert container.process.poll() is None, (folder / "log").read_text()
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{url}/readyz").status_code == 200
-            return False
+            return is_ready(url)
 
         eventually(ready, 30)
         yield container, url
 
 
-def ask(url: str, job: object) -> dict[str, Any]:
-    """What the service tells of a job."""
-    answer = httpx.get(f"{url}/api/jobs/{job}", headers={"Authorization": "Bearer secret"})
-    assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+def poll(url: str, job: object) -> dict[str, Any]:
+    """Return the status of a job that the service shows."""
+    response = httpx.get(f"{url}/api/jobs/{job}", headers={"Authorization": "Bearer secret"})
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
 
 
-def test_how_images_are_run(images: None) -> None:
-    """An image says who it runs as, what it runs, how it is stopped, and what it was made of."""
+def test_configuration_of_the_images(images: None) -> None:
+    """The images define user, command, stop signal, port and labels."""
     service, worker = config(SERVICE), config(WORKER)
     assert (service["Entrypoint"], worker["Entrypoint"]) == (["jobstatus"], ["jobstatus-worker"])
     assert service["Cmd"] == ["serve", "--host", "0.0.0.0", "--port", "8000"]
@@ -78,21 +83,21 @@ def test_how_images_are_run(images: None) -> None:
         assert (image["User"], image["StopSignal"]) == ("10001:10001", "SIGTERM")
         labels = {name.rpartition(".")[2]: text for name, text in image["Labels"].items()}
         assert labels.keys() >= {"title", "description"}
-        told = [labels[name] for name in ("licenses", "version", "revision", "source")]
-        assert told == ["MIT", "1.2.3", "abc", "here"]
+        names = ("licenses", "version", "revision", "source")
+        assert [labels[name] for name in names] == ["MIT", "1.2.3", "abc", "here"]
 
 
 def test_service(service: tuple[Container, str], put: Put) -> None:
-    """The service answers as user 10001 from a read-only root, and is gone after SIGTERM."""
+    """The service runs as user 10001 on a read-only root, and exits with 0 after SIGTERM."""
     container, url = service
     job = uuid4()
     put(job, lease=60_000, progress=1.0)
-    assert ask(url, job)["state"] == "in_progress"
+    assert poll(url, job)["state"] == "in_progress"
     assert httpx.get(f"{url}/metrics").status_code == 200
 
     process = Path(f"/proc/{container.pid}")
-    words = (process / "cmdline").read_text().split("\0")
-    assert words[1:3] == ["/opt/jobstatus/bin/jobstatus", "serve"]
+    arguments = (process / "cmdline").read_text().split("\0")
+    assert arguments[1:3] == ["/opt/jobstatus/bin/jobstatus", "serve"]
     status = (process / "status").read_text()
     assert re.search(r"^NSpid:\t.*\t1$", status, re.MULTILINE)
     for line in ("Uid:" + "\t10001" * 4, "Gid:" + "\t10001" * 4, "CapEff:\t" + "0" * 16):
@@ -105,8 +110,8 @@ def test_service(service: tuple[Container, str], put: Put) -> None:
     assert container.process.wait(10) == 0
 
 
-def test_service_cannot_build(service: tuple[Container, str]) -> None:
-    """The service has no pip, neither its own nor the base's, and no compiler."""
+def test_service_has_no_build_tools(service: tuple[Container, str]) -> None:
+    """The image of the service contains no pip, neither its own nor the base's, and no compiler."""
     container, _ = service
     for tool in ("pip", "pip3", "cc", "gcc", "g++", "ld", "make", "cargo"):
         assert container.call("sh", "-c", f"command -v {tool}").returncode != 0, tool
@@ -117,7 +122,7 @@ def test_service_cannot_build(service: tuple[Container, str]) -> None:
 
 @pytest.mark.parametrize("image", [SERVICE, WORKER])
 def test_bytecode(images: None, tmp_path: Path, image: str) -> None:
-    """All that an image has installed is compiled, since nothing can be written when it runs."""
+    """All installed modules have bytecode, because a read-only container cannot write any."""
     with running(image, tmp_path, "--version") as container:
         assert container.process.wait(30) == 0
         library = container.root / "opt/jobstatus/lib/python3.13/site-packages"
@@ -128,16 +133,16 @@ def test_bytecode(images: None, tmp_path: Path, image: str) -> None:
         assert not compiled - found
 
 
-def test_there_are_recipes() -> None:
-    """The Dockerfile shows a worker without and one with dependencies."""
+def test_recipes() -> None:
+    """The head of the Dockerfile shows a worker image without and one with dependencies."""
     assert [("pip install" in recipe) for recipe in RECIPES] == [False, True]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=["plain", "with-dependencies"])
-async def test_worker_of_a_user(
+async def test_worker_image_of_a_user(
     service: tuple[Container, str], redis_url: str, tmp_path: Path, recipe: str
 ) -> None:
-    """An image built as the Dockerfile shows runs a job, which the service then calls succeeded."""
+    """A worker image built as the Dockerfile shows runs a job, which is shown as succeeded."""
     folder = tmp_path / "worker"
     folder.mkdir()
     (folder / "Dockerfile").write_text(recipe)
@@ -154,7 +159,7 @@ async def test_worker_of_a_user(
         finally:
             await pool.aclose()
         assert job is not None
-        eventually(lambda: ask(url, job_uuid(job.job_id))["state"] == "succeeded", 30)
+        eventually(lambda: poll(url, job_uuid(job.job_id))["state"] == "succeeded", 30)
         has_tqdm = worker.call("python", "-c", "import tqdm").returncode == 0
         assert has_tqdm == ("requirements.txt" in recipe)
         worker.process.terminate()

@@ -1,4 +1,4 @@
-"""What would be applied to a cluster is valid, hardened, and does what the pages say."""
+"""The manifests are valid and hardened, and match the documentation and the settings."""
 
 import json
 import os
@@ -12,76 +12,65 @@ import yaml
 from tests.conftest import ACL
 from tests.deploy.kustomize import (
     COMPONENTS,
+    KUBERNETES,
     OVERLAYS,
-    ROOT,
-    Manifest,
     find,
     overlay,
     parse,
     pod,
     with_components,
 )
-from tests.deploy.tools import TOOLS, tool
+from tests.deploy.tools import TOOLS, run_tool, tool
+from tests.processes import run
+
+from jobstatus_service.http.api_keys import digest, parse_keys
 
 DEPLOYMENTS = ("jobstatus-service", "jobstatus-worker")
 
-FOREIGN = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor", "PodMonitor"}
-FOREIGN |= {"PrometheusRule", "HTTPRoute"}
-"""Kinds that Kubernetes itself doesn't know; their schemas come with their operators."""
+CUSTOM_KINDS = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor", "PodMonitor"}
+CUSTOM_KINDS |= {"PrometheusRule", "HTTPRoute"}
+"""Kinds that are not part of Kubernetes, so the validator has no schemas for them."""
 
-WAIVED = {
-    "CKV_K8S_11": "no limit of CPU: it would only throttle, and make polls late",
-    "CKV_K8S_14": "the tag is set where the images are pushed",
-    "CKV_K8S_15": "tags are pinned; what was loaded onto a node (kind, k3s) is to be used",
-    "CKV_K8S_43": "a digest is known only where the images are pushed",
-    "CKV_K8S_9": "a worker answers nobody, so there is nothing to be ready for",
+IGNORED_CHECKS = {
+    "CKV_K8S_11": "there is no CPU limit, because throttling delays requests",
+    "CKV_K8S_14": "the user sets the tag of the pushed images",
+    "CKV_K8S_15": "tags are pinned; images that were loaded onto a node (kind, k3s) must be used",
+    "CKV_K8S_43": "digests are only known after the images have been pushed",
+    "CKV_K8S_9": "a worker receives no requests, so it needs no readiness probe",
 }
-"""Checks of checkov that are not heeded, and why."""
-
-
-def renderings(folder: Path) -> dict[str, str]:
-    """Every overlay as it is, each component alone, and those that go together."""
-    found = {name: overlay(name) for name in OVERLAYS}
-    for name in COMPONENTS:
-        own = folder / name
-        own.mkdir()
-        found[f"with {name}"] = with_components(own, name)
-    own = folder / "all"
-    own.mkdir()
-    found["with all"] = with_components(own, *(name for name in COMPONENTS if name != "gateway"))
-    return found
+"""The ids of checkov's checks that the manifests do not pass, each with the reason."""
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """All renderings."""
-    return renderings(tmp_path_factory.mktemp("kustomize"))
+    """Every overlay, the bases with each component alone, and with all that can be combined."""
+    folder = tmp_path_factory.mktemp("kustomize")
+    found = {name: overlay(name) for name in OVERLAYS}
+    combined = [name for name in COMPONENTS if name != "gateway"]
+    for title, names in [*((name, [name]) for name in COMPONENTS), ("all", combined)]:
+        (folder / title).mkdir()
+        found[f"with {title}"] = with_components(folder / title, *names)
+    return found
 
 
 def test_overlays_and_components() -> None:
-    """The folders are those that the pages name."""
+    """The overlays and components are those of the documentation."""
     assert OVERLAYS == ["dev", "production"]
     assert sorted(["gateway", "hpa", "ingress", "keda", "monitoring", "redis-tls"]) == COMPONENTS
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.32", "1.35"])
 def test_schemas(rendered: dict[str, str], tmp_path: Path, version: str) -> None:
-    """Kubernetes' own schemas find nothing, not even an unknown field."""
+    """The manifests match the schemas of this version of Kubernetes, and have no unknown field."""
     for name, text in rendered.items():
-        own = [each for each in parse(text) if each["kind"] not in FOREIGN]
+        own = [each for each in parse(text) if each["kind"] not in CUSTOM_KINDS]
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump_all(own))
-        done = subprocess.run(
-            [tool("kubernetes-validate"), "--strict", "-k", version, str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+        run_tool("kubernetes-validate", "--strict", "-k", version, file)
 
 
 def test_checkov(rendered: dict[str, str], tmp_path: Path) -> None:
-    """Checkov finds nothing but what is waived, with a reason."""
+    """Checkov reports only the checks that are ignored, and all of these."""
     for name in ("dev", "production", "with all"):
         (tmp_path / f"{name.replace(' ', '-')}.yaml").write_text(rendered[name])
     done = subprocess.run(
@@ -98,15 +87,15 @@ def test_checkov(rendered: dict[str, str], tmp_path: Path) -> None:
     assert found["summary"]["passed"] > 100
     failed = found["results"]["failed_checks"]
     unexpected = {(f["check_id"], f["check_name"], f["resource"]) for f in failed}
-    unexpected = {each for each in unexpected if each[0] not in WAIVED}
+    unexpected = {each for each in unexpected if each[0] not in IGNORED_CHECKS}
     assert not unexpected, "\n".join(map(str, sorted(unexpected)))
-    unneeded = WAIVED.keys() - {f["check_id"] for f in failed}
-    assert not unneeded, f"waived, and not found: {unneeded}"
+    unneeded = IGNORED_CHECKS.keys() - {f["check_id"] for f in failed}
+    assert not unneeded, f"ignored, but not reported: {unneeded}"
 
 
 @pytest.mark.parametrize("name", ["dev", "production", "with all"])
 def test_restricted(rendered: dict[str, str], name: str) -> None:
-    """Every pod keeps to the `restricted` standard, which its namespace enforces.
+    """Every pod meets the `restricted` standard, which its namespace enforces.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/
     """
@@ -135,7 +124,7 @@ def test_restricted(rendered: dict[str, str], name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dev", "production", "with all"])
 def test_selectors(rendered: dict[str, str], name: str) -> None:
-    """What selects pods selects those that it is meant for, and no others."""
+    """Every selector matches exactly the pods that it is meant for."""
     manifests = parse(rendered[name])
     pods = {
         each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
@@ -154,14 +143,14 @@ def test_selectors(rendered: dict[str, str], name: str) -> None:
         assert selected(policy["spec"]["podSelector"]["matchLabels"]) == {deployment}
     service = find(manifests, "Service", "jobstatus")
     assert selected(service["spec"]["selector"]) == {"jobstatus-service"}
-    (entry,) = find(manifests, "NetworkPolicy", "jobstatus-service")["spec"]["ingress"]
-    assert entry["from"][0]["podSelector"]["matchLabels"] == {"jobstatus/access": "api"}
+    (rule,) = find(manifests, "NetworkPolicy", "jobstatus-service")["spec"]["ingress"]
+    assert rule["from"][0]["podSelector"]["matchLabels"] == {"jobstatus/access": "api"}
     assert "ingress" not in find(manifests, "NetworkPolicy", "jobstatus-worker")["spec"]
     assert find(manifests, "NetworkPolicy", "default-deny")["spec"]["podSelector"] == {}
 
 
-def test_leaving() -> None:
-    """A pod has the time to drain, and a worker to complete its jobs, before it is killed."""
+def test_termination() -> None:
+    """Before a pod is killed, the service has time to drain, and a worker to finish its jobs."""
     manifests = parse(overlay("production"))
     service = pod(manifests, "jobstatus-service")
     command = service["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
@@ -178,8 +167,8 @@ def test_leaving() -> None:
         assert container["startupProbe"]["httpGet"]["path"] == "/livez"
 
 
-def test_autoscalers_own_the_replicas(rendered: dict[str, str]) -> None:
-    """Where something scales a Deployment, the manifest says no number."""
+def test_autoscaled_deployments_have_no_replicas(rendered: dict[str, str]) -> None:
+    """A Deployment that an autoscaler scales does not set the number of replicas."""
     manifests = parse(rendered["with all"])
     for name in DEPLOYMENTS:
         assert "replicas" not in find(manifests, "Deployment", name)["spec"]
@@ -191,8 +180,9 @@ def test_autoscalers_own_the_replicas(rendered: dict[str, str]) -> None:
 
 
 def test_configuration(rendered: dict[str, str]) -> None:
-    """What is configured exists; a change of it rolls the pods; no Secret is an environment."""
-    known = set(re.findall(r"JOBSTATUS_[A-Z_]+", _help("jobstatus") + _help("jobstatus-worker")))
+    """Every setting exists, a change restarts the pods, and no variable comes from a Secret."""
+    help_texts = run("jobstatus", "serve", "--help")[1] + run("jobstatus-worker", "--help")[1]
+    known = set(re.findall(r"JOBSTATUS_[A-Z_]+", help_texts))
     for text in rendered.values():
         manifests = parse(text)
         for name in DEPLOYMENTS:
@@ -200,24 +190,14 @@ def test_configuration(rendered: dict[str, str]) -> None:
             (source,) = container["envFrom"]
             generated = source["configMapRef"]["name"]
             assert re.fullmatch(rf"{name}-[0-9a-z]{{10}}", generated)
-            named = {*find(manifests, "ConfigMap", name)["data"], *_names(container)}
+            variables = {variable["name"] for variable in container["env"]}
+            named = {*find(manifests, "ConfigMap", name)["data"], *variables}
             assert named <= known, named - known
-            assert all("valueFrom" not in each for each in container["env"])
-
-
-def _names(container: Manifest) -> set[str]:
-    return {each["name"] for each in container["env"]}
-
-
-def _help(command: str) -> str:
-    from tests.processes import run  # noqa: PLC0415
-
-    sub = ["serve"] if command == "jobstatus" else []
-    return run(command, *sub, "--help")[1]
+            assert all("valueFrom" not in variable for variable in container["env"])
 
 
 def test_redis_tls(rendered: dict[str, str]) -> None:
-    """The component gives both sides the files that its settings name."""
+    """The component mounts the files that the TLS settings of both Deployments name."""
     manifests = parse(rendered["with redis-tls"])
     for name in DEPLOYMENTS:
         container = pod(manifests, name)["containers"][0]
@@ -227,24 +207,22 @@ def test_redis_tls(rendered: dict[str, str]) -> None:
 
 
 def test_dev_users() -> None:
-    """The development overlay's Valkey has the users of the template, rule by rule."""
+    """The Valkey server of the development overlay has exactly the users of deploy/redis."""
     template = [line for line in ACL.read_text().splitlines() if line.startswith("user")]
     for user in ("service", "worker", "keda"):
         template = [line.replace(f"{user.upper()}_PASSWORD", f"dev-{user}") for line in template]
-    assert (ROOT / "overlays" / "dev" / "users.acl").read_text().splitlines() == template
+    assert (KUBERNETES / "overlays" / "dev" / "users.acl").read_text().splitlines() == template
 
 
 def test_dev_key() -> None:
-    """The development overlay's API key is `dev-key`."""
-    from jobstatus_service.http.api_keys import digest, parse_keys  # noqa: PLC0415
-
-    keys = parse_keys((ROOT / "overlays" / "dev" / "keys").read_text(), "job")
+    """The API key of the development overlay is `dev-key`."""
+    keys = parse_keys((KUBERNETES / "overlays" / "dev" / "keys").read_text(), "job")
     assert keys.keys() == {digest("dev-key")}
 
 
 def test_compose() -> None:
-    """The one machine's services are hardened like the pods, and know each other by name."""
-    compose: dict[str, Any] = yaml.safe_load((ROOT.parent / "compose.yaml").read_text())
+    """The containers of compose.yaml are hardened like the pods, and use the same Valkey."""
+    compose: dict[str, Any] = yaml.safe_load((KUBERNETES.parent / "compose.yaml").read_text())
     services = compose["services"]
     assert services.keys() == {"valkey", "service", "worker"}
     for service in services.values():
@@ -260,9 +238,5 @@ def test_compose() -> None:
 
 
 def test_dockerfile() -> None:
-    """Hadolint finds nothing in the Dockerfile."""
-    file = ROOT.parent / "Dockerfile"
-    done = subprocess.run(
-        [tool("hadolint"), str(file)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    """Hadolint reports no problem in the Dockerfile."""
+    run_tool("hadolint", KUBERNETES.parent / "Dockerfile")

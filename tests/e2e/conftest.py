@@ -1,66 +1,68 @@
-"""A cluster that KUBECONFIG names, with the development overlay on it."""
+"""Fixtures that deploy the development overlay on the cluster that KUBECONFIG names."""
 
 import json
 import os
 import subprocess
-import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
-from tests.deploy.kustomize import ROOT
+from tests.deploy.kustomize import KUBERNETES
 from tests.deploy.tools import tool
 
 NAMESPACE = "jobstatus"
 
 
 class Kubectl:
-    """kubectl, in our namespace."""
+    """Runs kubectl in the namespace of the overlay."""
 
-    def __call__(self, *words: str, stdin: str | None = None, timeout: float = 180) -> str:
-        """Run it; what it says."""
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 180) -> str:
+        """Run kubectl, return what it prints, and fail the test if its exit status is not 0."""
         done = subprocess.run(
-            [tool("kubectl"), "-n", NAMESPACE, *words],
+            [tool("kubectl"), "-n", NAMESPACE, *arguments],
             input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,
             check=False,
         )
-        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
     def python(self, code: str) -> str:
-        """Run Python in a worker's pod."""
+        """Run Python code in the pod of a worker; return what it prints."""
         return self("exec", "-i", "deployment/jobstatus-worker", "--", "python", "-", stdin=code)
 
-    def rolled(self, deployment: str) -> None:
-        """Wait until all pods of a Deployment are new and ready."""
+    def wait_for_rollout(self, deployment: str) -> None:
+        """Wait until all pods of a Deployment are up to date and ready."""
         self("rollout", "status", f"deployment/{deployment}", "--timeout=170s")
 
     def pods(self, component: str) -> list[str]:
-        """The names of pods."""
+        """Return the names of the pods of the service or of the workers."""
         label = f"app.kubernetes.io/component={component}"
         return self("get", "pods", "-l", label, "-o", "name").split()
 
 
 @pytest.fixture(scope="session")
 def kubectl() -> Iterator[Kubectl]:
-    """The overlay `dev`, applied and ready; it is taken away again afterwards."""
+    """Apply the overlay `dev`, and delete it after the tests."""
     if not os.environ.get("KUBECONFIG"):
         pytest.skip(
-            "no cluster: set KUBECONFIG, and load the images jobstatus-{service,worker}:dev"
+            "KUBECONFIG names no cluster; set it, and load the images jobstatus-service:dev and "
+            "jobstatus-worker:dev onto the nodes"
         )
     run = Kubectl()
-    dev = ROOT / "overlays" / "dev"
+    dev = KUBERNETES / "overlays" / "dev"
     run("apply", "-k", str(dev))
     try:
         for name in ("valkey", "jobstatus-service", "jobstatus-worker"):
-            run.rolled(name)
+            run.wait_for_rollout(name)
         yield run
     finally:
         run("delete", "-k", str(dev), "--wait=true", timeout=400)
 
+
+RunPython = Callable[[str], str]
+"""Runs Python code in a pod, and returns what it prints."""
 
 _POLLER = """\
 apiVersion: v1
@@ -88,8 +90,8 @@ spec:
 
 
 @pytest.fixture(scope="session")
-def poller(kubectl: Kubectl) -> Iterator[Any]:
-    """Runs Python in a pod that may poll; another pod may not."""
+def poller(kubectl: Kubectl) -> Iterator[RunPython]:
+    """Run Python code in a pod that may connect to the service, which other pods may not."""
     kubectl("apply", "-f", "-", stdin=_POLLER)
     egress = {
         "apiVersion": "networking.k8s.io/v1",
@@ -110,12 +112,3 @@ def poller(kubectl: Kubectl) -> Iterator[Any]:
 
     yield python
     kubectl("delete", "pod/poller", "networkpolicy/poller", "--grace-period=0", "--force")
-
-
-def eventually(look: Any, timeout: float) -> Any:
-    """What `look` returns as soon as that is true."""
-    deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {timeout} s"
-        time.sleep(0.5)
-    return found

@@ -1,15 +1,21 @@
-"""On a real cluster: `KUBECONFIG=... pytest tests/e2e`.
+"""The development overlay works on a real Kubernetes cluster: `KUBECONFIG=... pytest tests/e2e`.
 
-The images `jobstatus-service:dev` and `jobstatus-worker:dev` must be on its nodes (`kind load`,
-`k3s ctr images import`, or a registry and a patch). Nothing else is needed.
+The nodes need the images `jobstatus-service:dev` and `jobstatus-worker:dev` (`kind load
+docker-image`, `k3s ctr images import`, or a registry and a patch).
 """
 
 import json
 import threading
 import time
+from functools import partial
 from typing import Any
 
-from tests.e2e.conftest import Kubectl, eventually
+from tests.e2e.conftest import Kubectl, RunPython
+from tests.waiting import eventually
+
+from jobstatus_service.http.api_keys import digest
+
+eventually_in_cluster = partial(eventually, interval=0.5)
 
 _ENQUEUE = """\
 import asyncio
@@ -31,8 +37,8 @@ import json, urllib.error, urllib.request
 def get(path, key={key!r}):
     request = urllib.request.Request("http://jobstatus" + path, headers={{"Authorization": key}})
     try:
-        with urllib.request.urlopen(request, timeout=70) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(request, timeout=70) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
@@ -41,26 +47,26 @@ def get(path, key={key!r}):
 
 
 def enqueue(kubectl: Kubectl, seconds: int) -> str:
-    """Enqueue a job from a worker's pod; its UUID."""
+    """Enqueue a job of that duration from the pod of a worker; return its UUID."""
     return kubectl.python(_ENQUEUE.format(seconds=seconds)).strip()
 
 
-def polled(poller: Any, code: str, key: str = "dev-key") -> Any:
-    """What the code, run in the poller's pod, prints as JSON."""
+def run_json(poller: RunPython, code: str, key: str = "dev-key") -> Any:
+    """Run code, which may call `get(path)`, in the poller's pod; decode the last printed line."""
     return json.loads(poller(_POLL.format(code=code, key=key)).splitlines()[-1])
 
 
-def state(poller: Any, job: str) -> str:
-    """A job's state, through the Service."""
-    status, body = polled(poller, f"print(json.dumps(get('/api/jobs/{job}')))")
+def state(poller: RunPython, job: str) -> str:
+    """Return the state of a job that the service shows."""
+    status, body = run_json(poller, f"print(json.dumps(get('/api/jobs/{job}')))")
     assert status == 200, body
     return str(body["state"])
 
 
-def test_life_of_a_job(kubectl: Kubectl, poller: Any) -> None:
-    """A job that is enqueued in one pod is seen from another, from its beginning to its end."""
+def test_states_of_a_job(kubectl: Kubectl, poller: RunPython) -> None:
+    """A poller in another pod sees each state of a job in order."""
     job = enqueue(kubectl, 5)
-    seen = polled(
+    seen = run_json(
         poller,
         f"seen = []\n"
         f"while not seen or seen[-1] not in ('succeeded', 'failed', 'aborted'):\n"
@@ -73,18 +79,19 @@ def test_life_of_a_job(kubectl: Kubectl, poller: Any) -> None:
 
 
 def test_pods_are_restricted(kubectl: Kubectl) -> None:
-    """Every pod was admitted under the standard that the namespace enforces, and is ready."""
+    """Every pod is ready in a namespace that enforces the `restricted` standard."""
     namespace = json.loads(kubectl("get", "namespace", "jobstatus", "-o", "json"))
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for pod in json.loads(kubectl("get", "pods", "-o", "json"))["items"]:
-        ready = {c["type"]: c["status"] for c in pod["status"]["conditions"]}["Ready"]
+        conditions = pod["status"]["conditions"]
+        ready = {condition["type"]: condition["status"] for condition in conditions}["Ready"]
         assert ready == "True", pod["metadata"]["name"]
 
 
-def test_rollout_under_load(kubectl: Kubectl, poller: Any) -> None:
-    """The service is rolled while it is polled, and no request fails."""
+def test_rollout_under_load(kubectl: Kubectl, poller: RunPython) -> None:
+    """No request fails while the pods of the service are replaced."""
     job = enqueue(kubectl, 120)
-    found: list[Any] = []
+    counts: list[Any] = []
     code = (
         "import time\n"
         "statuses, end = {}, time.time() + 60\n"
@@ -96,59 +103,56 @@ def test_rollout_under_load(kubectl: Kubectl, poller: Any) -> None:
         "    statuses[status] = statuses.get(status, 0) + 1\n"
         "print(json.dumps(statuses))"
     )
-    load = threading.Thread(target=lambda: found.append(polled(poller, code)))
+    load = threading.Thread(target=lambda: counts.append(run_json(poller, code)))
     load.start()
     time.sleep(3)
     kubectl("rollout", "restart", "deployment/jobstatus-service")
-    kubectl.rolled("jobstatus-service")
+    kubectl.wait_for_rollout("jobstatus-service")
     load.join()
-    assert found[0].keys() == {"200"}, found
+    assert counts[0].keys() == {"200"}, counts
 
 
-def test_killed_worker(kubectl: Kubectl, poller: Any) -> None:
-    """A worker that is killed leaves no job running for ever."""
+def test_killed_worker(kubectl: Kubectl, poller: RunPython) -> None:
+    """A job is shown as unknown after its worker has been killed."""
     job = enqueue(kubectl, 100)
-    eventually(lambda: state(poller, job) == "in_progress", 30)
+    eventually_in_cluster(lambda: state(poller, job) == "in_progress", 30)
     kubectl("delete", "--grace-period=0", "--force", *kubectl.pods("worker"))
-    eventually(lambda: state(poller, job) == "unknown", 60)
-    kubectl.rolled("jobstatus-worker")
+    eventually_in_cluster(lambda: state(poller, job) == "unknown", 60)
+    kubectl.wait_for_rollout("jobstatus-worker")
 
 
-def test_api_key_rotates(kubectl: Kubectl, poller: Any) -> None:
-    """A new key is taken from the Secret by running pods, and an old one ends."""
-    from jobstatus_service.http.api_keys import digest  # noqa: PLC0415
+def test_rotated_api_key(kubectl: Kubectl, poller: RunPython) -> None:
+    """Running pods accept a key that is added to the Secret, and reject one that is removed."""
+    before = kubectl.pods("service")
 
-    before = kubectl("get", "pods", "-l", "app.kubernetes.io/component=service", "-o", "name")
-
-    def put(*keys: str) -> None:
+    def set_keys(*keys: str) -> None:
         lines = "".join(f"dev {digest(key)}\n" for key in keys)
         patch = json.dumps({"stringData": {"keys": lines}})
         kubectl("patch", "secret", "jobstatus-api-keys", "-p", patch)
 
     def status(key: str) -> int:
         code = "print(json.dumps(get('/api/jobs/67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8')))"
-        return int(polled(poller, code, key)[0])
+        return int(run_json(poller, code, key)[0])
 
     try:
-        put("dev-key", "new-key")
-        eventually(lambda: [status("new-key") for _ in range(5)] == [200] * 5, 180)
+        set_keys("dev-key", "new-key")
+        eventually_in_cluster(lambda: [status("new-key") for _ in range(5)] == [200] * 5, 180)
         assert status("dev-key") == 200
-        put("new-key")
-        eventually(lambda: [status("dev-key") for _ in range(5)] == [401] * 5, 180)
+        set_keys("new-key")
+        eventually_in_cluster(lambda: [status("dev-key") for _ in range(5)] == [401] * 5, 180)
     finally:
-        put("dev-key")
-    after = kubectl("get", "pods", "-l", "app.kubernetes.io/component=service", "-o", "name")
-    assert before == after
+        set_keys("dev-key")
+    assert kubectl.pods("service") == before
 
 
-def test_who_may_poll(kubectl: Kubectl) -> None:
-    """A pod without the label can't reach the service, where the network enforces policies."""
+def test_network_policy(kubectl: Kubectl) -> None:
+    """A pod without the label cannot connect to the service, if the network enforces policies."""
     code = (
         "import socket\n"
         "try:\n"
         "    socket.create_connection(('jobstatus', 80), timeout=3).close()\n"
-        "    print('reached')\n"
+        "    print('connected')\n"
         "except OSError:\n"
-        "    print('kept away')\n"
+        "    print('not connected')\n"
     )
-    assert kubectl.python(code).strip() == "kept away"
+    assert kubectl.python(code).strip() == "not connected"

@@ -1,1 +1,1 @@
-"""What the service is measured against: each an application of its own."""
+"""Applications that `python -m tests.bench read` compares the service with."""

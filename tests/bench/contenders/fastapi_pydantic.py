@@ -1,4 +1,4 @@
-"""FastAPI, redis-py and pydantic: the code that a team would write on the first day."""
+"""The same API with FastAPI, redis-py and pydantic, as one would write it first."""
 
 import os
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ State = Literal["pending", "in_progress", "retrying", "succeeded", "aborted", "f
 
 
 class JobStatus(BaseModel):
-    """Where a job stands."""
+    """The status of a job."""
 
     id: UUID
     created_at: datetime
@@ -39,7 +39,7 @@ def _authorized(
 
 @app.get("/api/jobs/{job_id}", dependencies=[Depends(_authorized)])
 async def get_job_status(job_id: UUID) -> JobStatus:
-    """Where the job stands."""
+    """Return the status of the job."""
     fields = await redis.hgetall(f"job:{job_id}")
     if not fields:
         return JobStatus(

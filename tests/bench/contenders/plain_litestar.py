@@ -1,4 +1,7 @@
-"""Litestar and redis-py, one HGETALL a request: no batches, no cache, no validators, no waits."""
+"""The same API with Litestar and redis-py, and with one HGETALL per request.
+
+It has no batched reads, no cache, no conditional requests and no long polls.
+"""
 
 import os
 from typing import Annotated, Any
@@ -16,7 +19,7 @@ from jobstatus.status import JobStatus, Record, to_datetime
 async def get_job_status(
     job_id: Annotated[str, Parameter()], request: Request[Any, Any, Any]
 ) -> JobStatus:
-    """Where the job stands."""
+    """Return the status of the job."""
     if request.headers.get("authorization") != "Bearer secret":
         raise NotAuthorizedException
     uuid = UUID(job_id)

@@ -1,4 +1,4 @@
-"""What the workers of the development overlay run: something that takes its time."""
+"""The application of the workers in the development overlay: one job that takes some time."""
 
 import asyncio
 from typing import Any, ClassVar
@@ -7,13 +7,13 @@ from jobstatus import current_job
 
 
 async def countdown(_: dict[str, Any], seconds: int = 20) -> int:
-    """Count down, with progress."""
+    """Take about this many seconds, and report progress every 0.1 s."""
     for _step in current_job().track(range(10 * seconds), reason="step {done} of {total}"):
         await asyncio.sleep(0.1)
     return seconds
 
 
 class WorkerSettings:
-    """`jobstatus-worker app.WorkerSettings`. Its Redis is JOBSTATUS_REDIS_URL's."""
+    """What `jobstatus-worker app.WorkerSettings` runs. JOBSTATUS_REDIS_URL names the Redis."""
 
     functions: ClassVar = [countdown]

@@ -1,4 +1,4 @@
-"""The limit: an ASGI application that says the same few bytes to everybody."""
+"""An ASGI application that sends the same body for every request: the upper limit."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _REST = {"type": "http.response.body", "body": _BODY, "more_body": False}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer, whatever is asked."""
+    """Send the response without looking at the request."""
     if scope["type"] == "http":
         await send(_START)
         await send(_REST)
