@@ -16,8 +16,6 @@ from tests.worker.arq import app
 
 from jobstatus.arq import create_pool, create_worker
 from jobstatus.settings import PublisherSettings
-from jobstatus.tracing import tracer
-from jobstatus_service.http.access_log import AccessLog
 from jobstatus_service.http.app import create_app
 from jobstatus_service.settings import ServiceSettings
 
@@ -102,11 +100,11 @@ async def test_request(
 ) -> None:
     """A request is a span of its caller's trace, with its route, its job and its status."""
     put(JOB)
-    app: Any = AccessLog(created := create_app(service_settings), tracer(), logs=False)
+    app: Any = create_app(service_settings)
     transport = httpx.ASGITransport(app=app)
     headers = {"Authorization": "secret", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
     async with (
-        created.lifespan(),
+        app.lifespan(),
         httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
     ):
         answer = await client.get(f"/api/jobs/{JOB}?wait=0")

@@ -1,1 +1,1 @@
-"""The HTTP application: routes, fast path, streams, API keys, errors, health."""
+"""The HTTP application: its routes, fast path, event streams, API keys, errors and probes."""

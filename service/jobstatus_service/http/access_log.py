@@ -1,7 +1,4 @@
-"""Requests as lines in the log and as spans, where either is asked for.
-
-The application stands behind it unchanged; where neither is asked for it isn't there.
-"""
+"""The access log and the traces of requests: an application that logs and traces each request."""
 
 import logging
 import re
@@ -11,88 +8,100 @@ from typing import Any, Final
 from litestar.types import Receive, Send
 
 from jobstatus.tracing import Tracer
-from jobstatus_service.http.fast_path import PATH, FastPathApp, request_id
+from jobstatus_service.http.fast_path import PATH, FastPathApp
+from jobstatus_service.http.request_id import request_id
+from jobstatus_service.http.request_state import request_state
 
 _log: Final = logging.getLogger("jobstatus.access")
-_IS_ID: Final = re.compile("[0-9a-fA-F-]{32,36}").match
+_is_job_id: Final = re.compile("[0-9a-fA-F-]{32,36}").fullmatch
 
 
-class AccessLog:
-    """The application, each request of which is logged, traced, or both."""
+class AccessLogApp(FastPathApp):
+    """The application, with each request logged, traced, or both.
 
-    def __init__(self, app: FastPathApp, traces: Tracer | None, *, logs: bool) -> None:
-        self._app = app
-        self._traces = traces
-        self._logs = logs
+    `create_app` makes it only if one of both is asked for; without, requests pay nothing for it.
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    Attributes:
+        tracer: Makes a span of each request; None for no traces.
+        logs_requests: Whether each request is logged.
+    """
+
+    tracer: Tracer | None
+    logs_requests: bool
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
         began_at, status = time.monotonic(), 0
-        about = {"request_id": request_id(scope)}
-        if job_id := _job_of(scope):
-            about["job_id"] = job_id
-        scope.setdefault("state", {})["about"] = about
+        fields = {"request_id": request_id(scope)}
+        if job_id := _job_id_of(scope):
+            fields["job_id"] = job_id
+        request_state(scope).log_fields = fields
 
-        async def answer(message: Any) -> None:
+        async def send_with_id(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], (b"x-request-id", about["request_id"].encode())]
+                headers = [*message["headers"], (b"x-request-id", fields["request_id"].encode())]
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
-            if self._traces is None:
-                await self._app(scope, receive, answer)
+            if self.tracer is None:
+                await super().__call__(scope, receive, send_with_id)
             else:
-                await self._traced(self._traces, scope, receive, answer)
+                await self._call_in_span(self.tracer, scope, receive, send_with_id)
         finally:
-            if self._logs:
-                _tell(scope, about, status, time.monotonic() - began_at)
+            if self.logs_requests:
+                _log_request(scope, fields, status, time.monotonic() - began_at)
 
-    async def _traced(self, traces: Tracer, scope: Any, receive: Receive, send: Send) -> None:
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in _trace(scope)}
-        name = f"{scope['method']} {_route(scope)}"
-        with traces.span(
-            name, "SERVER", carrier, http_request_method=scope["method"], http_route=_route(scope)
+    async def _call_in_span(self, tracer: Tracer, scope: Any, receive: Receive, send: Send) -> None:
+        method, route = scope["method"], _route_of(scope)
+        trace_headers = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name in {b"traceparent", b"tracestate"}
+        }
+        with tracer.span(
+            f"{method} {route}",
+            "SERVER",
+            trace_headers,
+            http_request_method=method,
+            http_route=route,
         ) as span:
 
-            async def answer(message: Any) -> None:
+            async def send_and_note_status(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     span.set_attribute("http.response.status_code", message["status"])
                 await send(message)
 
-            if job_id := _job_of(scope):
+            if job_id := _job_id_of(scope):
                 span.set_attribute("job.id", job_id)
-            await self._app(scope, receive, answer)
+            await super().__call__(scope, receive, send_and_note_status)
 
 
-def _tell(scope: Any, about: dict[str, str], status: int, seconds: float) -> None:
-    more = {
-        **about,
-        "method": scope["method"],
-        "route": _route(scope),
+def _log_request(scope: Any, fields: dict[str, str], status: int, seconds: float) -> None:
+    method, route = scope["method"], _route_of(scope)
+    about = {
+        **fields,
+        "method": method,
+        "route": route,
         "status": status,
         "ms": round(1000 * seconds, 3),
     }
-    _log.info("%s %s %d", scope["method"], _route(scope), status, extra={"about": more})
+    _log.info("%s %s %d", method, route, status, extra={"about": about})
 
 
-def _trace(scope: Any) -> list[tuple[bytes, bytes]]:
-    return [pair for pair in scope["headers"] if pair[0] in {b"traceparent", b"tracestate"}]
-
-
-def _job_of(scope: Any) -> str | None:
-    """The job of the path, if it has one; nothing else of a path is logged."""
+def _job_id_of(scope: Any) -> str | None:
+    """Return the job id in a path. No other part of a path is logged, since it may be a secret."""
     path: str = scope["path"]
     job_id = path[len(PATH) :].partition("/")[0] if path.startswith(PATH) else ""
-    return job_id if _IS_ID(job_id) and len(job_id) <= 36 else None  # noqa: PLR2004
+    return job_id if _is_job_id(job_id) else None
 
 
-def _route(scope: Any) -> str:
+def _route_of(scope: Any) -> str:
     path: str = scope["path"]
     if path.startswith(PATH):
         return "/api/jobs/{job_id}/events" if path.endswith("/events") else "/api/jobs/{job_id}"

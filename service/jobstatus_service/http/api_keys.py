@@ -1,8 +1,9 @@
-"""API keys: who may ask, and for whose jobs.
+"""API keys: which clients are authenticated, and which tenant's jobs each may see.
 
-A key file has one key a line, `NAME SHA256HEX [PREFIX]`; `#` begins a comment. NAME is for the
-log, SHA256HEX is the SHA-256 of the key, PREFIX the tenant whose jobs the key may see (default:
-the service's own prefix). The file holds no secret and is read again when it changes.
+A key file has one key per line, `NAME SHA256HEX [PREFIX]`; `#` begins a comment. NAME appears in
+logs and metrics, SHA256HEX is the SHA-256 of the key, PREFIX is the key prefix of the tenant whose
+jobs the key may see (default: the service's own). The file holds no secret. It is read again when
+it changes.
 """
 
 import asyncio
@@ -19,19 +20,19 @@ import msgspec
 
 from jobstatus.errors import SettingsError
 from jobstatus.settings import key_prefix
+from jobstatus.status import record_key
 from jobstatus_service.settings import ServiceSettings
 
-_LOOK: Final = 1.0
-"""Seconds between two looks at the key file."""
+_FILE_CHECK_SECONDS: Final = 1.0
+"""Interval at which the key file is checked for changes."""
 
-_SEEN: Final = 10_000
-"""Spellings of headers that are remembered at most."""
+_MAX_REMEMBERED_HEADERS: Final = 10_000
 
 MAX_REMEMBERED_HEADER_BYTES: Final = 1_000
-"""Bytes of a header that is remembered at most."""
+"""A longer header is never remembered."""
 
-_LARGEST: Final = 4 * 2**20
-"""Bytes of a key file at most: some 40,000 keys."""
+_MAX_FILE_BYTES: Final = 4 * 2**20
+"""Room for some 40,000 keys."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -39,46 +40,54 @@ _log = logging.getLogger("jobstatus.service")
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """Somebody who may ask.
+    """An authenticated client.
 
     Attributes:
-        name: Who, for logs and metrics; never the key.
-        prefix: The prefix of the keys in Redis that they may see.
-        sha256: The SHA-256 of the key, in hex digits; empty where no key is needed.
+        name: The client's name, for logs and metrics; never the key itself.
+        prefix: The key prefix in Redis of the jobs that the client may see.
+        sha256: The SHA-256 of the key in hexadecimal digits; empty if no key is required.
+        key_start: What the keys of those jobs' records begin with; derived from `prefix`.
     """
 
     name: str
     prefix: str
     sha256: str = ""
+    key_start: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "key_start", record_key(self.prefix, ""))
 
 
 def digest(key: str | bytes) -> str:
-    """The SHA-256 of a key, as it stands in the key file."""
+    """Return the SHA-256 of a key, as the key file has it."""
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
 def parse_keys(text: str, default_prefix: str) -> dict[str, ApiKey]:
-    """Read a key file.
+    """Parse a key file.
+
+    Returns:
+        The API keys by their SHA-256.
 
     Raises:
-        ValueError: a line can't be read; the message names it.
+        ValueError: A line is malformed; the message names it.
     """
-    found: dict[str, ApiKey] = {}
+    keys: dict[str, ApiKey] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         try:
-            sha256, key = _key(words, default_prefix)
+            key = _parse_line(words, default_prefix)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        if sha256 in found:
-            raise ValueError(f"line {number}: the same key as that of {found[sha256].name}")
-        found[sha256] = key
-    return found
+        if key.sha256 in keys:
+            raise ValueError(f"line {number}: the same key as that of {keys[key.sha256].name}")
+        keys[key.sha256] = key
+    return keys
 
 
-def _key(words: list[str], default_prefix: str) -> tuple[str, ApiKey]:
+def _parse_line(words: list[str], default_prefix: str) -> ApiKey:
     match words:
         case [name, sha256]:
             tenant = default_prefix
@@ -86,36 +95,38 @@ def _key(words: list[str], default_prefix: str) -> tuple[str, ApiKey]:
             key_prefix(tenant)
         case _:
             raise ValueError("expected NAME SHA256HEX [PREFIX]")
-    if not _SHA256.fullmatch(sha256.lower()):
-        raise ValueError(f"the second word of {name} is no SHA-256 in 64 hex digits")
-    return sha256.lower(), ApiKey(name, tenant, sha256.lower())
+    sha256 = sha256.lower()
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"the second word of {name} is not a SHA-256 of 64 hexadecimal digits")
+    return ApiKey(name, tenant, sha256)
 
 
 class ApiKeys:
     """The keys that are valid now.
 
     Attributes:
-        anybody: Who everybody is, where no key is needed.
-        seen: Headers in which a valid key was found, so that it needn't be looked for again.
-        changed: Called when the keys have changed.
+        anonymous: The key that stands for every client if no key is required, else None.
+        recent_headers: API keys by the `Authorization` headers in which they were found lately,
+            which saves hashing; the fast path authenticates from here.
+        on_change: Called after the key file was read again.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Read all keys.
 
         Raises:
-            SettingsError: there are none, or the key file can't be used.
+            SettingsError: There is no key, or the key file can't be read or is malformed.
         """
         self._default_prefix = settings.key_prefix
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
-        self._plain = {
+        self._from_environment = {
             (sha256 := digest(key)): ApiKey(f"env-{number}", settings.key_prefix, sha256)
             for number, key in enumerate(settings.api_keys, 1)
         }
-        self.changed: Callable[[], None] = lambda: None
-        self.anonymous = ApiKey("anybody", settings.key_prefix) if settings.no_auth else None
+        self.on_change: Callable[[], None] = lambda: None
+        self.anonymous = ApiKey("anonymous", settings.key_prefix) if settings.no_auth else None
         self.recent_headers: dict[bytes | None, ApiKey] = {}
-        self._stamp = self._stat()
+        self._version = self._version_of_file()
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
@@ -123,14 +134,14 @@ class ApiKeys:
         if not self._keys and self.anonymous is None:
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
-                "JOBSTATUS_API_KEYS, or allow everybody with --no-auth"
+                "JOBSTATUS_API_KEYS, or let every client read all jobs with --no-auth"
             )
 
     def find(self, authorization: str | None) -> ApiKey | None:
-        """Whose key an `Authorization` header holds: the raw key, or `Bearer <key>`.
+        """Return the API key in an `Authorization` header: the raw key, or `Bearer <key>`.
 
         Args:
-            authorization: The header's bytes, each as one character, as ASGI frameworks have it.
+            authorization: The header, decoded as latin-1 as ASGI frameworks do.
         """
         if self.anonymous is not None:
             return self.anonymous
@@ -139,61 +150,65 @@ class ApiKeys:
         header = authorization.encode("latin-1", "replace")
         found = self.recent_headers.get(header)
         if found is None:
-            scheme, _, other_headers = header.partition(b" ")
-            key = other_headers.strip() if scheme.lower() == b"bearer" else header.strip()
+            scheme, _, credentials = header.partition(b" ")
+            key = credentials.strip() if scheme.lower() == b"bearer" else header.strip()
             found = self._keys.get(digest(key))
             if found is not None and len(header) <= MAX_REMEMBERED_HEADER_BYTES:
-                if len(self.recent_headers) >= _SEEN:
+                if len(self.recent_headers) >= _MAX_REMEMBERED_HEADERS:
                     self.recent_headers.clear()
                 self.recent_headers[header] = found
         return found
 
     def is_valid(self, key: ApiKey) -> bool:
-        """Whether a key that was found once is still valid."""
+        """Return whether a key that was found earlier is still valid."""
         return key is self.anonymous or self._keys.get(key.sha256) == key
 
     async def watch(self) -> None:
-        """Read the key file again whenever it changes, for ever. The event loop isn't blocked."""
+        """Read the key file again whenever it changes, until cancelled.
+
+        The file is read in another thread, since a slow disk would block the event loop.
+        """
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_FILE_CHECK_SECONDS)
             try:
-                self._apply(await asyncio.to_thread(self._read_changed))
+                self._apply(await asyncio.to_thread(self._read_if_changed))
             except Exception:
-                _log.exception("%s could not be read again, the last good keys stay", self._path)
+                _log.exception("%s could not be read again; the last valid keys stay", self._path)
 
     def refresh(self) -> None:
-        """Read the key file again if it has changed; keep the last good keys if it is broken."""
-        self._apply(self._read_changed())
+        """Read the key file again if it has changed; keep the last valid keys if it is broken."""
+        self._apply(self._read_if_changed())
 
-    def _read_changed(self) -> dict[str, ApiKey] | None:
-        """The keys of a file that has changed and is good; may run in another thread."""
-        stamp = self._stat()
-        if stamp == self._stamp:
+    def _read_if_changed(self) -> dict[str, ApiKey] | None:
+        """Return the keys of a file that has changed and is valid; may run in another thread."""
+        version = self._version_of_file()
+        if version == self._version:
             return None
-        self._stamp = stamp
+        self._version = version
         try:
-            found = self._read()
-            fault = None if found else "there is no key in it"
+            keys = self._read()
+            fault = None if keys else "it has no key"
         except (OSError, ValueError) as error:
             fault = str(error)
         if fault is not None:
-            _log.error("%s can't be used, the last good keys stay: %s", self._path, fault)
+            _log.error("%s can't be used; the last valid keys stay: %s", self._path, fault)
             return None
-        return found
+        return keys
 
-    def _apply(self, found: dict[str, ApiKey] | None) -> None:
-        if found is not None:
-            self._keys = found
+    def _apply(self, keys: dict[str, ApiKey] | None) -> None:
+        if keys is not None:
+            self._keys = keys
             self.recent_headers.clear()
-            _log.info("the key file %s was read again: %d keys", self._path, len(found))
-            self.changed()
+            _log.info("the key file %s was read again: %d keys", self._path, len(keys))
+            self.on_change()
 
     def _read(self) -> dict[str, ApiKey]:
         if self._path is None:
-            return self._plain
-        return self._plain | parse_keys(_text_of(self._path), self._default_prefix)
+            return self._from_environment
+        return self._from_environment | parse_keys(_text_of(self._path), self._default_prefix)
 
-    def _stat(self) -> tuple[int, ...] | None:
+    def _version_of_file(self) -> tuple[int, ...] | None:
+        """Return what differs after the file has changed; None if it can't be found."""
         try:
             found = self._path.stat() if self._path else None
         except OSError:
@@ -202,18 +217,18 @@ class ApiKeys:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a key file, with or without a byte order mark.
+    """Return the text of a key file, with or without a byte order mark.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no regular file, is too large, or isn't UTF-8.
+        OSError: It can't be read.
+        ValueError: It is not a regular file, is too large, or isn't UTF-8.
     """
-    # Opening a FIFO would wait for its writer.
+    # Without O_NONBLOCK, opening a FIFO would wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - opens a descriptor, not a path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a regular file")
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST // 2**20} MiB")
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {_MAX_FILE_BYTES // 2**20} MiB")
     return content.decode("utf-8-sig")

@@ -1,19 +1,20 @@
-"""The HTTP service: a Litestar application that answers from what stands in Redis."""
+"""The service's application: a Litestar application that answers from the records in Redis."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from litestar import Litestar
 
 from jobstatus.tracing import tracer
 from jobstatus_service.http import openapi
-from jobstatus_service.http.access_log import AccessLog
+from jobstatus_service.http.access_log import AccessLogApp
 from jobstatus_service.http.api_keys import ApiKeys
 from jobstatus_service.http.drain import on_shutdown_signal
-from jobstatus_service.http.errors import handlers
+from jobstatus_service.http.errors import exception_handlers
 from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.http.health import Readiness, livez, metrics_text, readyz
 from jobstatus_service.http.rate_limit import rate_limit_of
@@ -24,41 +25,31 @@ from jobstatus_service.metrics.multiprocess import ProcessMetrics
 from jobstatus_service.settings import ServiceSettings
 
 
-def application() -> FastPathApp | AccessLog:
-    """The application as the environment says, with its requests logged and traced if it says so.
-
-    Raises:
-        SettingsError: a setting can't be used, or there is no API key.
-        MissingExtraError: traces are asked for, and OpenTelemetry isn't installed.
-    """
-    app = create_app()
-    traces = tracer("jobstatus-service")
-    logs: bool = app.state.settings.access_log
-    return AccessLog(app, traces, logs=logs) if logs or traces is not None else app
-
-
 def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
-    """The application.
+    """Create the application.
+
+    Its requests are logged if the settings say so, and traced if `JOBSTATUS_TRACES` is set.
 
     Args:
-        settings: None: as the environment says.
+        settings: The settings; None to take them from the environment.
 
     Raises:
-        SettingsError: a setting can't be used, or there is no API key.
+        SettingsError: A setting is invalid, or there is no API key.
+        MissingExtraError: Traces are asked for, and OpenTelemetry isn't installed.
     """
     settings = settings or ServiceSettings.from_env()
-    keys = ApiKeys(settings)
+    api_keys = ApiKeys(settings)
     metrics = Metrics()
     statuses = Statuses(settings, metrics)
-    keys.changed = partial(statuses.watchers.revoke, keys.is_valid)
+    api_keys.on_change = partial(statuses.watchers.end_revoked, api_keys.is_valid)
 
     @contextlib.asynccontextmanager
-    async def connected(app: Litestar) -> AsyncGenerator[None, None]:
+    async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
         processes = ProcessMetrics(statuses.sample)
         app.state.readiness = Readiness(statuses)
         app.state.processes = processes
         tasks = [
-            asyncio.create_task(keys.watch()),
+            asyncio.create_task(api_keys.watch()),
             asyncio.create_task(processes.save_periodically()),
         ]
         statuses.start()
@@ -71,17 +62,39 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
             await statuses.close()
             processes.save()
 
-    app = FastPathApp(
-        [get_job_status, get_job_statuses, get_job_events, livez, readyz, metrics_text],
-        lifespan=[connected],
+    app = _app_for(
+        settings,
+        route_handlers=[
+            get_job_status,
+            get_job_statuses,
+            get_job_events,
+            livez,
+            readyz,
+            metrics_text,
+        ],
+        lifespan=[lifespan],
         openapi_config=openapi.config(version("jobstatus")),
-        exception_handlers=handlers,
+        exception_handlers=exception_handlers,
         logging_config=None,
     )
-    app.keys = app.state.api_keys = keys
+    app.api_keys = app.state.api_keys = api_keys
     app.statuses = app.state.statuses = statuses
     app.metrics = app.state.metrics = metrics
-    app.rate = app.state.rate = rate_limit_of(settings)
+    app.rate_limit = app.state.rate_limit = rate_limit_of(settings)
     app.state.settings = settings
     openapi.publish_contract(app.openapi_schema)
     return app
+
+
+def _app_for(settings: ServiceSettings, **options: Any) -> FastPathApp:
+    """Create the application's object, which observes its requests only if that is asked for."""
+    request_tracer = tracer("jobstatus-service")
+    if not settings.access_log and request_tracer is None:
+        return FastPathApp(**options)
+    app = AccessLogApp(**options)
+    app.logs_requests = settings.access_log
+    app.tracer = request_tracer
+    return app
+
+
+application = create_app

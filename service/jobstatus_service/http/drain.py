@@ -1,8 +1,9 @@
-"""Leaving without a failed request.
+"""Shutting down without failing a request.
 
-SIGUSR1 drains: `/readyz` says no, each answer closes its connection, waits are answered, streams
-end. The process goes on answering until SIGTERM, since whoever balances the load learns late; that
-does the same and ends the process. `jobstatus drain` sends the first, for a `preStop` hook.
+SIGUSR1 drains the process: `/readyz` responds 503, each response closes its connection, long polls
+are answered and event streams end. The process still responds until SIGTERM, since load balancers
+learn late that it is not ready. SIGTERM drains as well and ends the process. `jobstatus drain`
+sends SIGUSR1, for a `preStop` hook.
 """
 
 import asyncio
@@ -20,89 +21,89 @@ from typing import Any, Final
 from jobstatus.errors import JobStatusError
 
 Send = Callable[[Any], Awaitable[None]]
-"""As in ASGI. (Litestar's own takes longer to import than a hook should.)"""
+"""As in ASGI. Litestar's own type would slow the import, and so the `preStop` hook."""
 
 DRAIN: Final = signal.SIGUSR1
 
-_ENDS: Final = (signal.SIGTERM, signal.SIGINT)
+_SHUTDOWN_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-_LOOK: Final = 0.5
-"""Seconds between two looks for new child processes while draining."""
+_NEW_CHILD_CHECK_SECONDS: Final = 0.5
+"""Interval at which a draining parent process checks for new child processes."""
 
 
 @contextlib.contextmanager
 def on_shutdown_signal(drain: Callable[[], None]) -> Iterator[None]:
-    """Call `drain` in the running event loop when the process is told to drain or to end.
+    """Call `drain` in the running event loop when a signal has the process drain or end.
 
-    What the server itself does about the signal, it does as well: a handler of the event loop
-    hears of the signal by another way, and a plain one is called from here.
+    The server's own reaction to the signal stays: a handler of the event loop is notified through
+    another mechanism, and a plain signal handler is called from here.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may ask for signals; whoever runs us there has a say
+        yield  # Python allows only the main thread to handle signals
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (*_ENDS, DRAIN)}
+    previous = {number: signal.getsignal(number) for number in (*_SHUTDOWN_SIGNALS, DRAIN)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(drain)
-        handler = before[signal.Signals(number)]
+        handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
 
-    for number in before:
+    for number in previous:
         signal.signal(number, handle)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})  # see `forward_drain_signal`
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def forward_drain_signal() -> None:
-    """Have this process pass the signal to drain on to its child processes.
+    """Have this process forward the drain signal to its child processes.
 
-    It is blocked here and so, until they can hear it, in each child: sent to one that is still
-    starting it waits, where it would end it.
+    The signal is blocked here, and thereby in each child until it has a handler: sent to a child
+    that is still starting, the signal waits instead of ending it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
-    threading.Thread(target=_pass_on, name="drain", daemon=True).start()
+    threading.Thread(target=_forward, name="drain", daemon=True).start()
 
 
-def _pass_on() -> None:
+def _forward() -> None:
     signal.sigwait({DRAIN})
-    told: set[int] = set()
-    while True:  # one that takes the place of a child that died is told, too
+    notified: set[int] = set()
+    while True:  # a child that replaces one that died must drain, too
         for child in multiprocessing.active_children():
-            if child.pid is not None and child.pid not in told:
-                told.add(child.pid)
+            if child.pid is not None and child.pid not in notified:
+                notified.add(child.pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, DRAIN)
-        signal.sigtimedwait({DRAIN}, _LOOK)
+        signal.sigtimedwait({DRAIN}, _NEW_CHILD_CHECK_SECONDS)
 
 
 def drain_command(pid: int | None, wait: float) -> None:
-    """Tell a server to drain, then wait.
+    """Have a server drain, then wait.
 
     Args:
-        pid: The process of `jobstatus serve`; None: the first of a container.
-        wait: Seconds to wait afterwards, for whoever balances the load to hear of it.
+        pid: The process of `jobstatus serve`; None for process 1, as in a container.
+        wait: Seconds to wait afterwards, until load balancers have noticed.
 
     Raises:
-        JobStatusError: there is no such server.
+        JobStatusError: There is no such server, or it can't be sent the signal.
     """
-    found = 1 if pid is None else pid
-    if not _serves(found):
-        hint = "" if pid is not None else "; outside a container name its process with --pid"
-        raise JobStatusError(f"process {found} is no `jobstatus serve`{hint}")
+    target = 1 if pid is None else pid
+    if not _is_server(target):
+        hint = "" if pid is not None else "; outside a container, name its process with --pid"
+        raise JobStatusError(f"process {target} is not `jobstatus serve`{hint}")
     try:
-        os.kill(found, DRAIN)
+        os.kill(target, DRAIN)
     except OSError as error:
-        raise JobStatusError(f"process {found} can't be told to drain: {error}") from None
+        raise JobStatusError(f"process {target} can't be sent the drain signal: {error}") from None
     time.sleep(wait)
 
 
-def _serves(pid: int) -> bool:
+def _is_server(pid: int) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -110,13 +111,13 @@ def _serves(pid: int) -> bool:
     return b"serve" in words and any(b"jobstatus" in word for word in words)
 
 
-def closing(send: Send, is_draining: Callable[[], bool]) -> Send:
-    """The same, but an answer that begins while draining says that its connection is closed."""
+def closing_while_draining(send: Send, is_draining: Callable[[], bool]) -> Send:
+    """Wrap `send` so that a response that begins while draining closes its connection."""
 
-    async def close(message: Any) -> None:
+    async def send_and_close(message: Any) -> None:
         if message["type"] == "http.response.start" and is_draining():
             headers = [*message.get("headers", ()), (b"connection", b"close")]
             message = {**message, "headers": headers}
         await send(message)
 
-    return close
+    return send_and_close

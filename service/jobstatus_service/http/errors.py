@@ -1,4 +1,18 @@
-"""How the service says no: `{"detail": ...}`, and the contract's `HTTPValidationError`."""
+"""Every error of a request, and the response that it becomes.
+
+    Exception
+    ├── InvalidRequestError          422  below
+    ├── RateLimitedError             429  below
+    ├── TooManyWatchersError         429, or 503 if it is the process's limit; lookup.watchers
+    ├── UnavailableError             503  storage.link
+    ├── litestar HTTPException       its own status: 404, 405, ...
+    │   ├── NotAuthorizedException   401  raised with `unauthorized`
+    │   └── ValidationException      422  a parameter that Litestar rejects
+    └── any other                    500  logged with its traceback
+
+A 422 has the contract's `HTTPValidationError` as its body, every other error `{"detail": "..."}`.
+To add an error, define it here or in the layer that raises it, and add it to `exception_handlers`.
+"""
 
 import logging
 from typing import Any, Final
@@ -6,31 +20,34 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotAuthorizedException, ValidationException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Send
 
 from jobstatus.logs import LOG_CONTEXT
-from jobstatus_service.lookup.response import RATE_LIMITED_MESSAGE
+from jobstatus_service.http.request_state import request_state
+from jobstatus_service.lookup.response import JSON_HEADER, Header
 from jobstatus_service.lookup.watchers import TooManyWatchersError
 from jobstatus_service.storage.link import UnavailableError
 
+_UNAVAILABLE_RETRY_SECONDS: Final = 1
+_TOO_MANY_WATCHERS_RETRY_SECONDS: Final = 5
+
+RATE_LIMITED_MESSAGE: Final = (
+    "This API key sends requests too often; retry after the seconds in Retry-After."
+)
+
 _log = logging.getLogger("jobstatus.service")
 
-RETRY_AFTER = 1
-"""Seconds after which a poller may ask again when Redis can't be reached."""
-
-
-_TOO_MANY_AFTER: Final = 5
-"""Seconds after which there may be room for another wait or stream."""
+AnyRequest = Request[Any, Any, Any]
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """Why not, in one sentence."""
+    """The body of an error: what is wrong, in one sentence."""
 
     detail: str
 
 
 class ValidationError(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a request: where, what, and its kind."""
+    """One thing that is wrong with a request: where it is, what it is, and its kind."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -38,13 +55,13 @@ class ValidationError(msgspec.Struct, frozen=True):
 
 
 class HTTPValidationError(msgspec.Struct, frozen=True):
-    """Everything that is wrong with a request: the contract's 422."""
+    """The contract's body of a 422: everything that is wrong with a request."""
 
     detail: list[ValidationError]
 
 
 class InvalidRequestError(Exception):
-    """The request can't be understood."""
+    """The request has invalid parameters."""
 
     def __init__(self, *errors: ValidationError) -> None:
         super().__init__(errors)
@@ -52,46 +69,61 @@ class InvalidRequestError(Exception):
 
 
 class RateLimitedError(Exception):
-    """The API key asks too often.
+    """The API key has exceeded its request rate.
 
     Attributes:
-        wait: Seconds after which it may ask again.
+        retry_seconds: Whole seconds after which the next request is allowed.
     """
 
-    def __init__(self, wait: int) -> None:
+    def __init__(self, retry_seconds: int) -> None:
         super().__init__(RATE_LIMITED_MESSAGE)
-        self.wait = wait
+        self.retry_seconds = retry_seconds
 
 
 def unauthorized() -> NotAuthorizedException:
-    """What is raised for a request without a valid API key."""
+    """Return the error of a request without a valid API key."""
     return NotAuthorizedException(
-        "a valid API key is needed in the Authorization header",
+        "A valid API key is required in the Authorization header.",
         headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
     )
 
 
 def invalid_job_id(*loc: str | int) -> ValidationError:
-    """What is wrong with a job id that is no UUID.
+    """Return the error of a job id that is not a UUID.
 
     Args:
-        *loc: Where it stands, such as `"path", "job_id"`.
+        *loc: Where the id is in the request, such as `"path", "job_id"`.
     """
-    message = "a job id is a UUID, hyphenated or as 32 hex digits"
+    message = "A job id must be a UUID, with hyphens or as 32 hexadecimal digits."
     return ValidationError(loc, message, "uuid_parsing")
 
 
-def _invalid(_: Request[Any, Any, Any], error: InvalidRequestError) -> Response[Any]:
+async def send_error(send: Send, status: int, detail: str, *more: Header) -> None:
+    """Reject a request before it reaches a route.
+
+    Args:
+        send: As in ASGI.
+        status: The HTTP status.
+        detail: What is wrong, in one sentence.
+        *more: Further headers.
+    """
+    headers = [JSON_HEADER, *more, (b"cache-control", b"no-store")]
+    body = msgspec.json.encode(Detail(detail))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _on_invalid_request(_: AnyRequest, error: InvalidRequestError) -> Response[Any]:
     return Response(HTTPValidationError(list(error.errors)), status_code=422)
 
 
-def _rejected(_: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
-    """What Litestar itself finds wrong, in the contract's form."""
+def _on_rejected_parameter(_: AnyRequest, error: ValidationException) -> Response[Any]:
+    """Turn Litestar's own 400 into the contract's 422."""
     found = error.extra if isinstance(error.extra, list) and error.extra else [{}]
     errors = [
         ValidationError(
             (each.get("source", "query"), each.get("key", "id")),
-            each.get("message", "a parameter is missing"),
+            each.get("message", "A required parameter is missing."),
             "value_error",
         )
         for each in found
@@ -99,59 +131,55 @@ def _rejected(_: Request[Any, Any, Any], error: ValidationException) -> Response
     return Response(HTTPValidationError(errors), status_code=422)
 
 
-def _unavailable(request: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
-    _log.debug("503: %s", error)  # the reader has said what is wrong, once
-    request.scope["state"]["outcome"] = "error"
+def _retry_later(status: int, detail: str, seconds: int) -> Response[Any]:
     return Response(
-        Detail("the status store can't be reached; try again soon"),
-        status_code=503,
-        headers={"Retry-After": str(RETRY_AFTER), "Cache-Control": "no-store"},
+        Detail(detail),
+        status_code=status,
+        headers={"Retry-After": str(seconds), "Cache-Control": "no-store"},
     )
 
 
-def _too_many(request: Request[Any, Any, Any], error: TooManyWatchersError) -> Response[Any]:
+def _on_unavailable(request: AnyRequest, error: UnavailableError) -> Response[Any]:
+    _log.debug("503: %s", error)  # at debug level, since the link has logged the outage once
+    request_state(request.scope).outcome = "error"
+    detail = "The status store is unavailable; retry after the seconds in Retry-After."
+    return _retry_later(503, detail, _UNAVAILABLE_RETRY_SECONDS)
+
+
+def _on_too_many_watchers(request: AnyRequest, error: TooManyWatchersError) -> Response[Any]:
     request.app.state.metrics.watchers_rejected += 1
-    return Response(
-        Detail(f"{error}; read without waiting, or come back"),
-        status_code=429 if error.is_theirs else 503,
-        headers={"Retry-After": str(_TOO_MANY_AFTER), "Cache-Control": "no-store"},
-    )
+    detail = f"{error} Read without waiting, or retry after the seconds in Retry-After."
+    status = 429 if error.is_client_limit else 503
+    return _retry_later(status, detail, _TOO_MANY_WATCHERS_RETRY_SECONDS)
 
 
-def _too_often(_: Request[Any, Any, Any], error: RateLimitedError) -> Response[Any]:
-    return Response(
-        Detail(str(error)),
-        status_code=429,
-        headers={"Retry-After": str(error.wait), "Cache-Control": "no-store"},
-    )
+def _on_rate_limited(_: AnyRequest, error: RateLimitedError) -> Response[Any]:
+    return _retry_later(429, str(error), error.retry_seconds)
 
 
-def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+def _on_http_exception(_: AnyRequest, error: HTTPException) -> Response[Any]:
     return Response(Detail(error.detail), status_code=error.status_code, headers=error.headers)
 
 
-def _route(request: Request[Any, Any, Any]) -> str:
-    """The route's pattern: what clients write into a path is theirs."""
-    return str(request.scope.get("path_template", "?"))
-
-
-def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+def _on_unexpected(request: AnyRequest, error: Exception) -> Response[Any]:
     request_id = LOG_CONTEXT.get().get("request_id", "")
-    _log.error("%s %s failed (%s)", request.method, _route(request), request_id, exc_info=error)
-    request.scope["state"]["outcome"] = "error"
+    # The route's pattern is logged instead of the path, which may contain secrets.
+    route = request.scope.get("path_template", "?")
+    _log.error("%s %s failed (request %s)", request.method, route, request_id, exc_info=error)
+    request_state(request.scope).outcome = "error"
     return Response(
-        Detail("something is wrong here; it is in the log"),
+        Detail("An internal error occurred; the service's log has the details."),
         status_code=500,
-        headers={"X-Request-ID": LOG_CONTEXT.get().get("request_id", "")},
+        headers={"X-Request-ID": request_id},
     )
 
 
-handlers: ExceptionHandlersMap = {
-    InvalidRequestError: _invalid,
-    UnavailableError: _unavailable,
-    TooManyWatchersError: _too_many,
-    RateLimitedError: _too_often,
-    ValidationException: _rejected,
-    HTTPException: _http,
-    Exception: _unexpected,
+exception_handlers: Final[ExceptionHandlersMap] = {
+    InvalidRequestError: _on_invalid_request,
+    RateLimitedError: _on_rate_limited,
+    TooManyWatchersError: _on_too_many_watchers,
+    UnavailableError: _on_unavailable,
+    ValidationException: _on_rejected_parameter,
+    HTTPException: _on_http_exception,
+    Exception: _on_unexpected,
 }

@@ -1,144 +1,123 @@
-"""The fast lane: plain reads are answered before Litestar looks at them.
+"""The fast path: plain reads of one job are answered before Litestar sees them.
 
-It serves only replies of the read path, to whom the route would have let in, and leaves every
-request with anything particular about it, and everything that goes wrong, to the route.
+It serves only responses of `Statuses`, as the route would have served them to the same client. It
+leaves every request with an unusual header, and everything that goes wrong, to the route.
 """
 
+import functools
 import re
 import time
 from typing import Any, Final
-from uuid import uuid4
 
 from litestar import Litestar
 
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
-from jobstatus_service.http.drain import closing
+from jobstatus_service.http.drain import closing_while_draining
+from jobstatus_service.http.errors import RATE_LIMITED_MESSAGE, send_error
 from jobstatus_service.http.head import respond_to_head
 from jobstatus_service.http.rate_limit import RateLimit
-from jobstatus_service.lookup.response import RATE_LIMITED_MESSAGE, StatusResponse, refuse
+from jobstatus_service.http.request_id import request_id
+from jobstatus_service.http.request_size import size_error
+from jobstatus_service.http.request_state import request_state
+from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 from jobstatus_service.storage.link import UnavailableError
 
 PATH: Final = "/api/jobs/"
-_ID: Final = slice(len(PATH), None)
-_IS_ID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_JOB_ID: Final = slice(len(PATH), None)
+_is_job_id: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
+_MAX_HEADERS: Final = 40
 
-_IS_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
+_NAME_LENGTH: Final = len("authorization")  # and that of `if-none-match`
 
-
-def request_id(scope: Any) -> str:
-    """The request's `X-Request-ID`, or a new one where it has none, or an odd one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _IS_REQUEST_ID(value):
-            return str(value, "ascii")
-    return uuid4().hex
-
-
-_FEW: Final = 40
-"""Headers of a plain read at most."""
-
-_NAME_LENGTH: Final = len("authorization")  # and of `if-none-match`
-
-_LONG: Final = 350
-"""Bytes of any other header of a plain read at most, so that all are within `_HEADERS`."""
-
-_URL: Final = 8_192
-"""Bytes of a URL at most; that of a bulk read of 100 jobs has 4,000."""
-
-_HEADERS: Final = 16_384
-"""Bytes of all headers at most."""
-
-
-def too_large(scope: Any) -> tuple[int, str] | None:
-    """Which status and words refuse a request for its size; None if it isn't too large."""
-    if len(scope["raw_path"]) + len(scope["query_string"]) > _URL:
-        return 414, f"the URL is longer than {_URL} bytes"
-    if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADERS:
-        return 431, f"the headers have more than {_HEADERS} bytes"
-    return None
+_MAX_OTHER_HEADER_BYTES: Final = 350
+"""Bytes of any other header, name included: 40 headers of 350 bytes, two of which may have 1,013,
+are less than `request_size.MAX_HEADERS_BYTES`, so that the sum of a plain read needs no check."""
 
 
 class FastPathApp(Litestar):
-    """A Litestar application with a fast lane for `GET /api/jobs/{job_id}`.
+    """A Litestar application with a fast path for `GET /api/jobs/{job_id}`.
 
-    Every request passes here, so this is where reads are counted, and where who asks too often is
-    turned away before anything is done.
+    Every request passes through it. So reads are counted here, and a client that exceeds its rate
+    is rejected here, before anything else is done for it.
 
     Attributes:
-        keys: Who may ask.
-        statuses: What is known.
-        metrics: What happens.
-        rate: How often one may ask; None: as often as one likes.
+        api_keys: The valid API keys.
+        statuses: The responses about all jobs.
+        metrics: Where reads are counted.
+        rate_limit: The limit of each API key; None for no limit.
     """
 
-    keys: ApiKeys
+    api_keys: ApiKeys
     statuses: Statuses
     metrics: Metrics
-    rate: RateLimit | None
+    rate_limit: RateLimit | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a plain read; let the application answer all else."""
+        """Answer a plain read, and have Litestar answer every other request. A hot path."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            await respond_to_head(self, scope, receive, send)
+            # The class's own method: a subclass's would observe the request a second time.
+            app: Any = functools.partial(FastPathApp.__call__, self)
+            await respond_to_head(app, scope, receive, send)
             return
         began_at = time.monotonic()
         plain = self._plain(scope)
         if plain is None or self.statuses.watchers.is_draining:
-            send = closing(send, lambda: self.statuses.watchers.is_draining)
+            send = closing_while_draining(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
-            key, if_none_match, owner = plain
-            if self.rate is not None:
-                if wait := self.rate.take(owner, began_at):
-                    self.metrics.rate_limited += 1
-                    await refuse(send, 429, RATE_LIMITED_MESSAGE, (b"retry-after", b"%d" % wait))
-                    return
-                scope.setdefault("state", {})["is_admitted"] = True
+            key, if_none_match, client = plain
+            if self.rate_limit is not None and (wait := self.rate_limit.take(client, began_at)):
+                self.metrics.rate_limited += 1
+                retry_after = (b"retry-after", b"%d" % wait)
+                await send_error(send, 429, RATE_LIMITED_MESSAGE, retry_after)
+                return
             outcome: Outcome = "hit"
-            response = self.statuses.fresh(key, began_at)
-            if response is None and _IS_ID(scope["path"][_ID]):
+            response = self.statuses.cached(key, began_at)
+            if response is None and _is_job_id(scope["path"][_JOB_ID]):
                 outcome = "miss"
-                response = await self._ask(key, scope)
+                response = await self._read(key, scope)
             if response is not None:
                 outcome = await response.send(send, if_none_match, outcome)
                 self.metrics.count_read(outcome, time.monotonic() - began_at)
                 return
-        await self._route(scope, receive, send, began_at)
+            request_state(scope).is_rate_checked = True
+        await self._respond_by_route(scope, receive, send, began_at)
 
-    async def _route(self, scope: Any, receive: Any, send: Any, began_at: float) -> None:
-        """Let the application answer, unless there is too much of the request."""
-        if scope["type"] == "http":
-            if refusal := too_large(scope):
-                await refuse(send, *refusal)
-                return
-            about = scope.setdefault("state", {}).get("about")
-            LOG_CONTEXT.set(about or {"request_id": request_id(scope)})
+    async def _respond_by_route(self, scope: Any, receive: Any, send: Any, began_at: float) -> None:
+        """Have Litestar answer a request, unless the request is too large."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        if error := size_error(scope):
+            await send_error(send, *error)
+            return
+        state = request_state(scope)
+        LOG_CONTEXT.set(state.log_fields or {"request_id": request_id(scope)})
         await super().__call__(scope, receive, send)
-        state = scope.get("state", {})
-        if "outcome" in state:
-            waited = state.get("waited", False)
-            self.metrics.count_read(
-                state["outcome"], None if waited else time.monotonic() - began_at
-            )
+        if state.outcome is not None:
+            seconds = None if state.has_waited else time.monotonic() - began_at
+            self.metrics.count_read(state.outcome, seconds)
 
-    async def _ask(self, key: str, scope: Any) -> StatusResponse | None:
-        """What Redis says; if it can't, the route is left to say so."""
+    async def _read(self, key: str, scope: Any) -> StatusResponse | None:
+        """Return the response about a job that is not cached; None if the route must report why."""
         try:
             response: StatusResponse = await self.statuses.reader.read(key)
         except UnavailableError as error:
-            scope.setdefault("state", {})["fault"] = error
+            request_state(scope).read_error = error
             return None
         return response
 
-    def _plain(  # noqa: C901, PLR0911 - a call costs more than what it would make shorter
+    def _plain(  # noqa: C901, PLR0911 - one function, since calls are what costs time here
         self, scope: Any
     ) -> tuple[str, bytes | None, str] | None:
-        """What a plain read asks for; None: it isn't plain.
+        """Return what a plain read asks for; None if the request is not a plain read. A hot path.
 
-        That is the key of it, the read's `If-None-Match`, and the name of who asks. Whether it is
-        the key of a job has yet to be seen.
+        Returns:
+            The key of the job's record, the header `If-None-Match`, and the client's name. The
+            last part of the key has not been checked to be a job id.
         """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return None
@@ -147,7 +126,7 @@ class FastPathApp(Litestar):
             return None
         authorization = if_none_match = None
         headers = scope["headers"]
-        if len(headers) > _FEW:
+        if len(headers) > _MAX_HEADERS:
             return None
         for name, value in headers:
             length = len(name)
@@ -159,10 +138,10 @@ class FastPathApp(Litestar):
                 if if_none_match is not None or len(value) > MAX_REMEMBERED_HEADER_BYTES:
                     return None
                 if_none_match = value
-            elif length + len(value) > _LONG or name == b"prefer":
+            elif length + len(value) > _MAX_OTHER_HEADER_BYTES or name == b"prefer":
                 return None
-        keys = self.keys
-        api_key = keys.anonymous or keys.recent_headers.get(authorization)
+        api_keys = self.api_keys
+        api_key = api_keys.anonymous or api_keys.recent_headers.get(authorization)
         if api_key is not None:
-            return f"{api_key.prefix}:{path[_ID]}", if_none_match, api_key.name
+            return api_key.key_start + path[_JOB_ID], if_none_match, api_key.name
         return None

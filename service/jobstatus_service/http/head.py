@@ -1,24 +1,24 @@
-"""HEAD: whatever GET would answer, without the body (RFC 9110, 9.3.2)."""
+"""HEAD: the response to GET without its body (RFC 9110, 9.3.2)."""
 
 from typing import Any, Final
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-_LENGTH: Final = b"content-length"
+_CONTENT_LENGTH: Final = b"content-length"
 
 
-class _AnsweredError(BaseException):
-    """The head has been sent; no exception handler is meant to catch this."""
+class _HeadSentError(BaseException):
+    """Ends the application after a stream's head. Its base keeps exception handlers off it."""
 
 
 async def respond_to_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a HEAD request with the status and headers of the GET request.
+    """Respond to a HEAD request with the status and headers of the GET request.
 
-    An event stream is ended after its head, before its first event.
+    An event stream is ended before its first event.
 
     Args:
-        app: Answers the GET request.
-        scope: As in ASGI, of the HEAD request.
+        app: Responds to the GET request.
+        scope: The HEAD request, as in ASGI.
         receive: As in ASGI.
         send: As in ASGI.
     """
@@ -30,16 +30,18 @@ async def respond_to_head(app: ASGIApp, scope: Scope, receive: Receive, send: Se
             start = message
             return
         body: Any = message
-        head: Any = {**start, "headers": list(start["headers"])}
-        if not body.get("more_body") and not any(n == _LENGTH for n, _ in head["headers"]):
-            head["headers"].append((_LENGTH, b"%d" % len(body["body"])))
+        is_stream = body.get("more_body")
+        headers = list(start["headers"])
+        if not is_stream and not any(name == _CONTENT_LENGTH for name, _ in headers):
+            headers.append((_CONTENT_LENGTH, b"%d" % len(body["body"])))
+        head: Any = {**start, "headers": headers}
         await send(head)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        if body.get("more_body"):
-            raise _AnsweredError
+        if is_stream:
+            raise _HeadSentError
 
     as_get: Any = {**scope, "method": "GET"}
     try:
         await app(as_get, receive, send_head)
-    except _AnsweredError:
+    except _HeadSentError:
         return

@@ -1,4 +1,4 @@
-"""For probes and Prometheus: `/livez`, `/readyz` and `/metrics`. No key needed."""
+"""Probes and metrics: `/livez`, `/readyz` and `/metrics`. They need no API key."""
 
 import asyncio
 from typing import Any
@@ -11,10 +11,11 @@ from jobstatus_service.metrics.multiprocess import ProcessMetrics
 
 
 class Readiness:
-    """Whether clients may be sent here: the process has started, and isn't draining.
+    """Whether clients may be sent to this process: it has started, and is not draining.
 
-    It has started once Redis has answered. A later outage of Redis changes nothing: it would take
-    all processes out at once, and clients would find nobody who answers 503 with `Retry-After`.
+    It has started once it has reached Redis. A later outage of Redis doesn't make it unready: that
+    would take all processes out of the load balancer at once, and none would be left to respond
+    with 503 and `Retry-After`.
     """
 
     def __init__(self, statuses: Statuses) -> None:
@@ -22,9 +23,9 @@ class Readiness:
         self._has_started = False
 
     async def fault(self) -> str | None:
-        """Why clients are not to be sent here; None if they are."""
+        """Return why clients must not be sent to this process; None if they may."""
         if self._statuses.watchers.is_draining:
-            return "it is shutting down"
+            return "the process is shutting down"
         if not self._has_started:
             links = self._statuses.reader.links
             await asyncio.gather(*(link.ping() for link in links), return_exceptions=True)
@@ -34,13 +35,13 @@ class Readiness:
 
 @get("/livez", media_type=MediaType.TEXT, include_in_schema=False)
 async def livez() -> str:
-    """Whether the process serves. Never asks Redis."""
+    """Return that the process is running; Redis is not asked."""
     return "ok\n"
 
 
 @get("/readyz", media_type=MediaType.TEXT, include_in_schema=False)
 async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
-    """Whether clients may be sent to this process."""
+    """Return whether clients may be sent to this process."""
     readiness: Readiness = request.app.state.readiness
     fault = await readiness.fault()
     if fault is None:
@@ -50,7 +51,7 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[str]:
 
 @get("/metrics", include_in_schema=False)
 async def metrics_text(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """What all processes that share the port have counted."""
+    """Return the metrics of all processes that share the port."""
     processes: ProcessMetrics = request.app.state.processes
     return Response(
         prometheus.text(processes.samples()), media_type="text/plain; version=0.0.4; charset=utf-8"

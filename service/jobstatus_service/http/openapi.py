@@ -1,4 +1,4 @@
-"""The OpenAPI document: the published contract's components, as they stand there."""
+"""The OpenAPI document, whose schemas are exactly those of the published contract."""
 
 from typing import Any, Final
 
@@ -19,16 +19,20 @@ from litestar.openapi.spec import (
 )
 
 from jobstatus.status import JobState
-from jobstatus_service.http.prefer import MAX_WAIT_SECONDS
-from jobstatus_service.settings import MAX_BULK_IDS
+from jobstatus_service.http.declarations import (
+    ERROR_HEADERS,
+    HEADERS,
+    QUERY_SCHEMAS,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+)
 
 NAME_PATTERN: Final = (
     r"^[\p{L}\p{Nl}\p{Pattern_Syntax}\p{Pattern_White_Space}]+"
     r"[\p{ID_Start}\p{Mn}\p{Mc}\p{Nd}\p{Pc}\p{Pattern_Syntax}\p{Pattern_White_Space}]*$"
 )
-"""Published, not enforced: `re` can't hold it, and its own default doesn't match it."""
-
-SECURITY: Final = [{"APIKeyHeader": list[str]()}]
+"""It is published but not enforced: Python's `re` doesn't support it, and the contract's own
+default name doesn't match it."""
 
 
 def _text(title: str, **more: Any) -> Schema:
@@ -87,15 +91,18 @@ SCHEMAS: Final[dict[str, Schema]] = {
         },
     ),
 }
-"""The contract's schemas. Litestar's own generation loses `readOnly` and the pattern."""
+"""The contract's schemas. Those that Litestar generates lose `readOnly` and the pattern."""
 
 
 def config(version: str) -> OpenAPIConfig:
-    """The document's head; the page is at `/schema`, the JSON at `/schema/openapi.json`."""
+    """Return Litestar's configuration of the document.
+
+    The page for people is at `/schema`, the JSON at `/schema/openapi.json`.
+    """
     return OpenAPIConfig(
         title="jobstatus",
         version=version,
-        description="Is it done yet? The status of background jobs.",
+        description="The status of background jobs.",
         path="/schema",
         components=Components(
             security_schemes={
@@ -108,51 +115,10 @@ def config(version: str) -> OpenAPIConfig:
     )
 
 
-_PARAMETERS: Final = {
-    "wait": Schema(
-        type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=MAX_WAIT_SECONDS, default=0
-    ),
-    "until": _text("Until", enum=["change", "done"], default="change"),
-    "id": Schema(
-        type=OpenAPIType.ARRAY,
-        title="Job Ids",
-        items=_text("Job Id", format=OpenAPIFormat.UUID),
-        min_items=1,
-        max_items=MAX_BULK_IDS,
-    ),
-}
-"""Schemas of the query. Litestar's own lose a bound of 0."""
-
-_ASKS: Final = {
-    "If-None-Match": "Validators of what is known already: a 304 if that still holds.",
-    "Prefer": f"`wait=SECONDS`, as the parameter of that name; 0 to {MAX_WAIT_SECONDS} (RFC 7240).",
-    "Last-Event-ID": "The `id` of the last event: a 204 if that was the end of the job.",
-}
-_SAYS: Final = {
-    "ETag": "A strong validator: the hash of the body, the same on every replica.",
-    "Cache-Control": "`private, no-cache` until the job is over, then `private, max-age=30`.",
-    "Retry-After": "Whole seconds after which asking again is worth it.",
-    "Preference-Applied": "The wait that was heeded of `Prefer`.",
-    "WWW-Authenticate": "How to name an API key.",
-}
-_READ: Final = ("ETag", "Cache-Control", "Retry-After", "Preference-Applied")
-_Headers = dict[str, tuple[str, ...]]
-_HEADERS: Final[dict[str, tuple[tuple[str, ...], _Headers]]] = {
-    "/api/jobs/{job_id}": (("If-None-Match", "Prefer"), {"200": _READ, "304": _READ}),
-    "/api/jobs": (("If-None-Match",), {"200": _READ[:2], "304": _READ[:2]}),
-    "/api/jobs/{job_id}/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),
-}
-_REFUSED: Final[_Headers] = {
-    "401": ("WWW-Authenticate",),
-    "429": ("Retry-After",),
-    "503": ("Retry-After",),
-}
-
-
 def publish_contract(document: OpenAPI) -> None:
-    """Put the contract's schemas in the place of those that were generated from our types."""
+    """Replace the schemas that were generated from our types by the contract's."""
     schemas = {**(document.components.schemas or {}), **SCHEMAS}
-    schemas.pop("JobState", None)  # the contract has it in place
+    schemas.pop("JobState", None)  # the contract has it inline
     document.components.schemas = schemas
     for path, item in (document.paths or {}).items():
         if item.get is not None:
@@ -160,26 +126,30 @@ def publish_contract(document: OpenAPI) -> None:
 
 
 def _complete(path: str, operation: Operation) -> None:
-    """Add what can't be said where the route stands: bounds and headers."""
+    """Add to an operation what Litestar's declarations can't express: bounds and headers."""
     responses = operation.responses or {}
-    responses.pop("400", None)  # Litestar's word for what is a 422 here
-    asks, says = _HEADERS[path]
+    responses.pop("400", None)  # Litestar's default for what is a 422 here
+    request_headers, response_headers = HEADERS[path]
     parameters = [each for each in operation.parameters or [] if isinstance(each, Parameter)]
     for parameter in parameters:
-        parameter.schema = _PARAMETERS.get(parameter.name, parameter.schema)
-    operation.parameters = [*parameters, *(_asked(name) for name in asks)]
-    for status, names in (_REFUSED | says).items():
+        parameter.schema = QUERY_SCHEMAS.get(parameter.name, parameter.schema)
+    operation.parameters = [*parameters, *map(_request_header, request_headers)]
+    for status, names in (ERROR_HEADERS | response_headers).items():
         response = responses.get(status)
         if isinstance(response, OpenAPIResponse):
-            response.headers = {name: _said(name) for name in names}
+            response.headers = {name: _response_header(name) for name in names}
 
 
-def _asked(name: str) -> Parameter:
+def _request_header(name: str) -> Parameter:
     return Parameter(
-        name=name, param_in="header", schema=_text(name), description=_ASKS[name], required=False
+        name=name,
+        param_in="header",
+        schema=_text(name),
+        description=REQUEST_HEADERS[name],
+        required=False,
     )
 
 
-def _said(name: str) -> OpenAPIHeader:
+def _response_header(name: str) -> OpenAPIHeader:
     kind = OpenAPIType.INTEGER if name == "Retry-After" else OpenAPIType.STRING
-    return OpenAPIHeader(schema=Schema(type=kind), description=_SAYS[name])
+    return OpenAPIHeader(schema=Schema(type=kind), description=RESPONSE_HEADERS[name])

@@ -1,19 +1,20 @@
-"""The header `Prefer` (RFC 7240): which wait a client would like."""
+"""The request header `Prefer` (RFC 7240), by which a client can ask for a long poll."""
 
 from collections.abc import Iterable
 from typing import Final
 
 MAX_WAIT_SECONDS: Final = 60
-"""Seconds that a long poll may wait."""
+"""How long a long poll may wait."""
 
 
 def preferred_wait(headers: Iterable[str]) -> int | None:
-    """Seconds of the first `wait=SECONDS`, at most `MAX_WAIT_SECONDS`; None where there is none.
-
-    A preference that can't be understood is passed over, as the RFC has it.
+    """Return the seconds of the first `wait=SECONDS`, at most `MAX_WAIT_SECONDS`.
 
     Args:
-        headers: Each a list of preferences, such as `respond-async, wait=10`.
+        headers: Each value is a list of preferences, such as `respond-async, wait=10`.
+
+    Returns:
+        None if there is no wait, or if it is malformed: RFC 7240 has such preferences ignored.
     """
     for preference in ",".join(headers).split(","):
         name, _, value = preference.partition(";")[0].partition("=")

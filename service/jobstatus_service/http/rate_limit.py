@@ -1,7 +1,8 @@
-"""How often one API key may ask: a token bucket for each (https://en.wikipedia.org/wiki/Token_bucket).
+"""The request rate of an API key: a token bucket for each key.
 
-Counted in each process by itself, so that it costs no round trip: a key gets as many times the rate
-as there are processes, and less than that where they are not evenly loaded.
+https://en.wikipedia.org/wiki/Token_bucket. Each process counts by itself, so that the limit costs
+no round trip: a key gets the rate times the number of processes, and less than that where requests
+are not evenly distributed over them.
 """
 
 import math
@@ -11,7 +12,7 @@ from jobstatus_service.settings import ServiceSettings
 
 
 class RateLimit:
-    """Tokens by API key: each request takes one, and they grow back."""
+    """The token buckets: a request takes one token, and tokens are refilled at the rate."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._rate = settings.rate
@@ -19,15 +20,15 @@ class RateLimit:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, now: float | None = None) -> int:
-        """Take a token of a key; 0, or whole seconds until there will be one.
+        """Take a token; return 0, or whole seconds until there is one if the bucket is empty.
 
         Args:
-            name: The API key's.
-            now: The time on the monotonic clock.
+            name: The name of the API key.
+            now: The time on the monotonic clock, if the caller has read it already.
         """
         now = time.monotonic() if now is None else now
-        tokens, at = self._buckets.get(name, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * self._rate)
+        tokens, refilled_at = self._buckets.get(name, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - refilled_at) * self._rate)
         if tokens < 1:
             self._buckets[name] = tokens, now
             return max(1, math.ceil((1 - tokens) / self._rate))
@@ -36,5 +37,5 @@ class RateLimit:
 
 
 def rate_limit_of(settings: ServiceSettings) -> RateLimit | None:
-    """The limit that the settings ask for, if they do."""
+    """Return the limit of the settings; None if they have no limit."""
     return RateLimit(settings) if settings.rate else None

@@ -1,4 +1,4 @@
-"""How the routes answer: at once, after a wait, or with a stream of events."""
+"""The bodies of the routes' responses: at once, after a long poll, or as a stream of events."""
 
 import asyncio
 import contextlib
@@ -12,18 +12,20 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobstatus_service.http.api_keys import ApiKey
 from jobstatus_service.http.errors import unauthorized
-from jobstatus_service.lookup.response import END_OF_BODY, StatusResponse
+from jobstatus_service.http.request_state import request_state
+from jobstatus_service.lookup.response import END_OF_BODY, Header, StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.lookup.watchers import Watcher
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 
 KEEPALIVE_SECONDS: Final = 15.0
-"""Seconds of silence after which a stream says that it is still there."""
+"""A stream without an event for so long sends a comment, which keeps proxies from closing it."""
 
 RECONNECT_DELAY_MS: Final = (1_000, 8_000)
-"""ms within which a stream that is ended early asks its client to come back."""
+"""Range of the random delay with which a stream that ends early asks its client to reconnect, so
+that not all clients reconnect at once."""
 
-_STREAM: Final[Any] = {
+_STREAM_START: Final[Any] = {
     "type": "http.response.start",
     "status": 200,
     "headers": [
@@ -32,153 +34,157 @@ _STREAM: Final[Any] = {
         (b"x-accel-buffering", b"no"),
     ],
 }
-_NO_CONTENT: Final[Any] = {"type": "http.response.start", "status": 204, "headers": []}
+_NO_CONTENT_START: Final[Any] = {"type": "http.response.start", "status": 204, "headers": []}
 
 
-class Job(msgspec.Struct, frozen=True):
-    """Which job is asked for, and by whom.
+class RequestedJob(msgspec.Struct, frozen=True):
+    """The job that a request asks for.
 
     Attributes:
-        key: Where it stands in Redis.
-        owner: Whose API key the request has.
+        key: The key of the job's record.
+        client: The authenticated client.
     """
 
     key: str
-    owner: ApiKey
+    client: ApiKey
 
 
 def respond(
-    response: StatusResponse,
-    outcome: Outcome,
-    if_none_match: bytes | None,
-    *more: tuple[bytes, bytes],
+    response: StatusResponse, outcome: Outcome, if_none_match: bytes | None, *more: Header
 ) -> ASGIApp:
-    """Answer with a reply, or with a 304.
+    """Return the ASGI application that sends a response, or a 304.
 
     Args:
-        response: What to say.
-        outcome: Where the reply came from.
-        if_none_match: The header, if the request has it.
-        *more: Headers beside the reply's own.
+        response: What to send.
+        outcome: Where the response came from.
+        if_none_match: The request's header of that name, if it has one.
+        *more: Headers to send beside the response's own.
     """
 
-    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         counted = await response.send(send, if_none_match, outcome, *more)
-        scope["state"]["outcome"] = counted
+        request_state(scope).outcome = counted
 
-    return told
+    return app
 
 
-async def hold(
+async def respond_no_content(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a 204, after which an `EventSource` doesn't reconnect."""
+    del scope, receive
+    await send(_NO_CONTENT_START)
+    await send(END_OF_BODY)
+
+
+async def long_poll(
     statuses: Statuses,
-    job: Job,
-    response: StatusResponse,
+    job: RequestedJob,
+    current: StatusResponse,
     receive: Receive,
     seconds: float,
-    is_worth: Callable[[StatusResponse], bool],
+    is_wanted: Callable[[StatusResponse], bool],
 ) -> StatusResponse:
-    """The reply to a long poll: the first that is worth it, or what stands when the time is up.
+    """Wait for the first response that is wanted; return the current one after the timeout.
 
     Args:
-        statuses: Where replies come from.
-        job: Which job, and who asks.
-        response: What stands now.
-        receive: As in ASGI; a client that goes away is forgotten at once.
+        statuses: Where responses come from.
+        job: The job.
+        current: The current response.
+        receive: As in ASGI; the wait ends when the client disconnects.
         seconds: How long to wait at most.
-        is_worth: Whether a reply need not wait any longer.
+        is_wanted: Whether a response ends the wait.
 
     Raises:
-        UnavailableError: Redis can't answer in time.
-        TooManyError: there are too many waits.
-        NotAuthorizedException: the API key was revoked meanwhile.
+        UnavailableError: Redis doesn't answer in time.
+        TooManyWatchersError: Too many long polls and streams are open.
+        NotAuthorizedException: The API key was revoked during the wait.
     """
-    if is_worth(response):
-        return response
+    if is_wanted(current):
+        return current
     deadline = time.monotonic() + seconds
     with (
-        statuses.watchers.admit(job.owner, "wait"),
-        statuses.watch(job.key, job.owner, response, receive) as watch,
+        statuses.watchers.admit(job.client, "wait"),
+        statuses.watch(job.key, job.client, current, receive) as watcher,
     ):
-        while not is_worth(watch.topic.response):
+        while not is_wanted(watcher.job.response):
             left = deadline - time.monotonic()
-            if left <= 0 or watch.is_dismissed:
+            if left <= 0 or watcher.must_end:
                 break
-            await watch.sleep(left)
+            await watcher.wait(left)
         else:
-            statuses.metrics.notification_delays.observe(time.monotonic() - watch.topic.told)
-            return watch.topic.response
-        if watch.is_gone:
-            return watch.topic.response
-        if watch.is_revoked:
+            _observe_delay(watcher, statuses.metrics)
+            return watcher.job.response
+        if watcher.is_disconnected:
+            return watcher.job.response
+        if watcher.is_revoked:
             raise unauthorized()
-    return await statuses.get(job.key)
+    response, _ = await statuses.get(job.key)
+    return response
 
 
-def stream(statuses: Statuses, job: Job, response: StatusResponse) -> ASGIApp:
-    """A stream of events: what stands now, then each change, until the job is over.
+def stream(statuses: Statuses, job: RequestedJob, current: StatusResponse) -> ASGIApp:
+    """Return the ASGI application that sends a job's status, then each change until a final state.
 
-    A client that reads slowly gets the newest status when it comes round to it.
+    A client that reads slowly skips statuses: the next one that it gets is always the newest.
 
     Args:
-        statuses: Where replies come from.
-        job: Which job, and who asks.
-        response: What stands now.
+        statuses: Where responses come from.
+        job: The job.
+        current: The current response.
     """
 
-    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         with (
-            statuses.watchers.admit(job.owner, "stream"),
-            statuses.watch(job.key, job.owner, response, receive) as watch,
-            contextlib.suppress(TimeoutError),
-        ):  # it reads nothing: it is dropped
-            await send(_STREAM)
-            await _tell(watch, _impatient(send, statuses.client_timeout), statuses.metrics)
+            statuses.watchers.admit(job.client, "stream"),
+            statuses.watch(job.key, job.client, current, receive) as watcher,
+            contextlib.suppress(TimeoutError),  # of a client that reads nothing: drop it
+        ):
+            await send(_STREAM_START)
+            send_in_time = _with_timeout(send, statuses.client_timeout)
+            await _send_events(watcher, send_in_time, statuses.metrics)
             await send(END_OF_BODY)
 
-    return told
+    return app
 
 
-async def _tell(watch: Watcher, send: Send, metrics: Metrics) -> None:
-    topic, etag = watch.topic, b""
-    spoke = time.monotonic()
-    while not (watch.is_gone or watch.is_revoked):
-        if topic.response.etag != etag:
-            if etag:
-                metrics.notification_delays.observe(time.monotonic() - topic.told)
-            etag = topic.response.etag
-            is_final = topic.response.is_final
-            await send(_part(topic.event))
-            if is_final:
+async def _send_events(watcher: Watcher, send: Send, metrics: Metrics) -> None:
+    job, sent_etag = watcher.job, b""
+    sent_at = time.monotonic()
+    while not (watcher.is_disconnected or watcher.is_revoked):
+        response = job.response
+        if response.etag != sent_etag:
+            if sent_etag:
+                _observe_delay(watcher, metrics)
+            sent_etag = response.etag
+            await send(_part(job.event))
+            if response.is_final:
                 return
-            spoke = time.monotonic()
-        elif watch.is_dismissed:
+            sent_at = time.monotonic()
+        elif watcher.must_end:
             await send(_part(b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_MS)))
             return
-        elif (left := spoke + KEEPALIVE_SECONDS - time.monotonic()) > 0:
-            await watch.sleep(left)
+        elif (left := sent_at + KEEPALIVE_SECONDS - time.monotonic()) > 0:
+            await watcher.wait(left)
         else:
             await send(_part(b":\n\n"))
-            spoke = time.monotonic()
+            sent_at = time.monotonic()
 
 
-def _impatient(send: Send, seconds: float) -> Send:
-    """The same, but raises `TimeoutError` when a client leaves unread for so long what it gets."""
+def _observe_delay(watcher: Watcher, metrics: Metrics) -> None:
+    """Count how long it took from noticing a change to sending it to this watcher."""
+    metrics.notification_delays.observe(time.monotonic() - watcher.job.change_noticed_at)
 
-    async def within(message: Any) -> None:
+
+def _with_timeout(send: Send, seconds: float) -> Send:
+    """Wrap `send` to raise `TimeoutError` if the client leaves a part unread for so long."""
+
+    async def send_in_time(message: Any) -> None:
         async with asyncio.timeout(seconds):
             await send(message)
 
-    return within
+    return send_in_time
 
 
 def _part(body: bytes) -> Any:
     return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-async def no_content(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 204, after which an `EventSource` doesn't come back."""
-    del scope, receive
-    await send(_NO_CONTENT)
-    await send(END_OF_BODY)

@@ -1,1 +1,1 @@
-"""Looking a job up: the cache, the watchers, the response."""
+"""Looking a job up: the cached responses, the watchers, and what a response is made of."""

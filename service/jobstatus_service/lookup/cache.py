@@ -1,4 +1,4 @@
-"""The near cache: replies that stand until Redis says that the job changed."""
+"""The cache of responses: a job's response is valid until Redis sends an invalidation."""
 
 import time
 from collections import OrderedDict
@@ -6,23 +6,24 @@ from typing import Final
 
 from jobstatus_service.lookup.response import StatusResponse
 
-_REMEMBERED: Final = 100_000
-"""Jobs whose rhythm is kept at most while no reply about them is."""
+_MAX_REMEMBERED_INTERVALS: Final = 100_000
+"""Jobs whose change interval is remembered while no response about them is cached."""
 
 
 class ResponseCache:
-    """Replies by key, within a budget; the least recently used go first.
+    """Responses by record key, within a budget; the least recently used are evicted first.
 
-    It knows nothing of doubt: whoever asks it must know that changes are being told.
+    The cache doesn't know whether invalidations arrive: each response's `verification` says so.
 
     Attributes:
-        replies: What may be served, unless its time is up. The last ones were used last.
-        size: Bytes that they take, about.
-        evicted: How many had to go for lack of room.
+        responses: The cached responses, the most recently used last. A caller that serves one must
+            check that it is still valid.
+        size: Their approximate bytes in memory.
+        evictions: How many responses were removed for lack of room.
     """
 
     def __init__(self, budget: int) -> None:
-        """An empty cache that holds at most `budget` bytes."""
+        """Make an empty cache that holds at most `budget` bytes."""
         self.responses: OrderedDict[str, StatusResponse] = OrderedDict()
         self.size = 0
         self.evictions = 0
@@ -30,7 +31,7 @@ class ResponseCache:
         self._intervals: dict[str, float] = {}
 
     def put(self, key: str, response: StatusResponse) -> None:
-        """Keep a reply, in the place of an older one."""
+        """Store a response, replacing an older one."""
         self._pop(key)
         self._intervals.pop(key, None)
         self.responses[key] = response
@@ -40,26 +41,26 @@ class ResponseCache:
             self.size -= oldest.size
             self.evictions += 1
 
-    def drop(self, key: str) -> None:
-        """Forget a reply, since the job has changed; its rhythm is remembered."""
+    def invalidate(self, key: str) -> None:
+        """Remove the response about a job that has changed; remember the job's change interval."""
         response = self._pop(key)
         if response is None:
             return
-        since = time.monotonic() - response.changed_at
-        if len(self._intervals) >= _REMEMBERED:
+        interval = time.monotonic() - response.changed_at
+        if len(self._intervals) >= _MAX_REMEMBERED_INTERVALS:
             self._intervals.clear()
-        if since < float("inf"):
+        if interval < float("inf"):
             self._intervals[key] = (
-                (response.change_interval + since) / 2 if response.change_interval else since
+                (response.change_interval + interval) / 2 if response.change_interval else interval
             )
 
     def change_interval(self, key: str) -> float:
-        """Seconds between two changes of a job, as far as they were seen; 0: they were not."""
+        """Return the observed seconds between two changes of a job; 0 if unknown."""
         response = self.responses.get(key)
         return response.change_interval if response else self._intervals.get(key, 0.0)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all responses and intervals."""
         self.responses.clear()
         self._intervals.clear()
         self.size = 0

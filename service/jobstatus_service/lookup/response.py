@@ -1,23 +1,33 @@
-"""An answer as it goes over the wire: the messages of ASGI, made once for however many ask."""
+"""The response about a job, in the form in which it is cached and sent to all clients."""
 
 import functools
 import math
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 from uuid import UUID
 
 import msgspec
 from litestar.types import HTTPResponseBodyEvent, Send
 
 from jobstatus.status import JobState
-from jobstatus_service.lookup.representation import answer, matches
+from jobstatus_service.lookup.representation import (
+    etag_matches,
+    etag_of,
+    poll_interval,
+    status_of,
+)
 from jobstatus_service.metrics.metrics import Outcome
 from jobstatus_service.storage.link import Verification
 from jobstatus_service.storage.stored_record import StoredRecord
 
 Header = tuple[bytes, bytes]
 
-_UNPROVEN: Final = Verification()
-"""Of what nobody tells when it changes."""
+MAX_CACHED_SECONDS: Final = 60.0
+"""How long a response is served without asking Redis again, even if no invalidation arrives: it
+bounds the harm of an invalidation that Redis never sends."""
+
+JSON_HEADER: Final[Header] = (b"content-type", b"application/json")
+"""The server adds `content-length`."""
 
 END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",
@@ -25,31 +35,28 @@ END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "more_body": False,
 }
 
-_JSON: Final[Header] = (b"content-type", b"application/json")  # the server knows the length
+_NEVER_VERIFIED: Final = Verification()
+"""The verification of responses that no invalidation is received for; they are not cached."""
 
-MAX_CACHED_SECONDS: Final = 60.0
-"""Seconds after which Redis is asked again, though it has said nothing: not even a fault in what it
-says can be believed for ever."""
-
-_WEIGHT: Final = 550
-"""Bytes that a reply takes beside its body: itself, its validator, its place in the cache."""
+_OVERHEAD_BYTES: Final = 550
+"""Memory of a cached response beside its body: the object, its validator, the cache's entry."""
 
 
 class StatusResponse(msgspec.Struct, frozen=True, gc=False):
-    """What `GET` answers; whether whole or "not modified" depends on who asks.
+    """A response to `GET`, sent whole or as a 304 depending on the request.
 
-    Small, since a poll costs little more than bringing it into the processor's cache: what many
-    replies have in common they share, and the messages of ASGI are made anew for each request.
+    It is small, since most of the cost of a poll is loading it into the processor's cache:
+    responses share what they have in common, and the ASGI messages are made for each request.
 
     Attributes:
-        tag: The header with the validator.
-        rest: The headers of a 304 beside it.
+        etag_header: The header with the validator.
+        other_headers: The other headers of a 304.
         body: The JSON.
-        state: The state that it tells; None for many jobs.
-        until: Until when it may be served without asking Redis, on the monotonic clock.
-        changed: When the job last changed, on the monotonic clock; minus infinity: not known.
-        change_interval: Seconds between two changes of the job, as far as they were seen.
-        verification: Until when it is sure that a change of it would have been told.
+        state: The job's state; None for the response of a bulk read.
+        valid_until: Until when it may be served without asking Redis, on the monotonic clock.
+        changed_at: When the job last changed, on the monotonic clock; minus infinity if unknown.
+        change_interval: Observed seconds between two changes of the job; 0 if unknown.
+        verification: Until when it is certain that an invalidation would have arrived.
     """
 
     etag_header: Header
@@ -59,124 +66,109 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     valid_until: float = -math.inf
     changed_at: float = -math.inf
     change_interval: float = 0.0
-    verification: Verification = _UNPROVEN
+    verification: Verification = _NEVER_VERIFIED
 
     @property
     def etag(self) -> bytes:
-        """The validator."""
+        """The validator, quotes included."""
         return self.etag_header[1]
 
     @property
     def is_final(self) -> bool:
-        """Whether the job is."""
+        """Whether the job is in a final state."""
         return self.state is not None and self.state.is_final
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes in memory."""
-        return len(self.body) + _WEIGHT
+        """Approximate bytes in memory."""
+        return len(self.body) + _OVERHEAD_BYTES
 
     def matches_etag(self, if_none_match: bytes | None) -> bool:
-        """Whether the header `If-None-Match` names it."""
+        """Return whether the header `If-None-Match` names this response."""
         if if_none_match is None:
             return False
         etag = self.etag_header[1]
-        return if_none_match == etag or matches(if_none_match.decode("latin-1"), etag.decode())
+        return if_none_match == etag or etag_matches(if_none_match, etag)
 
     async def send(
         self, send: Send, if_none_match: bytes | None, outcome: Outcome, *more: Header
     ) -> Outcome:
-        """Answer, with a 304 if the client knows it already.
+        """Send the response, or a 304 if the client has it already. This is a hot path.
 
         Args:
             send: As in ASGI.
-            if_none_match: The header, if the request has it.
-            outcome: Where the reply came from.
-            *more: Headers beside the reply's own.
+            if_none_match: The request's header of that name, if it has one.
+            outcome: Where the response came from, `hit` or `miss`.
+            *more: Headers to send beside the response's own.
 
         Returns:
-            How the answer is counted.
+            The outcome to count in the metrics.
         """
         if self.matches_etag(if_none_match):
             headers = [self.etag_header, *self.other_headers, *more]
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send(END_OF_BODY)
             return "not_modified"
-        headers = [_JSON, self.etag_header, *self.other_headers, *more]
+        headers = [JSON_HEADER, self.etag_header, *self.other_headers, *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
         return "unknown" if self.state is JobState.UNKNOWN else outcome
 
 
-RATE_LIMITED_MESSAGE: Final = "this API key asks too often; come back when Retry-After says"
-
-
-async def refuse(send: Send, status: int, why: str, *more: Header) -> None:
-    """Answer with an error, before any work is done.
-
-    Args:
-        send: As in ASGI.
-        status: The status.
-        why: In one sentence.
-        *more: Headers.
-    """
-    headers = [_JSON, *more, (b"cache-control", b"no-store")]
-    body = msgspec.json.encode({"detail": why})
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-@functools.cache
-def _rest(cache_control: str, pace: int | None) -> tuple[Header, ...]:
-    cached = (b"cache-control", cache_control.encode())
-    return (cached,) if pace is None else (cached, (b"retry-after", b"%d" % pace))
-
-
-def response(
-    body: bytes, etag: str, cache_control: str, pace: int | None = None, **more: Any
-) -> StatusResponse:
-    """Make a reply.
-
-    Args:
-        body: The JSON.
-        etag: Its validator, quotes included.
-        cache_control: Who may keep it for how long.
-        pace: Seconds after which it is worth asking again; None: it isn't.
-        **more: What else `StatusResponse` has.
-    """
-    return StatusResponse((b"etag", etag.encode()), _rest(cache_control, pace), body, **more)
-
-
 def response_for(
     job_id: UUID,
-    found: StoredRecord,
-    lease: float,
-    asked: float,
+    stored: StoredRecord,
+    lease_seconds: float,
+    asked_at: float,
     change_interval: float = 0.0,
-    verification: Verification = _UNPROVEN,
-    longest: float = MAX_CACHED_SECONDS,
+    verification: Verification = _NEVER_VERIFIED,
+    max_cached_seconds: float = MAX_CACHED_SECONDS,
 ) -> StatusResponse:
-    """The reply about one job.
+    """Make the response about one job.
 
     Args:
         job_id: The job.
-        found: What stands in Redis.
-        lease: Seconds for which a silent worker is believed.
-        asked: When Redis was asked, on the monotonic clock.
-        change_interval: Seconds between two changes of the job, as far as they were seen.
-        verification: Until when it is sure that a change of it would have been told.
-        longest: Seconds for which it is served at most.
+        stored: What was read from Redis.
+        lease_seconds: How long a worker may be silent before its job's state is `unknown`.
+        asked_at: When the record was asked for, on the monotonic clock.
+        change_interval: Observed seconds between two changes of the job; 0 if unknown.
+        verification: Until when it is certain that an invalidation would have arrived.
+        max_cached_seconds: How long the response may be served at most.
     """
-    told = answer(job_id, found, lease, change_interval)
-    age = (found.now_ms - found.record.updated) / 1000 if found.record else math.inf
-    return response(
-        told.body,
-        told.etag,
-        told.cache_control,
-        told.pace,
-        state=told.state,
-        valid_until=asked + min(told.good_for, longest),
-        changed_at=asked - age,
+    status, valid_seconds = status_of(job_id, stored, lease_seconds)
+    body = status.to_json()
+    interval = None
+    if not status.state.is_final:
+        interval, interval_valid_seconds = poll_interval(stored, change_interval)
+        valid_seconds = min(valid_seconds, interval_valid_seconds)
+    if stored.ttl_ms >= 0:
+        valid_seconds = min(valid_seconds, stored.ttl_ms / 1000)
+    age = (stored.now_ms - stored.record.updated) / 1000 if stored.record else math.inf
+    return StatusResponse(
+        (b"etag", etag_of(body)),
+        _status_headers(interval),
+        body,
+        status.state,
+        valid_until=asked_at + min(valid_seconds, max_cached_seconds),
+        changed_at=asked_at - age,
         change_interval=change_interval,
         verification=verification,
     )
+
+
+def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
+    """Make the response about many jobs from those about each."""
+    body = b'{"jobs":[%b]}' % b",".join(response.body for response in responses)
+    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
+
+
+_REVALIDATE_HEADER: Final[Header] = (b"cache-control", b"private, no-cache")
+_FINAL_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"private, max-age=30"),)
+
+
+@functools.cache  # so that all responses with the same interval share one tuple
+def _status_headers(interval: int | None) -> tuple[Header, ...]:
+    """Return the headers that depend on the poll interval; None for a job in a final state."""
+    if interval is None:
+        return _FINAL_HEADERS
+    return _REVALIDATE_HEADER, (b"retry-after", b"%d" % interval)

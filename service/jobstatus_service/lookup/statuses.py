@@ -1,4 +1,4 @@
-"""The read path: replies out of the near cache while that is proven, else out of Redis."""
+"""Where every response about a job comes from: the cache while it is valid, else Redis."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ from uuid import UUID
 from litestar.types import Receive
 
 from jobstatus.redis_url import RedisMode
-from jobstatus.status import JobState
+from jobstatus.status import JobState, uuid_of_key
 from jobstatus.storage.client import redis_url_of
 from jobstatus_service.lookup.cache import ResponseCache
 from jobstatus_service.lookup.response import MAX_CACHED_SECONDS, StatusResponse, response_for
-from jobstatus_service.lookup.watchers import Owner, Watcher, Watchers
-from jobstatus_service.metrics.metrics import Metrics, Sample
+from jobstatus_service.lookup.watchers import Client, Watcher, Watchers
+from jobstatus_service.metrics.metrics import Metrics, Outcome, Sample
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.cluster_reader import ClusterReader
 from jobstatus_service.storage.endpoints import endpoint_of
@@ -23,57 +23,60 @@ from jobstatus_service.storage.link import Link
 from jobstatus_service.storage.reader import Reader
 from jobstatus_service.storage.stored_record import StoredRecord
 
-_LOOK: Final = 0.25
-"""Seconds between two looks at the jobs that are watched: has a lease or a TTL run out? Without
-word from Redis of what changes: have they changed?"""
+_WATCHED_JOBS_CHECK_SECONDS: Final = 0.25
+"""Interval at which watched jobs are checked for what Redis sends no invalidation of: an expired
+lease or TTL, and any change where Redis can't track keys."""
 
 
 class Statuses:
-    """Where jobs stand, by key (`prefix:uuid`). Belongs to one event loop.
+    """The responses about all jobs, by record key. Belongs to one event loop.
 
     Attributes:
-        near: The near cache.
-        reader: The way to Redis.
-        watches: Who waits for which job.
-        client_timeout: Seconds for which a client may leave unread what it gets.
-        metrics: What happens.
+        cache: The cached responses.
+        reader: Reads records from Redis.
+        watchers: The open long polls and event streams.
+        client_timeout: Seconds for which a client may leave a part of a stream unread.
+        metrics: Where reads and invalidations are counted.
     """
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self.cache = ResponseCache(settings.cache_bytes)
         self.reader = self._reader(settings, metrics)
-        # A job whose slot is on its way begins at another node, of which this one says nothing.
+        # The record of a job whose slot is being migrated is created at the new node, of which
+        # the old node, where the missing key was read, sends no invalidation.
         is_cluster = isinstance(self.reader, ClusterReader)
-        self._missing_for = settings.max_staleness / 2 if is_cluster else MAX_CACHED_SECONDS
+        self._missing_cached_seconds = (
+            settings.max_staleness / 2 if is_cluster else MAX_CACHED_SECONDS
+        )
         self.watchers = Watchers(settings)
         self.client_timeout = settings.client_timeout
-        self._lease = settings.lease
         self.metrics = metrics
-        self._looking: asyncio.Task[None] | None = None
+        self._lease_seconds = settings.lease
+        self._checking: asyncio.Task[None] | None = None
 
     def _reader(self, settings: ServiceSettings, metrics: Metrics) -> Reader | ClusterReader:
-        hear = (settings, self._found, self._changed, metrics.batch_sizes.observe)
+        arguments = (settings, self._on_record, self._on_invalidation, metrics.batch_sizes.observe)
         if redis_url_of(settings).mode is RedisMode.CLUSTER:
-            return ClusterReader(*hear)
-        return Reader(endpoint_of(settings), *hear)
+            return ClusterReader(*arguments)
+        return Reader(endpoint_of(settings), *arguments)
 
     def start(self) -> None:
-        """Connect to Redis, and stay connected."""
+        """Connect to Redis, and reconnect whenever the connection is lost."""
         self.reader.start()
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+        self._checking = asyncio.get_running_loop().create_task(self._check_watched_jobs())
 
     async def close(self) -> None:
-        """Close the connection."""
-        if self._looking is not None:
-            self._looking.cancel()
+        """Close the connection to Redis."""
+        if self._checking is not None:
+            self._checking.cancel()
         await self.reader.close()
 
-    def fresh(self, key: str, now: float | None = None) -> StatusResponse | None:
-        """What may be said of a job without asking Redis; None: Redis must be asked.
+    def cached(self, key: str, now: float | None = None) -> StatusResponse | None:
+        """Return the cached response about a job; None if Redis must be asked. A hot path.
 
         Args:
-            key: Where the job stands.
-            now: The time on the monotonic clock, if it was read already.
+            key: The key of the job's record.
+            now: The time on the monotonic clock, if the caller has read it already.
         """
         response = self.cache.responses.get(key)
         if response is None:
@@ -85,29 +88,42 @@ class Statuses:
         self.cache.responses.move_to_end(key)
         return response
 
-    async def get(self, key: str) -> StatusResponse:
-        """What is said of a job now.
+    async def get(self, key: str) -> tuple[StatusResponse, Outcome]:
+        """Return the current response about a job, and whether the cache had it.
+
+        Every response to a read comes from here, or from the cache that is filled here.
 
         Raises:
-            UnavailableError: Redis can't answer in time.
+            UnavailableError: Redis doesn't answer in time.
         """
-        return self.fresh(key) or await self.reader.read(key)
+        response = self.cached(key)
+        if response is not None:
+            return response, "hit"
+        response = await self.reader.read(key)
+        return response, "miss"
 
     @contextlib.contextmanager
     def watch(
-        self, key: str, owner: Owner, response: StatusResponse, receive: Receive
+        self, key: str, client: Client, response: StatusResponse, receive: Receive
     ) -> Iterator[Watcher]:
-        """Watch a job of which `response` was the current one a moment ago."""
+        """Watch a job during the block.
+
+        Args:
+            key: The key of the job's record.
+            client: The authenticated client.
+            response: What `get` has just returned.
+            receive: As in ASGI; notices that the client disconnects.
+        """
         is_first = key not in self.watchers.jobs
-        with self.watchers.watch(key, owner, response, receive) as watch:
+        with self.watchers.watch(key, client, response, receive) as watcher:
             if is_first and self.cache.responses.get(key) is not response:
-                # It changed in that moment, or nobody will tell when it does.
-                watch.topic.is_stale = True
+                # The job has changed since, or its changes are not tracked.
+                watcher.job.is_stale = True
                 self.reader.request(key)
-            yield watch
+            yield watcher
 
     def sample(self) -> Sample:
-        """All numbers of this process now."""
+        """Return all numbers of this process now."""
         own, cache, open_ = self.metrics, self.cache, self.watchers.open
         links, now = self.reader.links, time.monotonic()
         return Sample(
@@ -137,32 +153,33 @@ class Statuses:
             },
         )
 
-    def _found(
-        self, key: str, found: StoredRecord, asked: float, link: Link | None
+    def _on_record(
+        self, key: str, stored: StoredRecord, asked_at: float, link: Link | None
     ) -> StatusResponse:
-        change_interval = self.cache.change_interval(key)
+        """Make the response from a record that was read; cache it and notify its watchers."""
+        job_id, change_interval = UUID(uuid_of_key(key)), self.cache.change_interval(key)
         if link is not None and link.is_tracking:
-            longest = self._missing_for if found.record is None else MAX_CACHED_SECONDS
             response = response_for(
-                UUID(key[-36:]),
-                found,
-                self._lease,
-                asked,
+                job_id,
+                stored,
+                self._lease_seconds,
+                asked_at,
                 change_interval,
                 link.verification,
-                longest,
+                self._missing_cached_seconds if stored.record is None else MAX_CACHED_SECONDS,
             )
             self.cache.put(key, response)
         else:
-            response = response_for(UUID(key[-36:]), found, self._lease, asked, change_interval)
+            response = response_for(job_id, stored, self._lease_seconds, asked_at, change_interval)
         self.watchers.publish(key, response)
-        if found.error:
+        if stored.error:
             self.metrics.malformed_records += 1
-        if response.state is JobState.UNKNOWN and found.record is not None:
-            self.metrics.count_expired_lease(key, found.record.created, found.record.attempt)
+        if response.state is JobState.UNKNOWN and stored.record is not None:
+            self.metrics.count_expired_lease(key, stored.record.created, stored.record.attempt)
         return response
 
-    def _changed(self, keys: Sequence[str] | None) -> None:
+    def _on_invalidation(self, keys: Sequence[str] | None) -> None:
+        """Remove jobs that have changed from the cache; None for all jobs."""
         if keys is None:
             self.cache.clear()
             self.metrics.cache_flushes += 1
@@ -170,17 +187,17 @@ class Statuses:
         else:
             self.metrics.cache_invalidations += len(keys)
         for key in keys:
-            self.cache.drop(key)
-            if self.watchers.stale(key):
+            self.cache.invalidate(key)
+            if self.watchers.mark_stale(key):
                 self.reader.request(key)
 
-    async def _look(self) -> None:
+    async def _check_watched_jobs(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_WATCHED_JOBS_CHECK_SECONDS)
             now = time.monotonic()
-            for key, topic in self.watchers.jobs.items():
+            for key, job in self.watchers.jobs.items():
                 link = self.reader.link_of(key)
                 if link is None or not link.is_connected:
                     continue
-                if topic.is_stale or not link.is_tracking or topic.response.valid_until <= now:
+                if job.is_stale or not link.is_tracking or job.response.valid_until <= now:
                     self.reader.request(key)

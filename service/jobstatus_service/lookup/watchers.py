@@ -1,4 +1,4 @@
-"""Who waits for a job to change: long polls and event streams, all woken by the same reply."""
+"""Watchers: the open long polls and event streams, which are notified of the changes of a job."""
 
 import asyncio
 import contextlib
@@ -15,79 +15,107 @@ from jobstatus_service.settings import ServiceSettings
 WatcherKind = Literal["wait", "stream"]
 
 
-class Owner(Protocol):
-    """Who watches: the API key of the request."""
+class Client(Protocol):
+    """The authenticated client of a watcher, as the API key of its request."""
 
     @property
     def name(self) -> str:
-        """By which name its waits and streams are limited."""
+        """The name by which the client's watchers are counted."""
 
 
 class TooManyWatchersError(Exception):
-    """There are as many waits and streams as may be.
+    """As many long polls and event streams are open as are allowed.
 
     Attributes:
-        is_theirs: Whether it is the API key's own limit, not that of the process.
+        is_client_limit: Whether the client's own limit is reached, rather than the process's.
     """
 
-    def __init__(self, *, is_theirs: bool) -> None:
-        super().__init__("too many waits and streams are open")
-        self.is_theirs = is_theirs
+    def __init__(self, *, is_client_limit: bool) -> None:
+        whose = "of this API key" if is_client_limit else "of this server"
+        super().__init__(f"Too many long polls and event streams {whose} are open.")
+        self.is_client_limit = is_client_limit
 
 
 class WatchedJob:
-    """One job that is watched.
+    """A job with at least one watcher.
 
     Attributes:
-        reply: The newest reply.
-        is_dismissed: Whether everybody is being sent away.
-        is_stale: Whether the job is known, or feared, to have changed since.
-        told: When the last change was told, on the monotonic clock.
-        watches: Who watches.
+        response: The newest response about the job.
+        is_stale: Whether the job has changed since then, or may have.
+        is_draining: Whether the process is draining, so that all watchers must end.
+        change_noticed_at: When the last change was noticed, on the monotonic clock.
+        watchers: The job's watchers.
     """
 
-    __slots__ = ("_event", "_event_of", "is_dismissed", "is_stale", "response", "told", "watchers")
+    __slots__ = (
+        "_event",
+        "_event_of",
+        "change_noticed_at",
+        "is_draining",
+        "is_stale",
+        "response",
+        "watchers",
+    )
 
-    def __init__(self, response: StatusResponse) -> None:
+    def __init__(self, response: StatusResponse, *, is_draining: bool) -> None:
         self.response = response
-        self.is_stale = self.is_dismissed = False
-        self.told = time.monotonic()
+        self.is_stale = False
+        self.is_draining = is_draining
+        self.change_noticed_at = time.monotonic()
         self.watchers: set[Watcher] = set()
         self._event = b""
         self._event_of: StatusResponse | None = None
 
     @property
     def event(self) -> bytes:
-        """The newest reply as a server-sent event, made once for all streams."""
+        """The newest response as a server-sent event, encoded once for all streams."""
         response = self.response
         if self._event_of is not response:
             self._event = b"event: status\nid: %b\ndata: %b\n\n" % (response.etag, response.body)
             self._event_of = response
         return self._event
 
+    def wake_watchers(self) -> None:
+        """Wake all watchers of the job."""
+        for watcher in self.watchers:
+            watcher.wake()
+
 
 class Watcher:
-    """One wait or stream.
+    """One open long poll or event stream.
 
     Attributes:
-        topic: What it watches.
-        owner: Whose API key the request has.
-        is_gone: Whether the client has gone away.
-        is_revoked: Whether the API key isn't valid any more.
+        job: The job that it watches.
+        client: The client that has it open.
+        is_disconnected: Whether the client has closed its connection.
+        is_revoked: Whether the client's API key is no longer valid.
     """
 
-    __slots__ = ("_loop", "_receiving", "_woken", "is_gone", "is_revoked", "owner", "topic")
+    __slots__ = (
+        "_loop",
+        "_receiving",
+        "_woken",
+        "client",
+        "is_disconnected",
+        "is_revoked",
+        "job",
+    )
 
-    def __init__(self, topic: WatchedJob, owner: Owner, receive: Receive) -> None:
-        self.topic = topic
-        self.owner = owner
-        self.is_gone = self.is_revoked = False
+    def __init__(self, job: WatchedJob, client: Client, receive: Receive) -> None:
+        self.job = job
+        self.client = client
+        self.is_disconnected = self.is_revoked = False
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
-        self._receiving = self._loop.create_task(self._receive(receive))
+        self._receiving = self._loop.create_task(self._wait_for_disconnect(receive))
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep until something happens, at most for so long."""
+    @property
+    def must_end(self) -> bool:
+        """Whether it must end, since its client, its API key or the process goes away."""
+        return self.is_disconnected or self.is_revoked or self.job.is_draining
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until the watcher is woken, for at most so many seconds."""
         self._woken = self._loop.create_future()
         alarm = self._loop.call_later(max(0.0, seconds), self.wake)
         try:
@@ -96,35 +124,30 @@ class Watcher:
             self._woken = None
             alarm.cancel()
 
-    @property
-    def is_dismissed(self) -> bool:
-        """Whether there is nothing to wait for any more: the client or the process goes away."""
-        return self.is_gone or self.is_revoked or self.topic.is_dismissed
-
     def wake(self) -> None:
-        """Something has happened."""
+        """Have `wait` return."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._receiving.cancel()
 
-    async def _receive(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         message: Any = {}
         while message.get("type") != "http.disconnect":
             message = await receive()
-        self.is_gone = True
+        self.is_disconnected = True
         self.wake()
 
 
 class Watchers:
-    """All that is watched.
+    """All watchers of the process.
 
     Attributes:
-        topics: The jobs, by key.
-        is_draining: Whether everybody is being sent away.
-        open: How many waits and streams there are.
+        jobs: The watched jobs, by record key.
+        is_draining: Whether the process is draining, so that all watchers must end.
+        open: How many watchers are open, by kind.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -132,88 +155,82 @@ class Watchers:
         self.is_draining = False
         self.open: Counter[WatcherKind] = Counter()
         self._settings = settings
-        self._by_name: Counter[str] = Counter()
+        self._open_by_client: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def admit(self, owner: Owner, kind: WatcherKind) -> Iterator[None]:
-        """Room for one more.
+    def admit(self, client: Client, kind: WatcherKind) -> Iterator[None]:
+        """Count one more watcher as open during the block.
 
         Raises:
-            TooManyError: there is none.
+            TooManyWatchersError: As many are open as the client, or the process, may have.
         """
-        name = owner.name
-        if self._by_name[name] >= self._settings.max_watchers_per_key:
-            raise TooManyWatchersError(is_theirs=True)
+        name = client.name
+        if self._open_by_client[name] >= self._settings.max_watchers_per_key:
+            raise TooManyWatchersError(is_client_limit=True)
         if self.open.total() >= self._settings.max_watchers:
-            raise TooManyWatchersError(is_theirs=False)
-        self._by_name[name] += 1
+            raise TooManyWatchersError(is_client_limit=False)
+        self._open_by_client[name] += 1
         self.open[kind] += 1
         try:
             yield
         finally:
             self.open[kind] -= 1
-            self._by_name[name] -= 1
-            if not self._by_name[name]:
-                del self._by_name[name]
+            self._open_by_client[name] -= 1
+            if not self._open_by_client[name]:
+                del self._open_by_client[name]
 
     @contextlib.contextmanager
     def watch(
-        self, key: str, owner: Owner, response: StatusResponse, receive: Receive
+        self, key: str, client: Client, response: StatusResponse, receive: Receive
     ) -> Iterator[Watcher]:
-        """Watch a job of which `response` is the current one."""
-        topic = self.jobs.get(key)
-        if topic is None:
-            topic = self.jobs[key] = WatchedJob(response)
-            topic.is_dismissed = self.is_draining
-        watch = Watcher(topic, owner, receive)
-        topic.watchers.add(watch)
+        """Watch a job, about which `response` is the current one, during the block."""
+        job = self.jobs.get(key)
+        if job is None:
+            job = self.jobs[key] = WatchedJob(response, is_draining=self.is_draining)
+        watcher = Watcher(job, client, receive)
+        job.watchers.add(watcher)
         try:
-            yield watch
+            yield watcher
         finally:
-            watch.close()
-            topic.watchers.discard(watch)
-            if not topic.watchers and self.jobs.get(key) is topic:
+            watcher.close()
+            job.watchers.discard(watcher)
+            if not job.watchers and self.jobs.get(key) is job:
                 del self.jobs[key]
 
-    def stale(self, key: str) -> bool:
-        """The job has changed; whether anybody watches it."""
-        topic = self.jobs.get(key)
-        if topic is None:
+    def mark_stale(self, key: str) -> bool:
+        """Note that a job has changed; return whether it is watched."""
+        job = self.jobs.get(key)
+        if job is None:
             return False
-        if not topic.is_stale:
-            topic.is_stale = True
-            topic.told = time.monotonic()
+        if not job.is_stale:
+            job.is_stale = True
+            job.change_noticed_at = time.monotonic()
         return True
 
     def publish(self, key: str, response: StatusResponse) -> None:
-        """Tell everybody who watches the job what stands now."""
-        topic = self.jobs.get(key)
-        if topic is None:
+        """Wake the watchers of a job if this new response about it differs from the last one."""
+        job = self.jobs.get(key)
+        if job is None:
             return
-        if not topic.is_stale:
-            topic.told = time.monotonic()  # nobody told: a lease lapsed, or it was looked up
-        topic.is_stale = False
-        changed = topic.response.etag != response.etag
-        topic.response = response
-        if changed:
-            self._wake(topic)
+        if not job.is_stale:  # no invalidation has arrived: its lease or its TTL has expired
+            job.change_noticed_at = time.monotonic()
+        job.is_stale = False
+        has_changed = job.response.etag != response.etag
+        job.response = response
+        if has_changed:
+            job.wake_watchers()
 
-    def revoke(self, is_valid: Callable[[Any], bool]) -> None:
-        """End the waits and streams of API keys that aren't valid any more."""
-        for topic in self.jobs.values():
-            for watch in topic.watchers:
-                if not is_valid(watch.owner):
-                    watch.is_revoked = True
-                    watch.wake()
+    def end_revoked(self, is_valid: Callable[[Any], bool]) -> None:
+        """End the watchers of clients whose API key is no longer valid."""
+        for job in self.jobs.values():
+            for watcher in job.watchers:
+                if not is_valid(watcher.client):
+                    watcher.is_revoked = True
+                    watcher.wake()
 
     def drain(self) -> None:
-        """Send everybody away."""
+        """End all watchers, since the process is draining."""
         self.is_draining = True
-        for topic in self.jobs.values():
-            topic.is_dismissed = True
-            self._wake(topic)
-
-    @staticmethod
-    def _wake(topic: WatchedJob) -> None:
-        for watch in topic.watchers:
-            watch.wake()
+        for job in self.jobs.values():
+            job.is_draining = True
+            job.wake_watchers()

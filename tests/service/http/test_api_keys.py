@@ -31,7 +31,7 @@ def test_file_is_read() -> None:
     ("line", "fault"),
     [
         ("web", "line 2: expected NAME SHA256HEX"),
-        ("web abc", "line 2: the second word of web is no SHA-256"),
+        ("web abc", "line 2: the second word of web is not a SHA-256"),
         (f"web {'0' * 64} a b", "line 2: expected NAME"),
         (f"web {'0' * 64} {{a}}", "line 2: must be one word"),
         (f"x {'0' * 64}\ny {'0' * 64}", "line 3: the same key as that of x"),
@@ -47,7 +47,7 @@ def test_no_key_is_refused() -> None:
     """Without any key the service doesn't start, unless that is wanted."""
     with pytest.raises(SettingsError, match="no API key"):
         keys()
-    assert keys(no_auth=True).find(None) == ApiKey("anybody", "job")
+    assert keys(no_auth=True).find(None) == ApiKey("anonymous", "job")
 
 
 def test_broken_file_is_refused(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_file_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.ERROR):
         file.write_text("web nonsense\n")
         known.refresh()
-    assert "the last good keys stay: line 1" in caplog.text
+    assert "the last valid keys stay: line 1" in caplog.text
     assert known.find("new!")
     file.unlink()
     known.refresh()

@@ -107,7 +107,7 @@ def test_nobody_to_drain(whose: str) -> None:
     options = [] if pid is None else ["--pid", str(pid)]
     status, output = run("jobstatus", "drain", *options)
     assert status == 1
-    assert output.startswith(f"jobstatus: process {pid or 1} is no `jobstatus serve`")
+    assert output.startswith(f"jobstatus: process {pid or 1} is not `jobstatus serve`")
     assert output.count("\n") == 1
 
 

