@@ -103,7 +103,7 @@ async def long_poll(
         return current
     deadline = time.monotonic() + seconds
     with (
-        statuses.watchers.admit(job.client, "wait"),
+        statuses.watchers.admit(job.client, "long_poll"),
         statuses.watch(job.key, job.client, current, receive) as watcher,
     ):
         while not is_wanted(watcher.job.response):

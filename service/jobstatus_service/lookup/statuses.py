@@ -143,7 +143,7 @@ class Statuses:
                 "cache_valid": int(any(link.verification.valid_until > now for link in links)),
                 "cache_entries": len(cache.responses),
                 "cache_bytes": cache.size,
-                "long_polls_open": open_["wait"],
+                "long_polls_open": open_["long_poll"],
                 "streams_open": open_["stream"],
             },
             {

@@ -12,7 +12,7 @@ from litestar.types import Receive
 from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.settings import ServiceSettings
 
-WatcherKind = Literal["wait", "stream"]
+WatcherKind = Literal["long_poll", "stream"]
 
 
 class Client(Protocol):

@@ -26,7 +26,7 @@ async def etag(client: Poller) -> dict[str, str]:
 async def waits(client: Poller, number: int = 1) -> None:
     """Until so many wait."""
     async with asyncio.timeout(5):
-        while client.app.statuses.watchers.open["wait"] != number:  # noqa: ASYNC110
+        while client.app.statuses.watchers.open["long_poll"] != number:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
@@ -156,7 +156,7 @@ async def test_preference(client: Poller, put: Put) -> None:
         (["respond-async", 'Wait = "5"; x=1'], 5),
         (["wait=1000"], 60),
         (["wait=99999999999999999999"], 60),
-        (["wait"], None),
+        (["long_poll"], None),
         (["wait=-1"], None),
         (["wait=1.5"], None),
         (["wait=²"], None),

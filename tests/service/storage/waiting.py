@@ -21,6 +21,6 @@ async def long_polls_are_open(client: Poller, count: int = 1) -> None:
     """Wait until the service holds this many long polls."""
 
     async def are_open() -> bool:
-        return client.app.statuses.watchers.open["wait"] >= count
+        return client.app.statuses.watchers.open["long_poll"] >= count
 
     await until(are_open)
