@@ -13,7 +13,7 @@ from granian.server import Server
 
 from jobstatus.errors import JobStatusError
 from jobstatus.logs import formatter
-from jobstatus_service.http.app import application
+from jobstatus_service.http.app import create_app
 from jobstatus_service.http.drain import forward_drain_signal
 from jobstatus_service.metrics.multiprocess import DIRECTORY_VARIABLE
 from jobstatus_service.settings import ServiceSettings
@@ -67,7 +67,7 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
         os.environ["JOBSTATUS_NO_AUTH"] = "1"  # Granian's processes read the environment
     settings = ServiceSettings.from_env()
     logging.config.dictConfig(logging_config(settings.log_format))
-    application()  # report invalid settings once, before any process is started
+    create_app()  # report invalid settings once, before any process is started
     _check_address_is_free(host, port)
     forward_drain_signal()
     _raise_open_files_limit(settings.max_watchers + _MAX_CONCURRENT_READS)
@@ -79,7 +79,7 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
 
 def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> None:
     Server(
-        "jobstatus_service.http.app:application",
+        "jobstatus_service.http.app:create_app",
         address=host,
         port=port,
         workers=workers,

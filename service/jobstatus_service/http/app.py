@@ -95,6 +95,3 @@ def _app_for(settings: ServiceSettings, **options: Any) -> FastPathApp:
     app.logs_requests = settings.access_log
     app.tracer = request_tracer
     return app
-
-
-application = create_app
