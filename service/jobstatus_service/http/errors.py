@@ -166,11 +166,13 @@ def _on_unexpected(request: AnyRequest, error: Exception) -> Response[Any]:
     # The route's pattern is logged instead of the path, which may contain secrets.
     route = request.scope.get("path_template", "?")
     _log.error("%s %s failed (request %s)", request.method, route, request_id, exc_info=error)
-    request_state(request.scope).outcome = "error"
+    state = request_state(request.scope)
+    state.outcome = "error"
+    has_id = state.log_fields is not None  # the access log adds the id to every response
     return Response(
         Detail("An internal error occurred; the service's log has the details."),
         status_code=500,
-        headers={"X-Request-ID": request_id},
+        headers=None if has_id else {"X-Request-ID": request_id},
     )
 
 
