@@ -1,4 +1,4 @@
-"""A way to Redis that can be cut, or go dumb without being cut."""
+"""A proxy of Redis whose connections can be cut, or stalled without being cut."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Passes bytes on between a client and Redis.
+    """Forwards bytes between clients and Redis.
 
     Attributes:
-        port: Where it listens.
-        flowing: While it isn't set, nothing passes in either direction, and nobody is told.
+        port: The port on which it listens.
+        flowing: While this event isn't set, no byte is forwarded in either direction, as on a
+            connection whose other side has vanished.
     """
 
     def __init__(self, target: str) -> None:
@@ -25,7 +26,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where to connect instead."""
+        """The URL of Redis by way of the proxy."""
         login, at, _ = self._target.netloc.rpartition("@")
         return f"redis://{login}{at}127.0.0.1:{self.port}/0"
 
@@ -36,7 +37,7 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
-        """Listen."""
+        """Listen during the block."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         yield self
@@ -48,15 +49,19 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
         self._tasks.add(task)
-        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._writers |= {writer, back}
+        redis_reader, redis_writer = await asyncio.open_connection(
+            self._target.hostname, self._target.port
+        )
+        self._writers |= {writer, redis_writer}
         with contextlib.suppress(OSError):
-            await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
-        for each in (writer, back):
+            await asyncio.gather(
+                self._forward(reader, redis_writer), self._forward(redis_reader, writer)
+            )
+        for each in (writer, redis_writer):
             self._writers.discard(each)
             each.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
             await self.flowing.wait()
             writer.write(data)

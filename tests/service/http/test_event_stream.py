@@ -37,8 +37,8 @@ async def test_life_of_a_job(client: Poller, put: Put) -> None:
     put(JOB, state=JobState.SUCCEEDED, progress=2.0)
     await exchange.task
     assert exchange.status == 200
-    assert EVENT.sub("", exchange.sent.decode()) == ""
-    assert [(e["progress"], e["state"]) for e in events(exchange.sent)] == [
+    assert EVENT.sub("", exchange.body.decode()) == ""
+    assert [(e["progress"], e["state"]) for e in events(exchange.body)] == [
         (1, "in_progress"),
         (2, "in_progress"),
         (100, "succeeded"),
@@ -67,23 +67,23 @@ async def test_no_record_yet(client: Poller, put: Put) -> None:
     await exchange.until("unknown")
     put(JOB, state=JobState.FAILED)
     await exchange.task
-    assert [e["state"] for e in events(exchange.sent)] == ["unknown", "failed"]
+    assert [e["state"] for e in events(exchange.body)] == ["unknown", "failed"]
 
 
 async def test_slow_reader(client: Poller, put: Put) -> None:
     """Who reads slowly gets the newest status, not a queue of old ones."""
     put(JOB, progress=0.0)
     exchange = Exchange(client, f"{URL}/events")
-    exchange.reads.clear()
+    exchange.reading.clear()
     await exchange.until('"progress":0.0')
     for value in range(1, 50):
         put(JOB, progress=float(value))
         await client.settle()
     await client.settle()  # by now the last change has been read too
-    exchange.reads.set()
+    exchange.reading.set()
     await exchange.until('"progress":49.0')
-    assert len(events(exchange.sent)) == 2
-    exchange.go_away()
+    assert len(events(exchange.body)) == 2
+    exchange.disconnect()
     await exchange.task
 
 
@@ -93,7 +93,7 @@ async def test_client_that_goes_away(client: Poller, put: Put) -> None:
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until("in_progress")
     assert client.app.statuses.watchers.open["stream"] == 1
-    exchange.go_away()
+    exchange.disconnect()
     async with asyncio.timeout(5):
         await exchange.task
     assert client.app.statuses.watchers.open["stream"] == 0
@@ -106,9 +106,9 @@ async def test_silence(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch
     put(JOB)
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until(":\n\n:\n\n")
-    exchange.go_away()
+    exchange.disconnect()
     await exchange.task
-    assert len(events(exchange.sent)) == 1
+    assert len(events(exchange.body)) == 1
 
 
 async def test_drain(client: Poller, put: Put) -> None:
@@ -119,7 +119,7 @@ async def test_drain(client: Poller, put: Put) -> None:
         await exchange.until("in_progress")
     client.app.statuses.watchers.drain()
     await asyncio.gather(*(exchange.task for exchange in exchanges))
-    delays = {int(e.sent.decode().rpartition("retry: ")[2]) for e in exchanges}
+    delays = {int(e.body.decode().rpartition("retry: ")[2]) for e in exchanges}
     assert len(delays) > 10
     assert all(1000 <= delay <= 8000 for delay in delays)
     late = await client.get(f"{URL}/events")
@@ -135,7 +135,7 @@ async def test_outage(service_settings: ServiceSettings, put: Put, proxy: Proxy)
         proxy.cut()
         put(JOB, progress=2.0)
         await exchange.until('"progress":2.0')
-        exchange.go_away()
+        exchange.disconnect()
         await exchange.task
 
 

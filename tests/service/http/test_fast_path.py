@@ -60,7 +60,7 @@ async def test_same_answer(
     settings = replace(service_settings, cache_bytes=64_000 * cached)
     async with polling(settings) as client:
         if cached:
-            await client.proven()
+            await client.cache_valid()
         etag = (await client.get(URL)).headers["etag"]
         headers = {name: value.replace("etag", etag) for name, value in headers.items()}
         fast, slow = await both(client, monkeypatch, URL, headers)
@@ -87,7 +87,7 @@ async def test_same_answer(
 )
 async def test_same_paths(client: Poller, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """The lane takes no path for another."""
-    await client.proven()
+    await client.cache_valid()
     await client.get(URL)
     fast, slow = await both(client, monkeypatch, path, {})
     assert (fast.status_code, fast.content) == (slow.status_code, slow.content)
@@ -98,7 +98,7 @@ async def test_lane_is_taken(
 ) -> None:
     """A plain read never gets as far as Litestar, once its key was seen."""
     put(JOB)
-    await client.proven()
+    await client.cache_valid()
     await client.get(URL)
 
     async def never(*_: object) -> None:
@@ -127,7 +127,7 @@ async def test_revoked_key(service_settings: ServiceSettings, tmp_path: Path) ->
     file.write_text(f"a {digest('a')}\nb {digest('b')}\n")
     settings = replace(service_settings, api_keys=(), api_keys_file=str(file))
     async with polling(settings, "a") as client:
-        await client.proven()
+        await client.cache_valid()
         for _ in range(2):
             assert (await client.get(URL)).status_code == 200
         file.write_text(f"b {digest('b')}\n")
@@ -142,7 +142,7 @@ async def test_tenants(service_settings: ServiceSettings, put: Put, tmp_path: Pa
     put(JOB, prefix="one")
     settings = replace(service_settings, api_keys=(), api_keys_file=str(file))
     async with polling(settings, "a") as client:
-        await client.proven()
+        await client.cache_valid()
         for _ in range(3):
             for key, state in (("a", "in_progress"), ("b", "unknown")):
                 response = await client.get(URL, headers={"Authorization": key})
@@ -152,7 +152,7 @@ async def test_tenants(service_settings: ServiceSettings, put: Put, tmp_path: Pa
 @pytest.mark.parametrize("count", [3, 30])
 async def test_too_many_bytes_of_headers(client: Poller, count: int) -> None:
     """More than 16 KiB of headers are a 431, few long ones and many short ones alike."""
-    await client.proven()
+    await client.cache_valid()
     await client.get(URL)
     for size, status in ((12_000, 200), (20_000, 431)):
         headers = {f"x-{n}": "x" * (size // count) for n in range(count)}

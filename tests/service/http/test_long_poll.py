@@ -185,7 +185,7 @@ async def test_client_that_goes_away(client: Poller, put: Put) -> None:
     put(JOB)
     exchange = Exchange(client, f"{URL}?wait=20")
     await waits(client)
-    exchange.go_away()
+    exchange.disconnect()
     await waits(client, 0)
     assert not client.app.statuses.watchers.jobs
 

@@ -43,7 +43,7 @@ async def opened(client: Poller) -> AsyncIterator[list[Exchange]]:
             await asyncio.sleep(0.001)
     yield exchanges
     for exchange in exchanges:
-        exchange.go_away()
+        exchange.disconnect()
     await asyncio.gather(*(exchange.task for exchange in exchanges))
 
 
@@ -64,7 +64,7 @@ async def test_revoked_key(
         await asyncio.wait_for(asyncio.gather(stream.task, wait.task), 5)
         assert time.monotonic() - began_at < WITHIN
         assert (stream.status, wait.status) == (200, 401)
-        assert stream.sent.count(b"event: status") == 1
+        assert stream.body.count(b"event: status") == 1
         assert not other_stream.task.done()
         assert not other_wait.task.done()
         put(JOB, progress=50.0)

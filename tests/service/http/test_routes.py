@@ -249,12 +249,12 @@ async def test_redis_is_down(fragile: Poller, own_valkey: ValkeyServer) -> None:
     assert (await fragile.get(URL)).status_code == 200
     port, flushes = own_valkey.port, fragile.app.metrics.cache_flushes
     own_valkey.terminate()
-    await fragile.flushed(flushes)
+    await fragile.cache_flushed(flushes)
     await unavailable(fragile)
     assert (await fragile.get("/readyz")).status_code == 200  # or nobody would answer pollers
     own_valkey._desired_port = port
     own_valkey.start()
-    await fragile.proven()
+    await fragile.cache_valid()
     assert (await fragile.get(URL)).status_code == 200
 
 

@@ -44,7 +44,7 @@ async def cache(service_settings: ServiceSettings, put: Put, redis: Any) -> Asyn
     """A poller whose job is in the near cache, at 1 %."""
     put(JOB, progress=1.0)
     async with polling(replace(service_settings, max_staleness=BOUND)) as client:
-        await client.proven()
+        await client.cache_valid()
         assert await progress(client) == 1
         redis.config_resetstat()
         assert await progress(client) == 1
@@ -126,9 +126,9 @@ async def test_killed_connection(cache: Poller, put: Put, redis: Any) -> None:
         if client["name"] == "jobstatus-service":
             redis.client_kill_filter(_id=client["id"])
     put(JOB, progress=2.0)
-    await cache.flushed(flushes)
+    await cache.cache_flushed(flushes)
     assert await progress(cache) == 2
-    await cache.proven()
+    await cache.cache_valid()
     put(JOB, progress=3.0)
     await cache.settle()
     assert await progress(cache) == 3
@@ -138,7 +138,7 @@ async def test_restart_without_data(own_valkey: ValkeyServer) -> None:
     """A Redis that comes back empty has no job, whatever was known before."""
     settings = ServiceSettings(redis_url=own_valkey.connection_url, no_auth=True)
     async with polling(settings) as client:
-        await client.proven()
+        await client.cache_valid()
         own_valkey.client().hset(
             f"job:{JOB}",
             mapping={"name": "n", "state": "pending", "created": 1, "attempt": 0, "updated": 1},
@@ -149,8 +149,8 @@ async def test_restart_without_data(own_valkey: ValkeyServer) -> None:
         own_valkey.terminate()
         own_valkey._desired_port = port
         own_valkey.start()
-        await client.flushed(flushes)
-        await client.proven()
+        await client.cache_flushed(flushes)
+        await client.cache_valid()
         assert (await client.get(URL)).json()["state"] == "unknown"
 
 
@@ -159,7 +159,7 @@ async def test_frozen(own_valkey: ValkeyServer) -> None:
     settings = ServiceSettings(redis_url=own_valkey.connection_url, no_auth=True, max_staleness=1)
     process: Any = own_valkey._process
     async with polling(settings) as client:
-        await client.proven()
+        await client.cache_valid()
         assert (await client.get(URL)).status_code == 200
         os.kill(process.pid, signal.SIGSTOP)
         try:
@@ -170,7 +170,7 @@ async def test_frozen(own_valkey: ValkeyServer) -> None:
             assert time.monotonic() - began_at < 1
         finally:
             os.kill(process.pid, signal.SIGCONT)
-        await client.proven()
+        await client.cache_valid()
         assert (await client.get(URL)).status_code == 200
 
 
@@ -180,7 +180,7 @@ async def test_half_open(service_settings: ServiceSettings, put: Put, proxy: Pro
     async with polling(
         replace(service_settings, redis_url=proxy.url, max_staleness=BOUND)
     ) as client:
-        await client.proven()
+        await client.cache_valid()
         assert await progress(client) == 1
         proxy.flowing.clear()
         put(JOB, progress=2.0)
@@ -188,7 +188,7 @@ async def test_half_open(service_settings: ServiceSettings, put: Put, proxy: Pro
         await asyncio.sleep(BOUND)
         assert (await client.get(URL)).status_code == 503
         proxy.flowing.set()
-        await client.proven()
+        await client.cache_valid()
         assert await progress(client) == 2
 
 
@@ -258,7 +258,7 @@ async def test_dense_writes(service_settings: ServiceSettings, redis: Any) -> No
 
     write(0)
     async with polling(replace(service_settings, max_staleness=60)) as client:
-        await client.proven()
+        await client.cache_valid()
         statuses = client.app.statuses
         writing = asyncio.create_task(asyncio.to_thread(write, *range(30)))
         while not writing.done():

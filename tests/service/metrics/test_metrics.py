@@ -33,7 +33,7 @@ def parse(text: str) -> dict[str, float]:
 
 async def test_reads_are_counted_by_outcome(client: Poller, put: Put) -> None:
     """Every read is counted once, by its outcome; other requests are not counted as reads."""
-    await client.proven()
+    await client.cache_valid()
     put(JOB)
     first = await client.get(URL)
     await client.get(URL)
@@ -68,7 +68,7 @@ async def test_watchers(client: Poller, put: Put) -> None:
     put(JOB, progress=1.0)
     await long_poll.task
     await stream.until('"progress":1.0')
-    stream.go_away()
+    stream.disconnect()
     await stream.task
     values = parse((await client.get("/metrics")).text)
     assert (values["jobstatus_long_polls_open"], values["jobstatus_streams_open"]) == (0, 0)

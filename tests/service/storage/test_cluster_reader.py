@@ -69,7 +69,7 @@ async def serves(client: Poller, ids: list[UUID], progress: float) -> None:
 async def cached(client: Poller, ids: list[UUID], progress: float) -> None:
     """Have the jobs cached by the service, with this progress."""
     assert await served(client, ids) == {progress}
-    await client.proven()
+    await client.cache_valid()
     assert await served(client, ids) == {progress}
 
 
@@ -115,7 +115,7 @@ async def test_jobs_of_a_slot_that_is_being_moved(cluster: Cluster) -> None:
         cluster.end_migration(slot, target)
         write(own, [job, missing], 7)
         await serves(client, [job, missing], 7)
-        await client.proven()
+        await client.cache_valid()
         write(own, [job, missing], 8)
         await serves(client, [job, missing], 8)
     own.close()

@@ -30,7 +30,7 @@ async def test_rotated_password_is_read_from_the_file(rotation: Rotation, cache_
         assert await is_answered()
         flushes = client.app.metrics.cache_flushes
         await asyncio.to_thread(rotation.revoke)
-        await client.flushed(flushes)
+        await client.cache_flushed(flushes)
         assert (await client.get(url)).status_code == 503
         rotation.write("new")
         await until(is_answered)

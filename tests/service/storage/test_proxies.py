@@ -134,7 +134,7 @@ async def test_restarting_server_is_not_taken_for_a_proxy(service_url: str, put:
         settings = ServiceSettings(redis_url=url, api_keys=("secret",))
         task = asyncio.create_task(_know_all_commands_after_the_first_close(proxy))
         async with polling(settings) as client:
-            await client.proven()
+            await client.cache_valid()
             assert (await client.get(URL)).status_code == 200
             assert client.app.statuses.reader.links[0].is_tracking
         await task
@@ -154,7 +154,7 @@ async def test_swapdb(
     for module in (response, statuses):
         monkeypatch.setattr(module, "MAX_CACHED_SECONDS", 0.5)
     put(JOB, progress=10.0)
-    await client.proven()
+    await client.cache_valid()
     assert (await client.get(URL)).json()["progress"] == 10
     redis.swapdb(0, 1)
     try:
