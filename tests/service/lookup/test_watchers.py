@@ -1,0 +1,98 @@
+"""Watchers: how many may be open, when they are woken, and when they must end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from jobstatus_service.http.api_keys import ApiKey
+from jobstatus_service.lookup.response import StatusResponse
+from jobstatus_service.lookup.watchers import TooManyWatchersError, Watcher, Watchers
+from jobstatus_service.settings import ServiceSettings
+
+CLIENT = ApiKey("web", "job")
+OTHER_CLIENT = ApiKey("mobile", "job")
+KEY = "job:1"
+
+
+def response(etag: bytes) -> StatusResponse:
+    return StatusResponse((b"etag", etag), (), b"{}")
+
+
+async def never_disconnects() -> Any:
+    await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def waiting(watchers: Watchers) -> AsyncIterator[tuple[Watcher, asyncio.Task[None]]]:
+    """Open a watcher; gives it and the task that waits until it is woken."""
+    with watchers.watch(KEY, CLIENT, response(b"1"), never_disconnects) as watcher:
+        task = asyncio.create_task(watcher.wait(10))
+        await asyncio.sleep(0)
+        yield watcher, task
+        task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("client", "open_before", "is_client_limit"),
+    [(CLIENT, 2, True), (OTHER_CLIENT, 3, False)],
+)
+def test_limits(client: ApiKey, open_before: int, is_client_limit: bool) -> None:
+    """The limit of a client and that of the process are told apart; a closed watcher is room."""
+    watchers = Watchers(ServiceSettings(max_watchers=3, max_watchers_per_key=2))
+    clients = [CLIENT, CLIENT, OTHER_CLIENT][:open_before]
+    with contextlib.ExitStack() as stack:
+        for each in clients:
+            stack.enter_context(watchers.admit(each, "stream"))
+        with pytest.raises(TooManyWatchersError) as raised, watchers.admit(client, "stream"):
+            pass
+        assert raised.value.is_client_limit is is_client_limit
+    assert watchers.open.total() == 0
+    with watchers.admit(client, "long_poll"):
+        assert watchers.open["long_poll"] == 1
+
+
+@pytest.mark.parametrize(("etag", "is_woken"), [(b"1", False), (b"2", True)])
+async def test_publish(etag: bytes, is_woken: bool) -> None:
+    """A new response wakes the watchers of its job only if it differs from the last one."""
+    watchers = Watchers(ServiceSettings())
+    async with waiting(watchers) as (watcher, task):
+        assert watchers.mark_stale(KEY)
+        watchers.publish(KEY, response(etag))
+        await asyncio.sleep(0)
+        assert task.done() is is_woken
+        assert watcher.job.response.etag == etag
+        assert not watcher.job.is_stale
+
+
+@pytest.mark.parametrize("valid", [True, False])
+async def test_revoked_key(valid: bool) -> None:
+    """A watcher must end once its API key is no longer valid."""
+    watchers = Watchers(ServiceSettings())
+    async with waiting(watchers) as (watcher, task):
+        watchers.end_revoked(lambda key: valid or key != CLIENT)
+        await asyncio.sleep(0)
+        assert (watcher.must_end, task.done()) == (not valid, not valid)
+
+
+async def test_drain() -> None:
+    """A draining process ends its watchers, and each that is opened later."""
+    watchers = Watchers(ServiceSettings())
+    async with waiting(watchers) as (watcher, task):
+        watchers.drain()
+        await asyncio.sleep(0)
+        assert watcher.must_end
+        assert task.done()
+    async with waiting(watchers) as (watcher, _):
+        assert watcher.must_end
+
+
+async def test_closed_watchers_leave_nothing() -> None:
+    """A job is forgotten with its last watcher, and its changes are then of no interest."""
+    watchers = Watchers(ServiceSettings())
+    async with waiting(watchers):
+        assert list(watchers.jobs) == [KEY]
+    assert not watchers.jobs
+    assert not watchers.mark_stale(KEY)
