@@ -1,14 +1,13 @@
-"""Event streams."""
+"""`GET /api/jobs/{job_id}/events`: streams of server-sent events."""
 
 import asyncio
 import json
 import re
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
-from tests.service.conftest import Poller, Put, polling
+from tests.service.conftest import JOB, URL, Poller, Put, polling
 from tests.service.exchange import Exchange
 from tests.service.proxy import Proxy
 
@@ -16,19 +15,16 @@ from jobstatus.status import JobState
 from jobstatus_service.http import streaming
 from jobstatus_service.settings import ServiceSettings
 
-JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
-URL = f"/api/jobs/{JOB}"
 EVENT = re.compile(r"event: status\nid: (\"[0-9a-f]{24}\")\ndata: (\{.*\})\n\n")
 
 
-def events(text: str | bytes) -> list[Any]:
-    """The statuses in a stream; each whole event is one."""
-    text = text if isinstance(text, str) else text.decode()
-    return [json.loads(data) for _, data in EVENT.findall(text)]
+def events(body: bytes) -> list[Any]:
+    """Return the statuses in a stream's body."""
+    return [json.loads(data) for _, data in EVENT.findall(body.decode())]
 
 
 async def test_life_of_a_job(client: Poller, put: Put) -> None:
-    """The current status comes first, then each change; the end of the job ends the stream."""
+    """The current status comes first, then each change; the final state ends the stream."""
     put(JOB, progress=1.0)
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until('"progress":1.0')
@@ -46,8 +42,8 @@ async def test_life_of_a_job(client: Poller, put: Put) -> None:
     assert not client.app.statuses.watchers.jobs
 
 
-async def test_event_is_the_answer(client: Poller, put: Put) -> None:
-    """The data is the answer of a plain read, the id its ETag; a reconnect after the end ends."""
+async def test_event(client: Poller, put: Put) -> None:
+    """An event has the body of a plain read as its data, and that read's ETag as its id."""
     put(JOB, state=JobState.FAILED, reason="why")
     plain = await client.get(URL)
     stream = await client.get(f"{URL}/events")
@@ -55,14 +51,21 @@ async def test_event_is_the_answer(client: Poller, put: Put) -> None:
     assert stream.headers["cache-control"] == "no-store"
     assert stream.headers["x-accel-buffering"] == "no"
     assert EVENT.findall(stream.text) == [(plain.headers["etag"], plain.text)]
-    again = await client.get(f"{URL}/events", headers={"Last-Event-ID": plain.headers["etag"]})
-    assert (again.status_code, again.content) == (204, b"")
-    other = await client.get(f"{URL}/events", headers={"Last-Event-ID": '"other"'})
-    assert other.status_code == 200
 
 
-async def test_no_record_yet(client: Poller, put: Put) -> None:
-    """A job may be followed before there is anything to know of it."""
+@pytest.mark.parametrize(("last_event_id", "status"), [("etag", 204), ('"other"', 200)])
+async def test_reconnect(client: Poller, put: Put, last_event_id: str, status: int) -> None:
+    """A client that has the final state gets a 204, so that an `EventSource` stops."""
+    put(JOB, state=JobState.FAILED)
+    etag = (await client.get(URL)).headers["etag"]
+    headers = {"Last-Event-ID": last_event_id.replace("etag", etag)}
+    response = await client.get(f"{URL}/events", headers=headers)
+    assert response.status_code == status
+    assert len(events(response.content)) == (status == 200)
+
+
+async def test_job_without_a_record(client: Poller, put: Put) -> None:
+    """A client can follow a job that has no record yet."""
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until("unknown")
     put(JOB, state=JobState.FAILED)
@@ -71,7 +74,7 @@ async def test_no_record_yet(client: Poller, put: Put) -> None:
 
 
 async def test_slow_reader(client: Poller, put: Put) -> None:
-    """Who reads slowly gets the newest status, not a queue of old ones."""
+    """A client that reads slowly gets the newest status instead of a queue of old ones."""
     put(JOB, progress=0.0)
     exchange = Exchange(client, f"{URL}/events")
     exchange.reading.clear()
@@ -79,7 +82,7 @@ async def test_slow_reader(client: Poller, put: Put) -> None:
     for value in range(1, 50):
         put(JOB, progress=float(value))
         await client.settle()
-    await client.settle()  # by now the last change has been read too
+    await client.settle()  # by now the last change has been read, too
     exchange.reading.set()
     await exchange.until('"progress":49.0')
     assert len(events(exchange.body)) == 2
@@ -87,8 +90,21 @@ async def test_slow_reader(client: Poller, put: Put) -> None:
     await exchange.task
 
 
-async def test_client_that_goes_away(client: Poller, put: Put) -> None:
-    """Who goes away is forgotten at once, and nothing more is sent."""
+async def test_client_that_never_reads(service_settings: ServiceSettings, put: Put) -> None:
+    """A client that leaves an event unread for the client timeout is dropped."""
+    put(JOB)
+    async with polling(replace(service_settings, client_timeout=0.1)) as client:
+        exchange = Exchange(client, f"{URL}/events")
+        await client.watchers_open(1, "stream")
+        exchange.reading.clear()
+        put(JOB, progress=1.0)
+        async with asyncio.timeout(5):
+            await exchange.task
+        assert client.app.statuses.watchers.open["stream"] == 0
+
+
+async def test_client_that_disconnects(client: Poller, put: Put) -> None:
+    """The watcher of a client that disconnects is closed at once."""
     put(JOB, progress=1.0)
     exchange = Exchange(client, f"{URL}/events")
     await exchange.until("in_progress")
@@ -100,8 +116,8 @@ async def test_client_that_goes_away(client: Poller, put: Put) -> None:
     assert not client.app.statuses.watchers.jobs
 
 
-async def test_silence(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing happens, a comment now and then says that the stream lives."""
+async def test_keepalive(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream without events sends a comment at a regular interval."""
     monkeypatch.setattr(streaming, "KEEPALIVE_SECONDS", 0.05)
     put(JOB)
     exchange = Exchange(client, f"{URL}/events")
@@ -112,7 +128,7 @@ async def test_silence(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_drain(client: Poller, put: Put) -> None:
-    """A process that goes away ends its streams, and asks for a while of patience."""
+    """A draining process ends its streams, each with a random delay before the reconnect."""
     put(JOB)
     exchanges = [Exchange(client, f"{URL}/events") for _ in range(20)]
     for exchange in exchanges:
@@ -123,11 +139,11 @@ async def test_drain(client: Poller, put: Put) -> None:
     assert len(delays) > 10
     assert all(1000 <= delay <= 8000 for delay in delays)
     late = await client.get(f"{URL}/events")
-    assert (len(events(late.text)), late.text.count("retry:")) == (1, 1)
+    assert (len(events(late.content)), late.text.count("retry:")) == (1, 1)
 
 
 async def test_outage(service_settings: ServiceSettings, put: Put, proxy: Proxy) -> None:
-    """A stream outlives an outage, and goes on with what is true then."""
+    """A stream outlives an outage, and sends the status that is current afterwards."""
     put(JOB, progress=1.0)
     async with polling(replace(service_settings, redis_url=proxy.url)) as client:
         exchange = Exchange(client, f"{URL}/events")
@@ -139,13 +155,7 @@ async def test_outage(service_settings: ServiceSettings, put: Put, proxy: Proxy)
         await exchange.task
 
 
-@pytest.mark.parametrize("path", ["/api/jobs/x/events", f"{URL}/other"])
-async def test_bad_path(client: Poller, path: str) -> None:
-    """A bad id is a 422, as everywhere."""
-    assert (await client.get(path)).status_code == (422 if "events" in path else 404)
-
-
 async def test_no_key(client: Poller) -> None:
-    """The key is asked for before anything else."""
+    """The API key is checked before the id."""
     del client.headers["Authorization"]
     assert (await client.get("/api/jobs/x/events")).status_code == 401

@@ -1,40 +1,28 @@
-"""Long polls."""
+"""Long polls: `?wait=SECONDS` and the header `Prefer`."""
 
 import asyncio
 import time
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
-from tests.service.conftest import Poller, Put, polling
+from tests.service.conftest import JOB, URL, Poller, Put, polling
 from tests.service.exchange import Exchange
 from tests.service.proxy import Proxy
 
 from jobstatus.status import JobState
-from jobstatus_service.http.prefer import preferred_wait
 from jobstatus_service.settings import ServiceSettings
 
-JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
-URL = f"/api/jobs/{JOB}"
 
-
-async def etag(client: Poller) -> dict[str, str]:
+async def current_validator(client: Poller) -> dict[str, str]:
     return {"If-None-Match": (await client.get(URL)).headers["etag"]}
 
 
-async def waits(client: Poller, number: int = 1) -> None:
-    """Until so many wait."""
-    async with asyncio.timeout(5):
-        while client.app.statuses.watchers.open["long_poll"] != number:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 async def test_change(client: Poller, put: Put) -> None:
-    """The answer comes as soon as the job changes, not when the time is up."""
+    """The response comes as soon as the job changes."""
     put(JOB, progress=1.0)
     waiting = asyncio.create_task(client.get(f"{URL}?wait=20"))
-    await waits(client)
+    await client.watchers_open(1)
     began_at = time.monotonic()
     put(JOB, progress=2.0)
     response = await waiting
@@ -42,51 +30,51 @@ async def test_change(client: Poller, put: Put) -> None:
     assert (response.status_code, response.json()["progress"]) == (200, 2)
 
 
-async def test_known_status(client: Poller, put: Put) -> None:
-    """With a validator, what the client knows is waited out, and what it doesn't is told."""
+async def test_validator(client: Poller, put: Put) -> None:
+    """With a validator the wait is for another status than the one that the client has."""
     put(JOB, progress=1.0)
-    known = await etag(client)
+    known = await current_validator(client)
     waiting = asyncio.create_task(client.get(f"{URL}?wait=20", headers=known))
-    await waits(client)
+    await client.watchers_open(1)
     put(JOB, progress=2.0)
     assert (await waiting).json()["progress"] == 2
     assert (await client.get(f"{URL}?wait=20", headers=known)).json()["progress"] == 2
 
 
-async def test_time_is_up(client: Poller, put: Put) -> None:
-    """When nothing changes it is a 304 with a validator and a 200 without."""
+async def test_timeout(client: Poller, put: Put) -> None:
+    """After a wait without a change, a client with the current validator gets a 304."""
     put(JOB)
-    known = await etag(client)
+    known = await current_validator(client)
     began_at = time.monotonic()
-    told = await asyncio.gather(
+    responses = await asyncio.gather(
         client.get(f"{URL}?wait=0.2", headers=known),
         client.get(f"{URL}?wait=0.2"),
         client.get(f"{URL}?wait=0.2&until=done", headers=known),
         client.get(f"{URL}?wait=0.2&until=done", headers={"If-None-Match": '"other"'}),
     )
     assert time.monotonic() - began_at >= 0.2
-    assert [response.status_code for response in told] == [304, 200, 304, 200]
+    assert [response.status_code for response in responses] == [304, 200, 304, 200]
     assert not client.app.statuses.watchers.jobs
 
 
-async def test_over(client: Poller, put: Put) -> None:
-    """A job that is over is told at once, and to whom knows that too."""
+async def test_final_state(client: Poller, put: Put) -> None:
+    """A job in a final state is never waited for, even with the current validator."""
     put(JOB, state=JobState.FAILED)
-    known = await etag(client)
+    known = await current_validator(client)
     assert (await client.get(f"{URL}?wait=20")).status_code == 200
     assert (await client.get(f"{URL}?wait=20&until=done")).status_code == 200
     assert (await client.get(f"{URL}?wait=20", headers=known)).status_code == 304
 
 
 async def test_until_done(client: Poller, put: Put) -> None:
-    """Who waits for the end hears of nothing else."""
+    """A client that waits for the final state is not notified of other changes."""
     put(JOB, progress=1.0)
-    known = await etag(client)
+    known = await current_validator(client)
     waiting = [
         asyncio.create_task(client.get(f"{URL}?wait=20&until=done", headers=headers))
         for headers in ({}, known)
     ]
-    await waits(client, 2)
+    await client.watchers_open(2)
     for value in (2.0, 3.0):
         put(JOB, progress=value)
         await client.settle()
@@ -96,25 +84,25 @@ async def test_until_done(client: Poller, put: Put) -> None:
         assert response.json()["state"] == "succeeded"
 
 
-async def test_no_record_yet(client: Poller, put: Put) -> None:
-    """A job may be waited for before there is anything to know of it."""
+async def test_job_without_a_record(client: Poller, put: Put) -> None:
+    """A client can wait for a job that has no record yet."""
     waiting = asyncio.create_task(client.get(f"{URL}?wait=20"))
-    await waits(client)
+    await client.watchers_open(1)
     put(JOB, state=JobState.PENDING)
     assert (await waiting).json()["state"] == "pending"
 
 
-async def test_lapsing_lease(client: Poller, put: Put) -> None:
-    """A worker that falls silent is told to whom waits."""
+async def test_expired_lease(client: Poller, put: Put) -> None:
+    """A client that waits is notified when the job's worker stops reporting."""
     put(JOB, lease=200)
     assert (await client.get(f"{URL}?wait=20")).json()["state"] == "unknown"
 
 
-async def test_renewed_lease_wakes_nobody(client: Poller, put: Put) -> None:
-    """A heartbeat is no change."""
+async def test_renewed_lease(client: Poller, put: Put) -> None:
+    """The renewal of a lease doesn't end a wait."""
     put(JOB, progress=1.0, lease=10_000)
     waiting = asyncio.create_task(client.get(f"{URL}?wait=0.3"))
-    await waits(client)
+    await client.watchers_open(1)
     for _ in range(3):
         put(JOB, progress=1.0, lease=10_000)
         await client.settle()
@@ -123,75 +111,62 @@ async def test_renewed_lease_wakes_nobody(client: Poller, put: Put) -> None:
 
 
 async def test_one_read_for_all(client: Poller, put: Put, redis: Any) -> None:
-    """However many wait, a change is read and encoded once."""
+    """A change is read once for all long polls of a job."""
     put(JOB, progress=1.0)
     waiting = [asyncio.create_task(client.get(f"{URL}?wait=20")) for _ in range(50)]
-    await waits(client, 50)
+    await client.watchers_open(50)
     redis.config_resetstat()
     put(JOB, progress=2.0)
     assert {(await task).json()["progress"] for task in waiting} == {2}
     assert redis.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
 
 
-async def test_preference(client: Poller, put: Put) -> None:
-    """`Prefer: wait` does the same, and the answer says that it was heeded."""
+async def test_prefer(client: Poller, put: Put) -> None:
+    """`Prefer: wait` waits as the parameter does, and the response says that it was applied."""
     put(JOB)
     began_at = time.monotonic()
     response = await client.get(URL, headers={"Prefer": "respond-async, wait=1"})
     assert time.monotonic() - began_at >= 1
     assert response.headers["preference-applied"] == "wait=1"
-    plain = await client.get(URL, headers={"Prefer": "handling=strict"})
-    assert "preference-applied" not in plain.headers
-    began_at = time.monotonic()
-    query = await client.get(f"{URL}?wait=0", headers={"Prefer": "wait=20"})
-    assert time.monotonic() - began_at < 10
-    assert "preference-applied" not in query.headers
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ([], None),
-        (["wait=10"], 10),
-        (["respond-async", 'Wait = "5"; x=1'], 5),
-        (["wait=1000"], 60),
-        (["wait=99999999999999999999"], 60),
-        (["long_poll"], None),
-        (["wait=-1"], None),
-        (["wait=1.5"], None),
-        (["wait=²"], None),
-        (["wait=1, wait=2"], 1),
-        (["respond-async"], None),
-    ],
+    ("query", "prefer"), [("", "handling=strict"), ("?wait=0", "wait=20"), ("", "wait=x")]
 )
-def test_preferred_wait(headers: list[str], seconds: int | None) -> None:
-    """What can't be understood is passed over; what is too long is cut."""
-    assert preferred_wait(headers) == seconds
+async def test_prefer_that_is_not_applied(
+    client: Poller, put: Put, query: str, prefer: str
+) -> None:
+    """The parameter takes precedence over the header, and other preferences are ignored."""
+    put(JOB)
+    began_at = time.monotonic()
+    response = await client.get(f"{URL}{query}", headers={"Prefer": prefer})
+    assert time.monotonic() - began_at < 10
+    assert "preference-applied" not in response.headers
 
 
 @pytest.mark.parametrize(
     "query", ["wait=x", "wait=-1", "wait=61", "wait=nan", "wait=null", "wait=1&until=x"]
 )
-async def test_bad_query(client: Poller, query: str) -> None:
-    """A wait that can't be is a 422 that names it."""
+async def test_invalid_parameter(client: Poller, query: str) -> None:
+    """An invalid parameter is a 422 that names it."""
     response = await client.get(f"{URL}?{query}")
     assert response.status_code == 422
     (error,) = response.json()["detail"]
     assert error["loc"] == ["query", "until" if "until" in query else "wait"]
 
 
-async def test_client_that_goes_away(client: Poller, put: Put) -> None:
-    """Who goes away is forgotten at once."""
+async def test_client_that_disconnects(client: Poller, put: Put) -> None:
+    """The watcher of a client that disconnects is closed at once."""
     put(JOB)
     exchange = Exchange(client, f"{URL}?wait=20")
-    await waits(client)
+    await client.watchers_open(1)
     exchange.disconnect()
-    await waits(client, 0)
+    await client.watchers_open(0)
     assert not client.app.statuses.watchers.jobs
 
 
 async def test_limits(service_settings: ServiceSettings, put: Put) -> None:
-    """Beyond what a key may have open it is a 429, beyond what all may, a 503."""
+    """A watcher beyond the client's limit is a 429, one beyond the process's limit a 503."""
     put(JOB)
     settings = replace(
         service_settings, api_keys=("a", "b", "c"), max_watchers=3, max_watchers_per_key=2
@@ -201,13 +176,13 @@ async def test_limits(service_settings: ServiceSettings, put: Put) -> None:
             asyncio.create_task(client.get(f"{URL}?wait=20", headers={"Authorization": key}))
             for key in "aab"
         ]
-        await waits(client, 3)
+        await client.watchers_open(3)
         for key, status in (("a", 429), ("b", 503), ("c", 503)):
             for path in (f"{URL}?wait=20", f"{URL}/events"):
-                refused = await client.get(path, headers={"Authorization": key})
-                assert refused.status_code == status
-                assert int(refused.headers["retry-after"]) >= 1
-                assert list(refused.json()) == ["detail"]
+                rejected = await client.get(path, headers={"Authorization": key})
+                assert rejected.status_code == status
+                assert int(rejected.headers["retry-after"]) >= 1
+                assert list(rejected.json()) == ["detail"]
         assert (await client.get(URL)).status_code == 200
         assert client.app.metrics.watchers_rejected == 6
         put(JOB, progress=1.0)
@@ -216,14 +191,15 @@ async def test_limits(service_settings: ServiceSettings, put: Put) -> None:
 
 
 async def test_outage(service_settings: ServiceSettings, put: Put, proxy: Proxy) -> None:
-    """A wait outlives an outage, and hears of what changed meanwhile."""
+    """A long poll outlives an outage, and is notified of a change during it."""
     put(JOB, progress=1.0)
     async with polling(replace(service_settings, redis_url=proxy.url, max_staleness=0.2)) as client:
         waiting = asyncio.create_task(client.get(f"{URL}?wait=20"))
-        await waits(client)
+        await client.watchers_open(1)
+        flushes = client.app.metrics.cache_flushes
         proxy.flowing.clear()
         put(JOB, progress=2.0)
-        await asyncio.sleep(0.5)
+        await client.cache_flushed(flushes)
         assert not waiting.done()
         assert (await client.get(f"{URL}?wait=0.1")).status_code == 503
         proxy.flowing.set()

@@ -1,76 +1,67 @@
-"""How often one API key may ask, and how much it may send."""
+"""The request rate of an API key."""
 
 from dataclasses import replace
 
 import pytest
-from tests.service.conftest import Put, polling
+from tests.service.conftest import JOB, URL, Put, polling
 
-from jobstatus_service.http.rate_limit import RateLimit
+from jobstatus.status import JobState
+from jobstatus_service.http.rate_limit import RateLimit, rate_limit_of
 from jobstatus_service.settings import ServiceSettings
 
-JOB = "67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8"
-URL = f"/api/jobs/{JOB}"
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "requests"),
+    [
+        (2.0, 4, [(0.0, 0), (0.0, 0), (0.0, 0), (0.0, 0), (0.0, 1)]),
+        (2.0, 1, [(0.0, 0), (0.4, 1), (0.5, 0), (0.5, 1)]),
+        (2.0, 2, [(0.0, 0), (0.0, 0), (100.0, 0), (100.0, 0), (100.0, 1)]),
+        (2.0, 0, [(0.0, 0), (0.0, 0), (0.0, 0), (0.0, 0), (0.0, 1)]),
+        (0.1, 0, [(0.0, 0), (0.0, 10), (9.5, 1), (10.0, 0)]),
+    ],
+)
+def test_bucket(rate: float, burst: int, requests: list[tuple[float, int]]) -> None:
+    """A key may send its burst at once and its rate on average; each wait is in whole seconds.
+
+    Without a burst, two seconds' worth of requests may come at once.
+    """
+    limit = RateLimit(ServiceSettings(rate=rate, burst=burst))
+    assert [limit.take("a", at) for at, _ in requests] == [wait for _, wait in requests]
 
 
-def test_bucket() -> None:
-    """A key gets its burst at once and its rate on average; the wait is what it must be."""
-    rate = RateLimit(ServiceSettings(rate=2.0, burst=4))
-    assert [rate.take("a", 0.0) for _ in range(5)] == [0, 0, 0, 0, 1]
-    assert rate.take("b", 0.0) == 0
-    assert rate.take("a", 0.4) == 1
-    assert rate.take("a", 0.5) == 0
-    assert rate.take("a", 0.5) == 1
-    assert [rate.take("a", 100.0) for _ in range(5)] == [0, 0, 0, 0, 1]
+def test_buckets_are_separate() -> None:
+    """One key's requests don't count for another key."""
+    limit = RateLimit(ServiceSettings(rate=1, burst=1))
+    assert [limit.take(name, 0.0) for name in ("a", "a", "b")] == [0, 1, 0]
 
 
-def test_slow_rate() -> None:
-    """Less than one request a second is a rate too, and its wait is whole seconds."""
-    rate = RateLimit(ServiceSettings(rate=0.1))
-    assert rate.take("a", 0.0) == 0
-    assert rate.take("a", 0.0) == 10
+def test_no_limit() -> None:
+    """A rate of 0 is no limit."""
+    assert rate_limit_of(ServiceSettings(rate=0)) is None
 
 
 @pytest.mark.parametrize(
     "url", [URL, f"{URL}?wait=0", f"{URL}/events", f"/api/jobs?id={JOB}", "/api/jobs/none"]
 )
-async def test_refusal(service_settings: ServiceSettings, put: Put, url: str) -> None:
-    """Whatever is asked for too often is a 429 that says when to come back."""
-    put(JOB, state="succeeded")
+async def test_rejected_request(service_settings: ServiceSettings, put: Put, url: str) -> None:
+    """Every route rejects a key that exceeds its rate with a 429, counted once per request."""
+    put(JOB, state=JobState.SUCCEEDED)
     async with polling(replace(service_settings, rate=0.5, burst=2)) as client:
-        answers = [await client.get(url) for _ in range(4)]
-        assert [a.status_code == 429 for a in answers] == [False, False, True, True]
-        refused = answers[-1]
-        assert 1 <= int(refused.headers["retry-after"]) <= 2
-        assert refused.headers["cache-control"] == "no-store"
-        assert "too often" in refused.json()["detail"]
-        metrics = (await client.get("/metrics")).text
-        assert "jobstatus_rate_limited_total 2.0" in metrics
+        responses = [await client.get(url) for _ in range(4)]
+        assert [r.status_code == 429 for r in responses] == [False, False, True, True]
+        rejected = responses[-1]
+        assert 1 <= int(rejected.headers["retry-after"]) <= 2
+        assert rejected.headers["cache-control"] == "no-store"
+        assert "too often" in rejected.json()["detail"]
+        assert client.app.metrics.rate_limited == 2
         other = await client.get(url, headers={"Authorization": "wrong"})
         assert other.status_code == 401
 
 
-async def test_no_limit(service_settings: ServiceSettings, put: Put) -> None:
-    """Unless a rate is set, nobody asks too often."""
-    put(JOB)
-    async with polling(service_settings) as client:
-        assert {(await client.get(URL)).status_code for _ in range(500)} == {200}
-
-
-@pytest.mark.parametrize(
-    ("url", "headers", "status"),
-    [
-        (f"{URL}?x={'a' * 9_000}", {}, 414),
-        (f"/api/jobs/{'a' * 9_000}", {}, 414),
-        (f"{URL}?x=1", {"X-Large": "a" * 17_000}, 431),
-        (URL, {f"X-{n}": "a" * 400 for n in range(50)}, 431),
-        ("/livez", {"X-Large": "a" * 17_000}, 431),
-        ("/api/jobs?" + "&".join([f"id={JOB}"] * 100), {}, 200),
-    ],
-)
-async def test_sizes(
-    service_settings: ServiceSettings, url: str, headers: dict[str, str], status: int
+async def test_read_that_falls_back_to_the_route_counts_once(
+    service_settings: ServiceSettings,
 ) -> None:
-    """A request that is too large is refused with the status that says so."""
-    async with polling(service_settings) as client:
-        answer = await client.get(url, headers=headers)
-        assert answer.status_code == status
+    """A plain read that the fast path leaves to the route takes one token, not two."""
+    async with polling(replace(service_settings, rate=0.5, burst=2)) as client:
+        statuses = [(await client.get(f"/api/jobs/{JOB.hex}")).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
