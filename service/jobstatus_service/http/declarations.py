@@ -120,7 +120,7 @@ STATUSES_RESPONSES: Final = {
 REQUEST_HEADERS: Final = {
     "If-None-Match": "Validators of statuses that the client has; a 304 if one is still current.",
     "Prefer": f"`wait=SECONDS`, like the parameter `wait`; 0 to {MAX_WAIT_SECONDS} (RFC 7240).",
-    "Last-Event-ID": "The `id` of the last event; a 204 if it told of the job's final state.",
+    "Last-Event-ID": "The `id` of the last event; a 204 if it had the job's final state.",
 }
 RESPONSE_HEADERS: Final = {
     "ETag": "A strong validator: the hash of the body, the same on every replica.",

@@ -98,16 +98,16 @@ def invalid_job_id(*loc: str | int) -> ValidationError:
     return ValidationError(loc, message, "uuid_parsing")
 
 
-async def send_error(send: Send, status: int, detail: str, *more: Header) -> None:
+async def send_error(send: Send, status: int, detail: str, *extra_headers: Header) -> None:
     """Reject a request before it reaches a route.
 
     Args:
         send: As in ASGI.
         status: The HTTP status.
         detail: What is wrong, in one sentence.
-        *more: Further headers.
+        *extra_headers: Further headers.
     """
-    headers = [JSON_HEADER, *more, (b"cache-control", b"no-store")]
+    headers = [JSON_HEADER, *extra_headers, (b"cache-control", b"no-store")]
     body = msgspec.json.encode(Detail(detail))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

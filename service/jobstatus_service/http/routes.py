@@ -5,7 +5,7 @@ import functools
 from typing import Any
 from uuid import UUID
 
-from litestar import Request, get
+from litestar import get
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp
@@ -23,6 +23,7 @@ from jobstatus_service.http.declarations import (
     Wait,
 )
 from jobstatus_service.http.errors import (
+    AnyRequest,
     InvalidRequestError,
     RateLimitedError,
     ValidationError,
@@ -42,8 +43,6 @@ from jobstatus_service.http.streaming import (
 from jobstatus_service.lookup.response import Header, StatusResponse, bulk_response
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Outcome
-
-AnyRequest = Request[Any, Any, Any]
 
 
 def require_api_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -69,7 +68,7 @@ def require_api_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRoute
 
 
 _get = functools.partial(get, guards=[require_api_key], tags=["jobs"], security=SECURITY)
-"""Declares a route of the API, which requires an API key."""
+"""A decorator that declares a route of the API, which requires an API key."""
 
 
 @_get(
@@ -84,18 +83,18 @@ async def get_job_status(
     """Get the status of a job: at once, or after a wait for its next change."""
     job = _requested_job(request, _parse_job_id(job_id))
     if_none_match = _header(request, "if-none-match")
-    more: list[Header] = []
+    extra_headers: list[Header] = []
     if "wait" not in request.query_params:
         preferred = preferred_wait(request.headers.getall("prefer", []))
         if preferred is not None:
             wait = preferred
-            more.append((b"preference-applied", b"wait=%d" % preferred))
+            extra_headers.append((b"preference-applied", b"wait=%d" % preferred))
     state, statuses = request_state(request.scope), _statuses(request)
     if state.read_error is not None:
         raise state.read_error
     current, outcome = await statuses.get(job.key)
     if not wait:
-        return respond(current, outcome, if_none_match, *more)
+        return respond(current, outcome, if_none_match, *extra_headers)
 
     def is_wanted(response: StatusResponse) -> bool:
         if response.is_final or until == "done":
@@ -106,7 +105,7 @@ async def get_job_status(
 
     state.has_waited = True
     response = await long_poll(statuses, job, current, request.receive, wait, is_wanted)
-    return respond(response, "miss", if_none_match, *more)
+    return respond(response, "miss", if_none_match, *extra_headers)
 
 
 @_get(

@@ -50,7 +50,7 @@ class RequestedJob(msgspec.Struct, frozen=True):
 
 
 def respond(
-    response: StatusResponse, outcome: Outcome, if_none_match: bytes | None, *more: Header
+    response: StatusResponse, outcome: Outcome, if_none_match: bytes | None, *extra_headers: Header
 ) -> ASGIApp:
     """Return the ASGI application that sends a response, or a 304.
 
@@ -58,12 +58,12 @@ def respond(
         response: What to send.
         outcome: Where the response came from.
         if_none_match: The request's header of that name, if it has one.
-        *more: Headers to send beside the response's own.
+        *extra_headers: Headers to send beside the response's own.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        counted = await response.send(send, if_none_match, outcome, *more)
+        counted = await response.send(send, if_none_match, outcome, *extra_headers)
         request_state(scope).outcome = counted
 
     return app

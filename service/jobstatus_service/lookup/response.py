@@ -91,7 +91,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         return if_none_match == etag or etag_matches(if_none_match, etag)
 
     async def send(
-        self, send: Send, if_none_match: bytes | None, outcome: Outcome, *more: Header
+        self, send: Send, if_none_match: bytes | None, outcome: Outcome, *extra_headers: Header
     ) -> Outcome:
         """Send the response, or a 304 if the client has it already. This is a hot path.
 
@@ -99,17 +99,17 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
             send: As in ASGI.
             if_none_match: The request's header of that name, if it has one.
             outcome: Where the response came from, `hit` or `miss`.
-            *more: Headers to send beside the response's own.
+            *extra_headers: Headers to send beside the response's own.
 
         Returns:
             The outcome to count in the metrics.
         """
         if self.matches_etag(if_none_match):
-            headers = [self.etag_header, *self.other_headers, *more]
+            headers = [self.etag_header, *self.other_headers, *extra_headers]
             await send({"type": "http.response.start", "status": 304, "headers": headers})
             await send(END_OF_BODY)
             return "not_modified"
-        headers = [JSON_HEADER, self.etag_header, *self.other_headers, *more]
+        headers = [JSON_HEADER, self.etag_header, *self.other_headers, *extra_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
         return "unknown" if self.state is JobState.UNKNOWN else outcome

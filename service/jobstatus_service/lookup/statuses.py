@@ -91,7 +91,8 @@ class Statuses:
     async def get(self, key: str) -> tuple[StatusResponse, Outcome]:
         """Return the current response about a job, and whether the cache had it.
 
-        Every response to a read comes from here, or from the cache that is filled here.
+        The fast path takes the same two steps by itself: `cached`, then `reader.read`. Whichever
+        step has a response, `_on_record` has made it.
 
         Raises:
             UnavailableError: Redis doesn't answer in time.

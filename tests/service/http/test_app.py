@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from litestar import Litestar
@@ -62,7 +63,8 @@ def test_access_log_and_traces(
     assert isinstance(app, AccessLogApp) is (access_log or bool(traces))
     if isinstance(app, AccessLogApp):
         assert app.logs_requests is access_log
-        assert app.tracer == ("tracer of jobstatus-service" if traces else None)
+        tracer: Any = app.tracer
+        assert tracer == ("tracer of jobstatus-service" if traces else None)
 
 
 def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

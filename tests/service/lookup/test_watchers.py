@@ -40,7 +40,7 @@ async def waiting(watchers: Watchers) -> AsyncIterator[tuple[Watcher, asyncio.Ta
     [(CLIENT, 2, True), (OTHER_CLIENT, 3, False)],
 )
 def test_limits(client: ApiKey, open_before: int, is_client_limit: bool) -> None:
-    """The limit of a client and that of the process are told apart; a closed watcher is room."""
+    """A watcher beyond the limit of its client or of the process is rejected until others close."""
     watchers = Watchers(ServiceSettings(max_watchers=3, max_watchers_per_key=2))
     clients = [CLIENT, CLIENT, OTHER_CLIENT][:open_before]
     with contextlib.ExitStack() as stack:
