@@ -29,6 +29,9 @@ bounds the harm of an invalidation that Redis never sends."""
 JSON_HEADER: Final[Header] = (b"content-type", b"application/json")
 """The server adds `content-length`."""
 
+_REVALIDATE_HEADER: Final[Header] = (b"cache-control", b"private, no-cache")
+_FINAL_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"private, max-age=30"),)
+
 END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",
     "body": b"",
@@ -160,10 +163,6 @@ def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
     """Make the response about many jobs from those about each."""
     body = b'{"jobs":[%b]}' % b",".join(response.body for response in responses)
     return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
-
-
-_REVALIDATE_HEADER: Final[Header] = (b"cache-control", b"private, no-cache")
-_FINAL_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"private, max-age=30"),)
 
 
 @functools.cache  # so that all responses with the same interval share one tuple
