@@ -1,4 +1,4 @@
-"""Taking jobs: by one worker only, and not lost when the taking is cut off."""
+"""Taking jobs: by one worker only, and not lost when the claims is cut off."""
 
 import asyncio
 from typing import Any
@@ -19,8 +19,8 @@ async def queue(pool: StatusRedis, count: int, **kwargs: Any) -> list[str]:
 async def test_one_of_many_gets_each_job(pool: StatusRedis) -> None:
     """Of many workers that want the same jobs each job goes to one."""
     ids = await queue(pool, 50)
-    takings = [Claims(default_queue_name, 310, 45) for _ in range(5)]
-    taken = await asyncio.gather(*(taking.take(pool, ids) for taking in takings))
+    all_claims = [Claims(default_queue_name, 310, 45) for _ in range(5)]
+    taken = await asyncio.gather(*(claims.claim(pool, ids) for claims in all_claims))
     assert sorted(job_id for some in taken for job_id in some) == sorted(ids)
 
 
@@ -30,64 +30,64 @@ async def test_what_arq_has_is_left(pool: StatusRedis, redis: Any) -> None:
     redis.set(in_progress_key_prefix + running, b"1", px=60_000)
     redis.zrem(default_queue_name, done)
     redis.zadd(default_queue_name, {deferred: timestamp_ms() + 60_000})
-    taken = await Claims(default_queue_name, 310, 45).take(pool, [running, done, deferred, free])
+    taken = await Claims(default_queue_name, 310, 45).claim(pool, [running, done, deferred, free])
     assert list(taken) == [free]
     kept = {key.removeprefix(in_progress_key_prefix) for key in redis.keys("arq:in-progress:*")}
     assert kept == {running, free}
     assert 44_000 < redis.pttl(in_progress_key_prefix + free) <= 45_000
 
 
-async def cut_off(pool: StatusRedis, taking: Claims, ids: list[str]) -> None:
+async def cut_off(pool: StatusRedis, claims: Claims, ids: list[str]) -> None:
     """Take jobs, and lose the reply."""
-    await taking.take(pool, ids)
-    taking._uncertain.update(ids)
+    await claims.claim(pool, ids)
+    claims._uncertain.update(ids)
 
 
 async def test_cut_off_taking_is_recovered(pool: StatusRedis, redis: Any) -> None:
     """What was taken when the reply was lost is taken at the next try, by the same worker."""
     ids = await queue(pool, 3)
-    taking = Claims(default_queue_name, 310, 45)
-    await cut_off(pool, taking, ids)
-    assert await Claims(default_queue_name, 310, 45).take(pool, ids) == {}
+    claims = Claims(default_queue_name, 310, 45)
+    await cut_off(pool, claims, ids)
+    assert await Claims(default_queue_name, 310, 45).claim(pool, ids) == {}
     redis.pexpire(in_progress_key_prefix + ids[0], 2_000)
-    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert sorted(await claims.claim(pool, ids)) == sorted(ids)
     assert redis.pttl(in_progress_key_prefix + ids[0]) > 40_000
-    assert await taking.take(pool, ids) == {}
+    assert await claims.claim(pool, ids) == {}
 
 
 async def test_cancelled_taking_is_uncertain(pool: StatusRedis) -> None:
-    """A taking that is cancelled while it waits for Redis is recovered too."""
+    """A claims that is cancelled while it waits for Redis is recovered too."""
     ids = await queue(pool, 3)
-    taking = Claims(default_queue_name, 310, 45)
-    task = asyncio.create_task(taking.take(pool, ids))
+    claims = Claims(default_queue_name, 310, 45)
+    task = asyncio.create_task(claims.claim(pool, ids))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert taking._uncertain == set(ids)
-    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert claims._uncertain == set(ids)
+    assert sorted(await claims.claim(pool, ids)) == sorted(ids)
 
 
 async def test_release(pool: StatusRedis, redis: Any) -> None:
     """A worker that stops gives back what it has taken without learning so, and nothing else."""
     mine, theirs = await queue(pool, 2)
-    taking = Claims(default_queue_name, 310, 45)
-    await cut_off(pool, taking, [mine])
+    claims = Claims(default_queue_name, 310, 45)
+    await cut_off(pool, claims, [mine])
     redis.set(in_progress_key_prefix + theirs, b"1", px=60_000)
-    taking._uncertain.add(theirs)
-    await taking.release(pool)
+    claims._uncertain.add(theirs)
+    await claims.release_uncertain(pool)
     assert redis.keys("arq:in-progress:*") == [in_progress_key_prefix + theirs]
 
 
 async def test_end_of_an_earlier_run(pool: StatusRedis, redis: Any) -> None:
     """What is committed again is the end of that run only, never that of the next under its id."""
     (job_id,) = await queue(pool, 1, _job_id="same")
-    taking = Claims(default_queue_name, 310, 45)
-    await taking.take(pool, [job_id])
-    first = taking.held[job_id].token
+    claims = Claims(default_queue_name, 310, 45)
+    await claims.claim(pool, [job_id])
+    first = claims.held[job_id].token
     commands = attempt_commands(
         job_id,
         default_queue_name,
-        finish=True,
+        is_finished=True,
         result=None,
         keep_result_ms=None,
         next_score=None,
@@ -101,24 +101,24 @@ async def test_end_of_an_earlier_run(pool: StatusRedis, redis: Any) -> None:
     assert await again(first) is CommitResult.SUPERSEDED
     await queue(pool, 1, _job_id="same")
     assert await again(first) is CommitResult.SUPERSEDED
-    await cut_off(pool, taking, [job_id])
+    await cut_off(pool, claims, [job_id])
     assert await again(first) is CommitResult.SUPERSEDED
     assert redis.exists(f"arq:job:{job_id}")
     assert redis.zcard(default_queue_name) == 1
-    assert await again(taking.held[job_id].token) is CommitResult.WITHOUT_STATUS
+    assert await again(claims.held[job_id].token) is CommitResult.WITHOUT_STATUS
     assert not redis.exists(f"arq:job:{job_id}")
 
 
 async def test_outcome_of_a_cron_job_whose_reply_was_lost(pool: StatusRedis, redis: Any) -> None:
     """What a transaction leaves of a cron job's claim isn't mistaken for another worker's."""
     (job_id,) = await queue(pool, 1)
-    taking = Claims(default_queue_name, 310, 45)
-    await taking.take(pool, [job_id])
+    claims = Claims(default_queue_name, 310, 45)
+    await claims.claim(pool, [job_id])
     redis.set(f"arq:retry:{job_id}", 1)
     commands = attempt_commands(
         job_id,
         default_queue_name,
-        finish=True,
+        is_finished=True,
         result=None,
         keep_result_ms=None,
         next_score=None,
@@ -126,9 +126,9 @@ async def test_outcome_of_a_cron_job_whose_reply_was_lost(pool: StatusRedis, red
     )
 
     async def again(attempt: int) -> CommitResult:
-        token = taking.held[job_id].token
+        token = claims.held[job_id].token
         return await commit(
-            pool, commands, None, job_id=job_id, is_sure=False, attempt=attempt, token=token
+            pool, commands, None, job_id=job_id, is_claim_valid=False, attempt=attempt, token=token
         )
 
     assert await again(1) is CommitResult.WITHOUT_STATUS

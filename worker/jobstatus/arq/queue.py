@@ -1,18 +1,16 @@
 """Where arq's queue is: as the environment says, for those whose code doesn't."""
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import unquote
 
 from arq.connections import ArqRedis, RedisSettings
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import SettingsError
 from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 from jobstatus.storage.credentials import FileCredentials
-from jobstatus.storage.store import PRIMARY_CHECK_SECONDS
 
 _QUIET = 1.5
 """Seconds after a failover for which no job is taken: every worker says first which it has."""
@@ -87,48 +85,6 @@ def _settings(address: RedisUrl) -> QueueSettings:
         sentinel_username=address.sentinel_username,
         sentinel_password=address.sentinel_password,
     )
-
-
-class PrimaryMonitor:
-    """Who is the primary behind a pool; for a pool without Sentinels it stays who it is."""
-
-    def __init__(self, pool: ArqRedis) -> None:
-        connections: Any = pool.connection_pool
-        self._connections = connections if isinstance(connections, SentinelConnectionPool) else None
-        self._asked = self._back = float("-inf")
-
-    async def check(self) -> None:
-        """Ask the Sentinels now and then who it is, if there are any.
-
-        Raises:
-            ConnectionError: it was replaced; what was said to it last may be lost.
-        """
-        if self._connections is None or time.monotonic() - self._asked < PRIMARY_CHECK_SECONDS:
-            return
-        before = self._connections.master_address
-        self._asked = time.monotonic()
-        try:
-            now = await cast("Any", self._connections).get_master_address()  # it leaves the old one
-        except MasterNotFoundError:
-            if before is None:
-                raise
-            return  # no Sentinel names another one
-        if before not in {None, now}:
-            raise ConnectionError(f"another primary has taken over: {now}")
-
-    def back(self, *, claims_may_be_gone: bool) -> None:
-        """It answers again: perhaps it is another one, which may not know what is being run.
-
-        Args:
-            claims_may_be_gone: Whether claims may have expired during the outage.
-        """
-        if self._connections is not None or claims_may_be_gone:
-            self._back = time.monotonic()
-
-    @property
-    def is_new(self) -> bool:
-        """Whether other workers may not have said yet which jobs they run."""
-        return time.monotonic() - self._back < _QUIET
 
 
 async def close_sentinels(pool: ArqRedis) -> None:
