@@ -293,7 +293,7 @@ async def create_pool(
 async def _connect_through_sentinels(settings: RedisSettings, failed_tries: int) -> ArqRedis:
     """Return a pool that has reached the primary once.
 
-    arq tries only once with Sentinels. This tries as often as arq does without them.
+    It tries as often as `arq.create_pool` does.
     """
     pool = sentinel_pool(settings)
     for tries_left in range(max(0, settings.conn_retries - failed_tries), -1, -1):
