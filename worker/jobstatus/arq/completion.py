@@ -261,7 +261,7 @@ class Completion:
     async def _has_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
         """Return whether a job that arq calls expired was in fact just finished by another worker.
 
-        If not, find out which run the job belongs to, for the attempt.
+        If not, assign the attempt to the run of the stored record.
         """
         pool: Any = self._pool
 
@@ -269,7 +269,7 @@ class Completion:
             if await pool.exists(result_key_prefix + job_id):
                 return True
             if not self._is_same_redis:
-                return False  # the publisher finds out which run it is
+                return False  # the publisher assigns the attempt to its run
             run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
             attempt.join(run)
             return run is not None and run.state in FINAL_STATES

@@ -54,7 +54,7 @@ def _is_transient_refusal(error: BaseException) -> bool:
 
 
 class Outage:
-    """Whether the queue's Redis is unavailable. The begin and the end are logged once each.
+    """Whether the queue's Redis is unavailable. Its start and its end are logged once each.
 
     Attributes:
         is_active: Whether the last command failed because Redis was unavailable.
@@ -71,7 +71,7 @@ class Outage:
     async def retry(
         self, command: Callable[[], Awaitable[T]], must_give_up: Callable[[], bool]
     ) -> T:
-        """Return what `command` returns, after the end of an outage if necessary.
+        """Return what `command` returns, waiting for the end of an outage if necessary.
 
         Args:
             command: Sends commands to Redis. One call may take `COMMAND_TIMEOUT_SECONDS`.

@@ -47,7 +47,7 @@ class StatusRedis(ArqRedis):
     It takes the arguments of `ArqRedis`, and:
 
     Args:
-        status: Where and for how long the status is stored; None: as the environment says.
+        status: Where and for how long the status is stored; None: from the environment.
         publisher: Writes the status if that is not in the queue's Redis; None: the pool makes a
             publisher and closes it with itself.
     """
@@ -60,15 +60,15 @@ class StatusRedis(ArqRedis):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._status = status or PublisherSettings.from_env()
+        self._status_settings = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
         self._owns_publisher = publisher is None
         self._fallback: Publisher | None = None
-        if not is_same_redis(self, self._status):
-            self._publisher = publisher or publisher_for_pool(self, self._status)
+        if not is_same_redis(self, self._status_settings):
+            self._publisher = publisher or publisher_for_pool(self, self._status_settings)
 
     @classmethod
-    def over(
+    def wrap(
         cls, pool: ArqRedis, status: PublisherSettings, publisher: Publisher | None = None
     ) -> Self:
         """Return a pool with the connections, queue and serializers of `pool`.
@@ -152,7 +152,7 @@ class StatusRedis(ArqRedis):
             job = serialize_job(
                 function, args, kwargs, _job_try, now, serializer=self._job_serializer()
             )
-            write = pending_write(self._status, job_id, function, now, expires)
+            write = pending_write(self._status_settings, job_id, function, now, expires)
             pipe.multi()
             pipe.psetex(job_key, expires, job)
             pipe.zadd(queue, {job_id: score})
@@ -217,7 +217,7 @@ class StatusRedis(ArqRedis):
     def _publish(self, write: Write) -> None:
         """Give a write that Redis refused to a publisher, which holds it and tries it again."""
         if self._fallback is None:
-            self._fallback = publisher_for_pool(self, self._status)
+            self._fallback = publisher_for_pool(self, self._status_settings)
         self._fallback.publish(write)
 
     async def _load_and_write(self, write: Write) -> Any:
@@ -264,7 +264,7 @@ async def create_pool(
         job_deserializer: As in arq.
         default_queue_name: As in arq.
         expires_extra_ms: As in arq.
-        status: Where and for how long the status is stored; None: as the environment says.
+        status: Where and for how long the status is stored; None: from the environment.
 
     Raises:
         SettingsError: A `JOBSTATUS_` variable has an invalid value.
@@ -287,7 +287,7 @@ async def create_pool(
             expires_extra_ms=expires_extra_ms,
         )
     await reread_login_on_connect(pool, settings)
-    return StatusRedis.over(pool, status)
+    return StatusRedis.wrap(pool, status)
 
 
 async def _connect_through_sentinels(settings: RedisSettings, failed_tries: int) -> ArqRedis:

@@ -1,4 +1,4 @@
-"""The connection of arq's pool to the queue's Redis, as the environment says."""
+"""The settings and connections of the queue's Redis."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast

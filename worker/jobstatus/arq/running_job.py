@@ -1,4 +1,4 @@
-"""What the worker knows of a job that it is running."""
+"""The state of a job while a worker is running it."""
 
 import asyncio
 import contextlib

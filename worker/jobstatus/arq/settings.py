@@ -16,9 +16,8 @@ class ProcessSettings(PublisherSettings):
     Attributes:
         queue_url: The URL of the queue's Redis; None: that of the status.
         queue_url_file: The file from which this was read.
-        job_completion_wait: Seconds for which a worker that is told to stop waits for its running
-            jobs; None: as arq's settings say. Jobs that are not finished by then are returned to
-            the queue.
+        job_completion_wait: Seconds for which a stopping worker waits for its running jobs; None:
+            from arq's settings. Jobs that have not finished by then are returned to the queue.
         metrics_port: The TCP port of the metrics and the liveness probe, on every address; 0: none.
         log_format: `text` or `json`.
     """

@@ -46,7 +46,7 @@ class StatusWorker(Worker):
     It takes the arguments of `arq.Worker`, and:
 
     Args:
-        status: Where and for how long the status is stored; None: as the environment says.
+        status: Where and for how long the status is stored; None: from the environment.
 
     Attributes:
         publisher: Publishes the status; None while the worker is not running.
@@ -56,13 +56,15 @@ class StatusWorker(Worker):
 
     def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._status = status or PublisherSettings.from_env()
+        self._status_settings = status or PublisherSettings.from_env()
         self.publisher: Publisher | None = None
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
         self._instrumentation = Instrumentation(self, lambda: self.publisher)
         self._jobs = self._instrumentation.jobs
-        self._claims = Claims(self.queue_name, self.in_progress_timeout_s, self._status.claim_lease)
+        self._claims = Claims(
+            self.queue_name, self.in_progress_timeout_s, self._status_settings.claim_lease
+        )
         self._completion: Completion | None = None
         self._outage = Outage()
         self._primary: PrimaryMonitor | None = None
@@ -83,6 +85,10 @@ class StatusWorker(Worker):
 
     async def main(self) -> None:
         """Connect to Redis, then work as arq does."""
+        await self._connect()
+        await super().main()
+
+    async def _connect(self) -> None:
         if self._pool is None:
             self._pool = await create_pool(
                 self.redis_settings,
@@ -90,31 +96,30 @@ class StatusWorker(Worker):
                 job_serializer=self._instrumentation.plain_serializer,
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
-                status=self._status,
+                status=self._status_settings,
             )
         self._primary = PrimaryMonitor(self._pool)
         self._monotonic_polled_at = time.monotonic()
-        self._queue_client = QueueClient(self._pool, self._status)
-        self.publisher = publisher_for_pool(self._pool, self._status)
+        self._queue_client = QueueClient(self._pool, self._status_settings)
+        self.publisher = publisher_for_pool(self._pool, self._status_settings)
         if type(self._pool) is ArqRedis:  # an instance of the user's own class is not replaced
-            self._pool = StatusRedis.over(self._pool, self._status, self.publisher)
+            self._pool = StatusRedis.wrap(self._pool, self._status_settings, self.publisher)
         await self._claims.start_renewal(
             self._pool, self.queue_client, self._outage.count_renewal_refusal
         )
-        is_same = is_same_redis(self._pool, self._status)
+        is_same_database = is_same_redis(self._pool, self._status_settings)
         self._completion = Completion(
             self._pool,
             self.publisher,
             self._outage,
             self._claims,
             queue=self.queue_name,
-            is_same_redis=is_same,
+            is_same_redis=is_same_database,
         )
         carry_context_into_threads(self.loop)
-        if is_same:  # the script must be known before the first outcome is committed
+        if is_same_database:  # the script must be known before the first outcome is committed
             with contextlib.suppress(ResponseError):  # this user may not write status either
                 await self._pool.script_load(SCRIPT)
-        await super().main()
 
     # ── state for the metrics ────────────────────────────────────────────────────────────────
 
@@ -219,8 +224,8 @@ class StatusWorker(Worker):
                 if is_outage and self._is_stopping:
                     raise  # `close` ignores it
                 if not is_outage or job.has_begun:
-                    # It was raised by a hook, or it ends the process. (When a job that has begun
-                    # is affected by an outage, `completion` waits for Redis.)
+                    # A hook has raised it, or it exits the process. (If an outage affects a job
+                    # that has begun, `completion` waits for Redis.)
                     self._crashes.append(error)
                     raise
                 await self._outage.wait(error)
@@ -311,7 +316,7 @@ class StatusWorker(Worker):
                 raise result
 
     async def _delete_own_keys(self) -> None:
-        """Delete the keys which say that this worker has jobs and is alive."""
+        """Delete the in-progress keys of uncertain claims and the key of the health check."""
         try:
             async with asyncio.timeout(1):
                 await self._claims.release_uncertain(self.pool)
