@@ -249,7 +249,7 @@ class Pollers:
         kinds = [self._plain(), self._conditional(), self._bulk()]
         kinds += [self._long_poll(job) for job in jobs[:4]]
         kinds += [self._stream(job) for job in jobs[:8:2]]
-        tasks = [asyncio.create_task(kind) for kind in kinds]
+        tasks = [asyncio.create_task(code) for code in kinds]
         yield self
         for task in tasks:
             task.cancel()
@@ -259,13 +259,13 @@ class Pollers:
             if not isinstance(result, asyncio.CancelledError) and isinstance(result, BaseException):
                 raise result
 
-    async def _get(self, kind: str, path: str, **headers: str) -> httpx.Response | None:
+    async def _get(self, code: str, path: str, **headers: str) -> httpx.Response | None:
         try:
             response = await self._client.get(path, headers=headers)
         except httpx.TransportError:
             self.statuses["no response"] += 1
             return None
-        self.statuses[f"{kind} {response.status_code}"] += 1
+        self.statuses[f"{code} {response.status_code}"] += 1
         details = path, response.status_code, response.text
         assert response.status_code in {200, 304, 503}, details
         return response

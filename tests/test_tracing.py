@@ -1,4 +1,4 @@
-"""Traces: from the enqueue over the attempt to the writes of its status, and each request."""
+"""Traces lead from the enqueue to the attempt and its status writes; requests are spans too."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _SPANS = InMemorySpanExporter()
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """Traces are on; what was traced."""
+    """Turn traces on; return the exporter that collects the spans."""
     if not isinstance(trace.get_tracer_provider(), TracerProvider):
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(_SPANS))
@@ -40,14 +40,14 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 async def work(redis_url: str, *functions: Any) -> list[str]:
-    """Enqueue one job for each function and its arguments, and run them; their ids."""
-    where = RedisSettings.from_dsn(redis_url)
-    pool = await create_pool(where)
+    """Enqueue and run a job for each function with its arguments; return the job ids."""
+    redis_settings = RedisSettings.from_dsn(redis_url)
+    pool = await create_pool(redis_settings)
     jobs = [await pool.enqueue_job(function, *args) for function, *args in functions]
     await pool.aclose()
     worker = create_worker(
         app.WorkerSettings,
-        redis_settings=where,
+        redis_settings=redis_settings,
         burst=True,
         poll_delay=0.02,
         handle_signals=False,
@@ -61,11 +61,12 @@ async def work(redis_url: str, *functions: Any) -> list[str]:
 
 
 def children(spans: list[Any], parent: Any) -> set[str]:
+    """Return the names of the spans whose parent is `parent`."""
     return {s.name for s in spans if s.parent and s.parent.span_id == parent.context.span_id}
 
 
 async def test_job(redis_url: str, spans: InMemorySpanExporter) -> None:
-    """One trace leads from the enqueue to the attempt and to each change of its state."""
+    """One trace contains the enqueue, the attempt below it, and below that each state write."""
     (job_id,) = await work(redis_url, ("steps", 4, 0.1))
     found = list(spans.get_finished_spans())
     (enqueued,) = [s for s in found if s.name == "enqueue steps"]
@@ -80,16 +81,18 @@ async def test_job(redis_url: str, spans: InMemorySpanExporter) -> None:
 
 
 async def test_failure(redis_url: str, spans: InMemorySpanExporter) -> None:
-    """An attempt that fails says with what, and that its end was written."""
+    """The span of a failed attempt has the exception as an event and the state write as a child."""
     await work(redis_url, ("fail",))
     found = list(spans.get_finished_spans())
     (attempt,) = [s for s in found if s.name == "fail"]
     assert attempt.events[0].name == "exception"
-    assert "status failed" in children(found, attempt)  # it may have ended before it was shown
+    assert "status failed" in children(found, attempt)  # `in_progress` may have been skipped
 
 
-async def test_off(redis_url: str, spans: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is traced unless it is asked for."""
+async def test_traces_are_off_by_default(
+    redis_url: str, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without JOBSTATUS_TRACES there are no spans."""
     monkeypatch.delenv("JOBSTATUS_TRACES")
     await work(redis_url, ("fail",))
     assert not spans.get_finished_spans()
@@ -98,7 +101,7 @@ async def test_off(redis_url: str, spans: Any, monkeypatch: pytest.MonkeyPatch) 
 async def test_request(
     service_settings: ServiceSettings, spans: InMemorySpanExporter, put: Put
 ) -> None:
-    """A request is a span of its caller's trace, with its route, its job and its status."""
+    """A request is a span in its client's trace, with its route, job id and status code."""
     put(JOB)
     app: Any = create_app(service_settings)
     transport = httpx.ASGITransport(app=app)
@@ -107,17 +110,17 @@ async def test_request(
         app.lifespan(),
         httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
     ):
-        answer = await client.get(f"/api/jobs/{JOB}?wait=0")
-        assert answer.status_code == 200
-        assert len(answer.headers["x-request-id"]) == 32
+        response = await client.get(f"/api/jobs/{JOB}?wait=0")
+        assert response.status_code == 200
+        assert len(response.headers["x-request-id"]) == 32
         assert (await client.get("/api/jobs/none")).status_code == 422
-    found, refused = spans.get_finished_spans()
-    assert found.name == "GET /api/jobs/{job_id}"
-    assert found.context is not None
-    assert found.context.trace_id == int("a" * 32, 16)
-    assert found.attributes is not None
-    assert found.attributes["job.id"] == JOB
-    assert found.attributes["http.response.status_code"] == 200
-    assert refused.attributes is not None
-    assert refused.attributes["http.response.status_code"] == 422
-    assert "job.id" not in refused.attributes
+    successful, invalid = spans.get_finished_spans()
+    assert successful.name == "GET /api/jobs/{job_id}"
+    assert successful.context is not None
+    assert successful.context.trace_id == int("a" * 32, 16)
+    assert successful.attributes is not None
+    assert successful.attributes["job.id"] == JOB
+    assert successful.attributes["http.response.status_code"] == 200
+    assert invalid.attributes is not None
+    assert invalid.attributes["http.response.status_code"] == 422
+    assert "job.id" not in invalid.attributes

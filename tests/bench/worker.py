@@ -1,4 +1,4 @@
-"""What status costs a worker: arq's throughput, a report, the publisher's CPU, Redis's memory."""
+"""The costs of status: arq's throughput, a report, the publisher's CPU, Redis's memory."""
 
 import argparse
 import asyncio
@@ -28,14 +28,14 @@ async def nothing(_: dict[Any, Any]) -> None:
 
 
 async def ten_ms(_: dict[Any, Any]) -> None:
-    """A job that waits for something for 10 ms."""
+    """A job that waits for 10 ms."""
     await asyncio.sleep(0.01)
 
 
 def jobs_per_second(
     url: str, worker_class: type[arq.Worker], make_pool: Any, function: Any, at_once: int, n: int
 ) -> float:
-    """How many jobs a burst worker runs in a second, at most `at_once` at a time."""
+    """Return how many jobs a burst worker runs per second, at most `at_once` at the same time."""
 
     async def run() -> float:
         settings = RedisSettings.from_dsn(url)
@@ -47,7 +47,7 @@ def jobs_per_second(
             functions=[function],
             redis_settings=settings,
             burst=True,
-            poll_delay=0.001,  # the capacity is what is measured, not how often the queue is read
+            poll_delay=0.001,  # so that the poll interval does not limit the throughput
             max_jobs=at_once,
             handle_signals=False,
         )
@@ -63,6 +63,7 @@ def jobs_per_second(
 
 
 def throughput(url: str, rounds: int, n: int) -> str:
+    """Compare the throughput of arq's worker with and without status."""
     rows = []
     for function, at_once in ((nothing, 10), (nothing, 100), (ten_ms, 10), (ten_ms, 100)):
         count = n if function is nothing else n // 2
@@ -83,8 +84,8 @@ def throughput(url: str, rounds: int, n: int) -> str:
     return markdown(("arq jobs", "bare arq, jobs/s", "with status, jobs/s", "ratio"), rows)
 
 
-def reports(url: str, redis: Any) -> str:
-    """A tight loop of `progress` calls, and what of it reaches Redis."""
+def report_cost(url: str, redis: Any) -> str:
+    """Measure a tight loop of `progress` calls, and how many writes it causes."""
     n = 1_000_000
     settings = PublisherSettings(redis_url=url)
     with (
@@ -107,14 +108,14 @@ def reports(url: str, redis: Any) -> str:
         per_second = redis.info("commandstats")["cmdstat_evalsha"]["calls"] / slow
     rows = [
         ("us per call of progress(), of a million", f"{seconds / n * 1e6:.3f}"),
-        ("writes to Redis meanwhile", writes),
-        ("writes a second while progress moves all the time", f"{per_second:.1f}"),
+        ("writes to Redis in that time", writes),
+        ("writes per second while progress changes all the time", f"{per_second:.1f}"),
     ]
     return markdown(("reports", "figure"), rows)
 
 
-def thousand(url: str, redis: Any) -> str:
-    """1,000 jobs in one process, each of which progresses all the time."""
+def thousand_jobs(url: str, redis: Any) -> str:
+    """Measure 1,000 jobs in one process whose progress changes all the time."""
     settings = PublisherSettings(redis_url=url)
     seconds = 5.0
     with Publisher(Store.from_settings(settings), settings) as publisher:
@@ -138,16 +139,16 @@ def thousand(url: str, redis: Any) -> str:
         for job in reversed(jobs):
             job.__exit__(None, None, None)
     rows = [
-        ("writes a second", f"{calls['calls'] / seconds:,.0f}"),
-        ("CPU of the publisher, of one core", f"{100 * cpu / seconds:.1f} %"),
-        ("us of it per write", f"{cpu / calls['calls'] * 1e6:.1f}"),
-        ("us of Redis per write", f"{calls['usec_per_call']:.1f}"),
+        ("writes per second", f"{calls['calls'] / seconds:,.0f}"),
+        ("CPU of the publisher, share of one core", f"{100 * cpu / seconds:.1f} %"),
+        ("CPU of the publisher per write, us", f"{cpu / calls['calls'] * 1e6:.1f}"),
+        ("CPU of Redis per write, us", f"{calls['usec_per_call']:.1f}"),
     ]
-    return markdown(("1,000 jobs that progress all the time", "figure"), rows)
+    return markdown(("1,000 jobs whose progress changes all the time", "figure"), rows)
 
 
-def memory(url: str, redis: Any) -> str:
-    """What a record takes in Redis."""
+def record_memory(url: str, redis: Any) -> str:
+    """Measure how much memory of Redis a record takes."""
     store = Store.from_settings(PublisherSettings(redis_url=url))
     common: dict[str, Any] = {"name": "render_video", "created": 1_700_000_000_000}
     records = {
@@ -159,7 +160,7 @@ def memory(url: str, redis: Any) -> str:
             progress=40.6,
             **common,
         ),
-        "over": Record(
+        "finished": Record(
             state=JobState.FAILED,
             attempt=2,
             reason="ValueError: no such customer: 4711",
@@ -186,6 +187,6 @@ def main(arguments: list[str]) -> None:
         url = server.connection_url
         with Redis.from_url(url, decode_responses=True) as redis:
             print(throughput(url, options.rounds, options.jobs), flush=True)
-            print(f"\n{reports(url, redis)}", flush=True)
-            print(f"\n{thousand(url, redis)}", flush=True)
-            print(f"\n{memory(url, redis)}", flush=True)
+            print(f"\n{report_cost(url, redis)}", flush=True)
+            print(f"\n{thousand_jobs(url, redis)}", flush=True)
+            print(f"\n{record_memory(url, redis)}", flush=True)

@@ -15,12 +15,13 @@ from jobstatus import job_uuid
 TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
 RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
 RECIPES = RECIPE.findall(TEXT)
+TESTS = re.findall(r"<!-- a test runs this: (\S+) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
 NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
 
 
 def test_every_recipe_is_run() -> None:
     """No block of code in the page goes untested."""
-    assert len(RECIPES) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
+    assert len(RECIPES) + len(TESTS) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,19 @@ def test_recipe(
         key = f"job:{job_uuid(job_id)}"
         expected = [state, None if progress == "-" else progress]
         assert redis.hmget(key, "state", "progress") == expected
+
+
+@pytest.mark.parametrize(("name", "code"), TESTS)
+def test_example_of_a_test(tmp_path: Path, name: str, code: str) -> None:
+    """The page's example of a test passes, without a server."""
+    (tmp_path / name).write_text(code, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name],
+        env=environment(JOBSTATUS_REDIS_URL="redis://127.0.0.1:1"),
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 passed" in result.stdout

@@ -1,9 +1,10 @@
-"""An arq application as somebody would write it who knows arq, for tests to run."""
+"""An ordinary arq application, which the tests run."""
 
 import asyncio
 import os
 import random
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,21 +21,21 @@ from jobstatus import current_job
 Ctx = dict[Any, Any]
 
 SKEW = float(os.environ.get("TEST_CLOCK_SKEW", "0"))
-"""Seconds by which this process's clock is wrong."""
+"""Seconds by which the clock of this process is ahead."""
 
 
 def skew_clock(seconds: float) -> None:
-    """Set the clock by which arq and jobstatus date what they do."""
+    """Move the clock that arq and jobstatus read forward."""
     plain, plain_ns = time.time, time.time_ns
-    wrong: Any = lambda: plain() + seconds  # noqa: E731
-    arq.utils.time = arq.worker.time = wrong  # type: ignore[attr-defined]
+    skewed: Any = lambda: plain() + seconds  # noqa: E731
+    arq.utils.time = arq.worker.time = skewed  # type: ignore[attr-defined]
     time.time_ns = lambda: plain_ns() + round(seconds * 1e9)
 
 
 if SKEW:
     skew_clock(SKEW)
 
-# arq's own types ask for coroutine functions that take anything at all.
+# arq's own types accept only coroutine functions that take any arguments.
 func: Any = typed_func
 cron: Any = typed_cron
 
@@ -57,7 +58,7 @@ async def fail(_: Ctx) -> None:
 
 
 async def again(ctx: Ctx, defer: float | None = None, cause: str = "") -> str:
-    """Ask to be run again, until the third attempt."""
+    """Raise `Retry` in the first two attempts."""
     if ctx["job_try"] < 3:
         if not cause:
             raise Retry(defer)
@@ -69,36 +70,59 @@ async def again(ctx: Ctx, defer: float | None = None, cause: str = "") -> str:
 
 
 async def always_again(_: Ctx) -> None:
-    """Ask to be run again, for ever."""
+    """Raise `Retry` in every attempt."""
     raise Retry
 
 
 async def retry_job(ctx: Ctx) -> None:
-    """Raise arq's other request to be run again, once."""
+    """Raise `RetryJob` in the first attempt."""
     if ctx["job_try"] == 1:
         raise RetryJob("not yet")
 
 
 async def explain(ctx: Ctx) -> None:
-    """Say why it is to be run again, once."""
+    """Report a retry and raise `Retry` in the first attempt."""
     if ctx["job_try"] == 1:
         current_job().retry("rate limited")
         raise Retry(0.1)
 
 
+async def report_retry(
+    ctx: Ctx, attempts: int, delay: float | timedelta | None = None, reason: str = "rate limited"
+) -> str:
+    """Report a retry and return, except in the last of so many attempts."""
+    if ctx["job_try"] < attempts:
+        current_job().retry(reason, delay)
+        return "too early"
+    return "at last"
+
+
+async def report_retry_in_step(ctx: Ctx) -> None:
+    """Report a retry within a step in the first attempt, and return."""
+    with current_job().step("download"):
+        if ctx["job_try"] == 1:
+            current_job().retry("rate limited", 0.01)
+
+
+async def report_retry_and_raise(_: Ctx) -> None:
+    """Report a retry, then raise another error."""
+    current_job().retry("rate limited")
+    raise ValueError("no such customer")
+
+
 async def sleep(_: Ctx, seconds: float) -> str:
-    """Take some time."""
+    """Report progress, then take some time."""
     current_job().progress(10, "asleep")
     await asyncio.sleep(seconds)
     return "awake"
 
 
 async def stubborn(_: Ctx, seconds: float) -> str:
-    """Swallow a cancellation."""
+    """Return normally when cancelled."""
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        return "cancelled? me?"
+        return "cancelled"
     return "undisturbed"
 
 
@@ -108,46 +132,44 @@ async def block(_: Ctx, seconds: float) -> None:
 
 
 async def unpicklable(_: Ctx) -> Any:
-    """Return what can't be pickled."""
+    """Return a value that can't be pickled."""
     return lambda: None
 
 
 async def explicit(_: Ctx, how: str) -> None:
-    """Say how it ends, and return."""
+    """Report an outcome, and return."""
     if how == "fail":
         current_job().fail("nothing to do")
-    elif how == "abort":
-        current_job().abort("not wanted")
     else:
-        current_job().retry("some other day")
+        current_job().abort("not wanted")
 
 
-class OddError(Exception):
-    """Raises whatever is asked of it."""
+class UnprintableError(Exception):
+    """An error whose text can't be read."""
 
     def __str__(self) -> str:
-        raise RuntimeError("odd")
+        raise RuntimeError("unprintable")
 
     __repr__ = __str__
 
 
-async def odd(_: Ctx, how: str) -> None:
-    """Report what can't be read."""
-    strange: Any = OddError()
+async def malformed_reports(_: Ctx, how: str) -> None:
+    """Report values of wrong types and ranges, then return, raise or retry."""
+    unprintable: Any = UnprintableError()
     report = current_job()
     report.progress(10**400)
-    report.reason = strange
-    report.sample(strange)
-    list(report.track([1], total=strange, reason=strange))
+    report.reason = unprintable
+    report.sample(unprintable)
+    list(report.track([1], total=unprintable, reason=unprintable))
     if how == "raise":
         raise ValueError(b"\xff", "a\nb")
     if how == "retry":
-        report.retry(strange, 1e400)
+        report.retry(unprintable, 1e400)
         raise Retry(0.01)
 
 
 async def in_thread(_: Ctx) -> list[bool]:
-    """Report from threads, started in each of the usual ways."""
+    """Return whether `current_job()` works in threads that are started in the usual ways."""
     report = current_job()
     loop = asyncio.get_running_loop()
     return [
@@ -157,12 +179,12 @@ async def in_thread(_: Ctx) -> list[bool]:
 
 
 async def exit_now(_: Ctx) -> None:
-    """End the process, as no job should."""
+    """Exit the process."""
     raise SystemExit(3)
 
 
 async def mark(ctx: Ctx, folder: str) -> None:
-    """Leave a file for every attempt."""
+    """Create a file for every attempt."""
     Path(folder, f"{ctx['job_id']}-{ctx['job_try']}").touch()
     await asyncio.sleep(0)
 
@@ -177,7 +199,7 @@ async def tick(_: Ctx) -> None:
 
 
 class Base:
-    """Settings that others inherit."""
+    """Settings that the classes below inherit."""
 
     redis_settings = RedisSettings.from_dsn(os.environ.get("TEST_REDIS_URL", "redis://"))
     poll_delay = 0.05
@@ -190,13 +212,16 @@ class Base:
         always_again,
         retry_job,
         explain,
+        report_retry,
+        report_retry_in_step,
+        report_retry_and_raise,
         sleep,
         stubborn,
         block,
         unpicklable,
         explicit,
         in_thread,
-        odd,
+        malformed_reports,
         exit_now,
         mark,
         mark_slowly,
@@ -207,6 +232,7 @@ class Base:
         func(sleep, name="sleep_unkept", keep_result=0),
         func(sleep, name="short_unkept", keep_result=0, timeout=0.3),
         func(add, name="add_forever", keep_result_forever=True),
+        func(report_retry, name="report_retry_unkept", keep_result=0, max_tries=2),
     ]
 
 
@@ -215,7 +241,7 @@ class WorkerSettings(Base):
 
 
 class FromEnvironment:
-    """Says nothing of Redis: the environment does."""
+    """Does not name a Redis, so the environment does."""
 
     functions: ClassVar = [sleep]
     poll_delay = 0.05
@@ -223,19 +249,19 @@ class FromEnvironment:
 
 
 class Cron(Base):
-    """With a cron job that runs at once."""
+    """Has a cron job that runs at once."""
 
     cron_jobs: ClassVar = [cron(tick, month=2, day=29, hour=3, run_at_startup=True)]
 
 
 class Patient(Base):
-    """Finishes its jobs before it stops."""
+    """Lets jobs complete for up to 5 s before it stops."""
 
     job_completion_wait = 5
 
 
 class Quick(Base):
-    """Whose in-progress keys live for 11 s, the shortest that arq has."""
+    """Has in-progress keys that live for 11 s, the shortest time that arq allows."""
 
     job_timeout = 1
     functions: ClassVar = [func(sleep, timeout=1)]
@@ -243,13 +269,13 @@ class Quick(Base):
 
 
 class Wide(Base):
-    """Many jobs at once."""
+    """Runs many jobs at the same time."""
 
     max_jobs = 40
 
 
 async def mixed(ctx: Ctx, seed: int) -> int:
-    """End in one of many ways, after some steps with progress."""
+    """Finish in one of many ways, after some steps with progress."""
     dice = random.Random(seed * 1000 + ctx["job_try"])
     for _step in current_job().track(range(dice.randint(1, 12)), reason="{done} of {total}"):
         await asyncio.sleep(dice.random() * 0.15)
@@ -269,7 +295,7 @@ async def mixed(ctx: Ctx, seed: int) -> int:
 
 
 class Chaos(FromEnvironment):
-    """Jobs that end in many ways."""
+    """Runs jobs that finish in many ways."""
 
     functions: ClassVar = [
         func(mixed, timeout=3, max_tries=8),
@@ -282,7 +308,7 @@ class Chaos(FromEnvironment):
 
 
 class Forever(Base):
-    """Keeps every result for ever."""
+    """Stores results without a time limit."""
 
     keep_result_forever = True
 
@@ -297,24 +323,24 @@ async def _slow(_: Ctx) -> None:
 
 
 class BadStart(Base):
-    """A start hook that raises."""
+    """Has a start hook that raises."""
 
     on_job_start = staticmethod(_refuse)
 
 
 class BadEnd(Base):
-    """An end hook that raises."""
+    """Has an end hook that raises."""
 
     on_job_end = staticmethod(_refuse)
 
 
 class BadAfter(Base):
-    """A hook after the end that raises."""
+    """Has a hook that raises after the outcome is committed."""
 
     after_job_end = staticmethod(_refuse)
 
 
 class SlowStart(Base):
-    """A start hook that takes long."""
+    """Has a start hook that takes long."""
 
     on_job_start = staticmethod(_slow)

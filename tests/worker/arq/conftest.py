@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from arq.connections import RedisSettings
+from tests.processes import ROOT, SCRIPTS
 from tests.worker.arq import app
 
 from jobstatus import job_uuid
@@ -19,7 +19,8 @@ from jobstatus.arq import StatusRedis, StatusWorker, create_pool, create_worker
 from jobstatus.settings import PublisherSettings
 
 Status = dict[str, str]
-COMMAND = "from jobstatus.worker_command import main; main()"
+ReadStatus = Callable[[str], Status]
+Work = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +32,27 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def pool(redis_url: str) -> AsyncIterator[StatusRedis]:
-    """A pool that shows what it enqueues as pending."""
+    """Return a pool that publishes what it enqueues as pending."""
     pool = await create_pool(RedisSettings.from_dsn(redis_url))
     yield pool
     await pool.aclose()
 
 
+async def enqueue(pool: StatusRedis, function: str, *args: Any, **kwargs: Any) -> str:
+    """Enqueue a job; return its id."""
+    job = await pool.enqueue_job(function, *args, **kwargs)
+    assert job is not None
+    return job.job_id
+
+
+async def enqueue_many(pool: StatusRedis, count: int, function: str, *args: Any) -> list[str]:
+    """Enqueue equal jobs; return their ids."""
+    return [await enqueue(pool, function, *args) for _ in range(count)]
+
+
 @pytest.fixture
-def status(redis: Any) -> Callable[[str], Status]:
-    """Reads what stands in Redis about a job."""
+def status(redis: Any) -> ReadStatus:
+    """Return a function that reads the record of a job."""
 
     def read(job_id: str) -> Status:
         fields: Status = redis.hgetall(f"job:{job_uuid(job_id)}")
@@ -48,9 +61,17 @@ def status(redis: Any) -> Callable[[str], Status]:
     return read
 
 
+def all_are(redis: Any, job_ids: list[str], state: str) -> bool:
+    """Return whether all jobs are in the state, in their first attempt."""
+    pipe = redis.pipeline()
+    for job_id in job_ids:
+        pipe.hmget(f"job:{job_uuid(job_id)}", "state", "attempt")
+    return {tuple(fields) for fields in pipe.execute()} == {(state, "1")}
+
+
 @pytest.fixture
-async def work(redis_url: str) -> Callable[..., Any]:
-    """Runs a worker in this process until the queue is empty."""
+async def work(redis_url: str) -> Work:
+    """Return a function that runs a worker in this process until the queue is empty."""
 
     async def run(settings: Any = app.WorkerSettings, **kwargs: Any) -> StatusWorker:
         worker = create_worker(
@@ -77,28 +98,37 @@ class WorkerProcess:
     """`jobstatus-worker` in a process of its own."""
 
     def __init__(self, settings: str, environ: dict[str, str], *options: str) -> None:
+        command = SCRIPTS["jobstatus-worker"]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, f"tests.worker.arq.app.{settings}", *options],
+            [sys.executable, "-c", command, f"tests.worker.arq.app.{settings}", *options],
             env={**os.environ, **environ},
-            cwd=Path(__file__).parents[3],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to it."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def end(self, timeout: float = 15) -> tuple[int, str]:
-        """Wait for its end; its exit status and what it printed."""
+        """Wait until the process exits; return its exit status and its output."""
         output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, output
 
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal and wait until the process exits; return its exit status and output."""
+        self.send(number)
+        return await asyncio.to_thread(self.end, 25)
+
+
+Spawn = Callable[..., WorkerProcess]
+
 
 @pytest.fixture
-def spawn(redis_url: str) -> Iterator[Callable[..., WorkerProcess]]:
-    """Starts worker processes; those that still run at the end are killed."""
+def spawn(redis_url: str) -> Iterator[Spawn]:
+    """Return a function that starts worker processes; they are killed after the test."""
     started: list[WorkerProcess] = []
 
     def start(settings: str = "WorkerSettings", *options: str, **environ: str) -> WorkerProcess:
@@ -114,10 +144,10 @@ def spawn(redis_url: str) -> Iterator[Callable[..., WorkerProcess]]:
         worker.process.communicate()
 
 
-async def soon(look: Callable[[], Any], timeout: float = 10) -> Any:
-    """What `look` returns as soon as that is true, while the event loop runs on."""
+async def soon(check: Callable[[], Any], timeout: float = 10) -> Any:
+    """Return the result of `check` as soon as it is true, while the event loop keeps running."""
     deadline = time.monotonic() + timeout
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {timeout} s; the last look: {found!r}"
+    while not (result := check()):
+        assert time.monotonic() < deadline, f"not within {timeout} s; last result: {result!r}"
         await asyncio.sleep(0.01)
-    return found
+    return result

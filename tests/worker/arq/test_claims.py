@@ -1,137 +1,85 @@
-"""Taking jobs: by one worker only, and not lost when the taking is cut off."""
+"""A job is claimed by exactly one worker, and no claim is lost when a reply is lost."""
 
 import asyncio
 from typing import Any
 
+import pytest
 from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.utils import timestamp_ms
+from tests.worker.arq.conftest import enqueue_many
 
 from jobstatus.arq import StatusRedis
 from jobstatus.arq.claims import Claims
-from jobstatus.arq.transactions import CommitResult, attempt_commands, commit, commit_again
+
+IN_PROGRESS_SECONDS = 310
+LEASE = 45
 
 
-async def queue(pool: StatusRedis, count: int, **kwargs: Any) -> list[str]:
-    jobs = [await pool.enqueue_job("add", 1, 2, **kwargs) for _ in range(count)]
-    return [job.job_id for job in jobs if job is not None]
+def new_claims() -> Claims:
+    """Return the claims of a worker that has none yet."""
+    return Claims(default_queue_name, IN_PROGRESS_SECONDS, LEASE)
 
 
-async def test_one_of_many_gets_each_job(pool: StatusRedis) -> None:
-    """Of many workers that want the same jobs each job goes to one."""
-    ids = await queue(pool, 50)
-    takings = [Claims(default_queue_name, 310, 45) for _ in range(5)]
-    taken = await asyncio.gather(*(taking.take(pool, ids) for taking in takings))
-    assert sorted(job_id for some in taken for job_id in some) == sorted(ids)
+@pytest.fixture
+def claims() -> Claims:
+    return new_claims()
 
 
-async def test_what_arq_has_is_left(pool: StatusRedis, redis: Any) -> None:
-    """A job that a worker of arq's own has, that is done, or that is deferred is left alone."""
-    running, done, deferred, free = await queue(pool, 4)
+async def claim_without_reply(pool: StatusRedis, claims: Claims, job_ids: list[str]) -> None:
+    """Claim jobs as if the reply had been lost."""
+    await claims.claim(pool, job_ids)
+    claims._uncertain.update(job_ids)
+
+
+async def test_each_job_is_claimed_once(pool: StatusRedis) -> None:
+    """If many workers try to claim the same jobs, each job is claimed by exactly one."""
+    ids = await enqueue_many(pool, 50, "add", 1, 2)
+    claimed = await asyncio.gather(*(new_claims().claim(pool, ids) for _ in range(5)))
+    assert sorted(job_id for each in claimed for job_id in each) == sorted(ids)
+
+
+async def test_only_free_jobs_are_claimed(pool: StatusRedis, redis: Any, claims: Claims) -> None:
+    """A job that arq's own worker runs, that has finished, or that is deferred is not claimed."""
+    running, finished, deferred, free = await enqueue_many(pool, 4, "add", 1, 2)
     redis.set(in_progress_key_prefix + running, b"1", px=60_000)
-    redis.zrem(default_queue_name, done)
+    redis.zrem(default_queue_name, finished)
     redis.zadd(default_queue_name, {deferred: timestamp_ms() + 60_000})
-    taken = await Claims(default_queue_name, 310, 45).take(pool, [running, done, deferred, free])
-    assert list(taken) == [free]
-    kept = {key.removeprefix(in_progress_key_prefix) for key in redis.keys("arq:in-progress:*")}
-    assert kept == {running, free}
+    claimed = await claims.claim(pool, [running, finished, deferred, free])
+    assert list(claimed) == list(claims.held) == [free]
+    keys = {key.removeprefix(in_progress_key_prefix) for key in redis.keys("arq:in-progress:*")}
+    assert keys == {running, free}
     assert 44_000 < redis.pttl(in_progress_key_prefix + free) <= 45_000
 
 
-async def cut_off(pool: StatusRedis, taking: Claims, ids: list[str]) -> None:
-    """Take jobs, and lose the reply."""
-    await taking.take(pool, ids)
-    taking._uncertain.update(ids)
-
-
-async def test_cut_off_taking_is_recovered(pool: StatusRedis, redis: Any) -> None:
-    """What was taken when the reply was lost is taken at the next try, by the same worker."""
-    ids = await queue(pool, 3)
-    taking = Claims(default_queue_name, 310, 45)
-    await cut_off(pool, taking, ids)
-    assert await Claims(default_queue_name, 310, 45).take(pool, ids) == {}
+async def test_claim_without_reply_is_recovered(
+    pool: StatusRedis, redis: Any, claims: Claims
+) -> None:
+    """Jobs that were claimed without receiving the reply are claimed by the same worker's retry."""
+    ids = await enqueue_many(pool, 3, "add", 1, 2)
+    await claim_without_reply(pool, claims, ids)
+    assert await new_claims().claim(pool, ids) == {}
     redis.pexpire(in_progress_key_prefix + ids[0], 2_000)
-    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert sorted(await claims.claim(pool, ids)) == sorted(ids)
     assert redis.pttl(in_progress_key_prefix + ids[0]) > 40_000
-    assert await taking.take(pool, ids) == {}
+    assert await claims.claim(pool, ids) == {}
 
 
-async def test_cancelled_taking_is_uncertain(pool: StatusRedis) -> None:
-    """A taking that is cancelled while it waits for Redis is recovered too."""
-    ids = await queue(pool, 3)
-    taking = Claims(default_queue_name, 310, 45)
-    task = asyncio.create_task(taking.take(pool, ids))
+async def test_cancelled_claim_is_recovered(pool: StatusRedis, claims: Claims) -> None:
+    """Jobs are recovered too if the claim was cancelled while it waited for Redis."""
+    ids = await enqueue_many(pool, 3, "add", 1, 2)
+    task = asyncio.create_task(claims.claim(pool, ids))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert taking._uncertain == set(ids)
-    assert sorted(await taking.take(pool, ids)) == sorted(ids)
+    assert claims._uncertain == set(ids)
+    assert sorted(await claims.claim(pool, ids)) == sorted(ids)
 
 
-async def test_release(pool: StatusRedis, redis: Any) -> None:
-    """A worker that stops gives back what it has taken without learning so, and nothing else."""
-    mine, theirs = await queue(pool, 2)
-    taking = Claims(default_queue_name, 310, 45)
-    await cut_off(pool, taking, [mine])
-    redis.set(in_progress_key_prefix + theirs, b"1", px=60_000)
-    taking._uncertain.add(theirs)
-    await taking.release(pool)
-    assert redis.keys("arq:in-progress:*") == [in_progress_key_prefix + theirs]
-
-
-async def test_end_of_an_earlier_run(pool: StatusRedis, redis: Any) -> None:
-    """What is committed again is the end of that run only, never that of the next under its id."""
-    (job_id,) = await queue(pool, 1, _job_id="same")
-    taking = Claims(default_queue_name, 310, 45)
-    await taking.take(pool, [job_id])
-    first = taking.held[job_id].token
-    commands = attempt_commands(
-        job_id,
-        default_queue_name,
-        finish=True,
-        result=None,
-        keep_result_ms=None,
-        next_score=None,
-        keep_in_progress_ms=None,
-    )
-
-    async def again(token: bytes) -> CommitResult:
-        return await commit_again(pool, commands, None, job_id=job_id, token=token)
-
-    await commit(pool, commands, None, job_id=job_id)
-    assert await again(first) is CommitResult.SUPERSEDED
-    await queue(pool, 1, _job_id="same")
-    assert await again(first) is CommitResult.SUPERSEDED
-    await cut_off(pool, taking, [job_id])
-    assert await again(first) is CommitResult.SUPERSEDED
-    assert redis.exists(f"arq:job:{job_id}")
-    assert redis.zcard(default_queue_name) == 1
-    assert await again(taking.held[job_id].token) is CommitResult.WITHOUT_STATUS
-    assert not redis.exists(f"arq:job:{job_id}")
-
-
-async def test_outcome_of_a_cron_job_whose_reply_was_lost(pool: StatusRedis, redis: Any) -> None:
-    """What a transaction leaves of a cron job's claim isn't mistaken for another worker's."""
-    (job_id,) = await queue(pool, 1)
-    taking = Claims(default_queue_name, 310, 45)
-    await taking.take(pool, [job_id])
-    redis.set(f"arq:retry:{job_id}", 1)
-    commands = attempt_commands(
-        job_id,
-        default_queue_name,
-        finish=True,
-        result=None,
-        keep_result_ms=None,
-        next_score=None,
-        keep_in_progress_ms=60_000,
-    )
-
-    async def again(attempt: int) -> CommitResult:
-        token = taking.held[job_id].token
-        return await commit(
-            pool, commands, None, job_id=job_id, is_sure=False, attempt=attempt, token=token
-        )
-
-    assert await again(1) is CommitResult.WITHOUT_STATUS
-    assert await again(1) is CommitResult.GONE
-    redis.set(f"{in_progress_key_prefix}{job_id}", "another's")
-    assert await again(1) is CommitResult.SUPERSEDED
+async def test_release_of_uncertain_claims(pool: StatusRedis, redis: Any, claims: Claims) -> None:
+    """A worker that stops deletes only keys that it set without receiving the reply."""
+    own, other = await enqueue_many(pool, 2, "add", 1, 2)
+    await claim_without_reply(pool, claims, [own])
+    redis.set(in_progress_key_prefix + other, b"1", px=60_000)
+    claims._uncertain.add(other)
+    await claims.release_uncertain(pool)
+    assert redis.keys("arq:in-progress:*") == [in_progress_key_prefix + other]

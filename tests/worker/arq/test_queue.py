@@ -1,4 +1,6 @@
-"""Where arq's queue is, as the environment says."""
+"""The settings of the queue's Redis, from the environment."""
+
+from pathlib import Path
 
 import pytest
 
@@ -7,7 +9,7 @@ from jobstatus.errors import SettingsError
 
 
 def test_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is said it is arq's own; else where the status is, or where is said."""
+    """The queue's URL comes before that of the status, and both before arq's own default."""
     assert (redis_settings().host, redis_settings().port) == ("localhost", 6379)
     monkeypatch.setenv("JOBSTATUS_REDIS_URL", "redis://u:p@status:1/2")
     found = redis_settings()
@@ -19,7 +21,7 @@ def test_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentinels are arq's own settings of them."""
+    """A Sentinel URL sets arq's own settings for Sentinels."""
     url = "redis+sentinel://u:p@one:1,two/main?db=3"
     monkeypatch.setenv("JOBSTATUS_QUEUE_URL", url)
     found = redis_settings()
@@ -29,28 +31,27 @@ def test_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.username, found.password) == ("u", "p")
 
 
-def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory) -> None:
-    """With TLS the files are those of the status, and names are checked."""
-    file = f"{tmp_path}/ca"
-    with open(file, "w") as new:  # noqa: PTH123
-        new.write("-")
-    monkeypatch.setenv("JOBSTATUS_REDIS_CA_FILE", file)
+def test_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With TLS the files of the status are used, and host names are checked."""
+    file = tmp_path / "ca"
+    file.write_text("-")
+    monkeypatch.setenv("JOBSTATUS_REDIS_CA_FILE", str(file))
     found = redis_settings("rediss://h")
     assert found.ssl
-    assert found.ssl_ca_certs == file
+    assert found.ssl_ca_certs == str(file)
     assert found.ssl_check_hostname
     assert redis_settings("redis://h").ssl_ca_certs is None
 
 
 def test_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Cluster is refused, in words that say what to do."""
+    """A Cluster URL is rejected with a message that says what to use instead."""
     monkeypatch.setenv("JOBSTATUS_REDIS_URL", "redis+cluster://h:1")
     with pytest.raises(SettingsError, match=r"JOBSTATUS_QUEUE_URL.*Cluster"):
         redis_settings()
 
 
 async def test_worker_without_a_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A WorkerSettings that names no Redis uses the environment's; one that does keeps its own."""
+    """Worker settings without a Redis use that of the environment; others keep their own."""
 
     async def job(_: object) -> None:
         """Do nothing."""

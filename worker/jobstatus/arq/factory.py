@@ -1,4 +1,4 @@
-"""From a `WorkerSettings` to a running worker."""
+"""Making and running a worker from arq's settings class."""
 
 from inspect import signature
 from typing import Any
@@ -11,10 +11,10 @@ from jobstatus.arq.worker import StatusWorker
 _PARAMETERS = {*signature(Worker).parameters, "status"}
 
 
-def settings_of(settings: Any) -> dict[str, Any]:
-    """What `StatusWorker` takes of a settings class, dict or object; inherited settings too.
+def worker_arguments(settings: Any) -> dict[str, Any]:
+    """Return the arguments for `StatusWorker` in a settings class, dict or object.
 
-    arq's own reading ignores what a settings class inherits.
+    They include what a settings class inherits, which arq's own function ignores.
     """
     if isinstance(settings, dict):
         return {k: v for k, v in settings.items() if k in _PARAMETERS}
@@ -22,21 +22,33 @@ def settings_of(settings: Any) -> dict[str, Any]:
 
 
 def create_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """A `StatusWorker` of a `WorkerSettings`; `kwargs` win over it.
+    """Return a `StatusWorker` for arq's settings.
 
-    Where neither says which Redis the queue is in, `jobstatus.arq.redis_settings` does.
+    If neither argument names the queue's Redis, `jobstatus.arq.redis_settings` does.
+
+    Args:
+        settings: A settings class, dict or object, such as arq's `WorkerSettings`.
+        **kwargs: Arguments for `StatusWorker`, which override those of the settings.
 
     Raises:
-        SettingsError: a `JOBSTATUS_` variable can't be used.
+        SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
-    known = {**settings_of(settings), **kwargs}
-    if known.get("redis_settings") is None and known.get("redis_pool") is None:
-        known["redis_settings"] = redis_settings()
-    return StatusWorker(**known)
+    arguments = {**worker_arguments(settings), **kwargs}
+    if arguments.get("redis_settings") is None and arguments.get("redis_pool") is None:
+        arguments["redis_settings"] = redis_settings()
+    return StatusWorker(**arguments)
 
 
 def run_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """Run a `StatusWorker` until it is stopped, or in burst mode until the queue is empty."""
+    """Run a worker until it is stopped, or in burst mode until the queue is empty.
+
+    Args:
+        settings: As for `create_worker`.
+        **kwargs: As for `create_worker`.
+
+    Raises:
+        SettingsError: A `JOBSTATUS_` variable has an invalid value.
+    """
     worker = create_worker(settings, **kwargs)
     worker.run()
     return worker

@@ -1,7 +1,9 @@
-"""What a worker process does, for Prometheus, on a port of its own; and the liveness probe.
+"""Prometheus metrics of a worker process on a port of their own, and the liveness probe.
 
-The queue is asked when somebody scrapes: nothing is counted for nobody, and what is told is not
-old. Every worker of a queue tells the same of it, so look at the greatest, not at the sum.
+The queue is read from Redis when the metrics are requested, so its numbers are current. All workers
+of a queue report the same numbers for it: aggregate them with the maximum, not with the sum.
+
+To add a metric, add it here, to the table in worker/README.md and to the dashboard or an alert.
 """
 
 import contextlib
@@ -30,214 +32,228 @@ from jobstatus.publishing.stats import PublisherStats, cumulative
 from jobstatus.status import JobState
 from jobstatus.storage.refusals import REDIS_ERRORS
 
-_PAGE: Final = 1000
-"""Jobs that are looked at in one round trip."""
+_PAGE_SIZE: Final = 1000
+"""Jobs of the queue that are checked in one round trip."""
 
-_PAGES: Final = 50
-"""Round trips at most; where so many run, those that wait behind them are not told of."""
+_MAX_PAGES: Final = 50
+"""Pages of the queue that are checked at most for the oldest waiting job."""
 
-_REFUSALS: Final = ("NOPERM", "NOREPLICAS", "OOM", "READONLY", "other")
-"""Error codes that are shown from the beginning; others, when they have occurred."""
+_KNOWN_REFUSAL_CODES: Final = ("NOPERM", "NOREPLICAS", "OOM", "READONLY", "other")
+"""Error codes that are exposed from the start; others are exposed after they have occurred."""
 
-_ENDS: Final = (JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED, JobState.RETRYING)
+_OUTCOME_STATES: Final = (
+    JobState.SUCCEEDED,
+    JobState.FAILED,
+    JobState.ABORTED,
+    JobState.RETRYING,
+)
 
 _log = logging.getLogger("jobstatus")
 
 
 class WorkerMetrics:
-    """A collector of one worker's numbers."""
+    """Collects the metrics of one worker."""
 
     def __init__(self, worker: StatusWorker) -> None:
         self._worker = worker
 
     def collect(self) -> Iterator[Metric]:
-        """Every family there is now."""
+        """Yield all metrics with their current values."""
         worker = self._worker
         publisher = worker.publisher
         if publisher is not None:
-            yield from _of_reports(publisher.stats, worker.queue_name)
-            yield _of_refusals(publisher.stats.refusals + worker.refusals)
-            yield self._own("jobs_running", "Attempts that run now.", publisher.running)
+            yield from _publisher_metrics(publisher.stats, worker.queue_name)
+            yield _refusals(publisher.stats.refusals + worker.refusals)
+            yield self._gauge("jobs_running", "Attempts that are running.", publisher.running)
             yield GaugeMetricFamily(
                 "jobstatus_worker_final_states_pending",
-                "Attempts that have ended, and whose end is still to be written.",
+                "Finished attempts whose outcome is not written to Redis yet.",
                 publisher.unwritten_final_states,
             )
-        yield self._own("max_jobs", "Jobs that it runs at once at most.", worker.max_jobs)
+        yield self._gauge(
+            "max_jobs", "Jobs that the worker runs at the same time at most.", worker.max_jobs
+        )
         yield GaugeMetricFamily(
             "jobstatus_worker_heartbeat_timestamp_seconds",
-            "When it last looked into the queue, seconds since the epoch.",
+            "Time of the worker's last poll of its queue, in seconds since the epoch.",
             worker.polled_at,
         )
         yield GaugeMetricFamily(
             "jobstatus_worker_redis_up",
-            "Whether the queue's Redis answered when it was last asked.",
+            "1 if the queue's Redis was available at the last poll, otherwise 0.",
             int(not worker.is_waiting_for_redis),
         )
-        yield from self._of_queue()
+        with contextlib.suppress(*REDIS_ERRORS):
+            client = worker.queue_client()
+            if client is not None:
+                yield from _queue_metrics(client, worker.queue_name)
 
-    def _own(self, name: str, text: str, value: float) -> Metric:
-        """A gauge with the name of the worker's queue."""
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        """Return a gauge that is labelled with the worker's queue."""
         family = GaugeMetricFamily(f"jobstatus_worker_{name}", text, labels=["queue"])
         family.add_metric([self._worker.queue_name], value)
         return family
 
-    def _of_queue(self) -> Iterable[Metric]:
-        with contextlib.suppress(*REDIS_ERRORS):
-            client = self._worker.queue_client()
-            if client is not None:
-                return _queue(client, self._worker.queue_name)
-        return ()
 
-
-def _of_reports(stats: PublisherStats, queue: str) -> Iterator[Metric]:
-    ends = CounterMetricFamily(
-        "jobstatus_worker_attempts", "Attempts that have ended, by how.", labels=["queue", "state"]
+def _publisher_metrics(stats: PublisherStats, queue: str) -> Iterator[Metric]:
+    attempts = CounterMetricFamily(
+        "jobstatus_worker_attempts",
+        "Finished attempts, by the state after them.",
+        labels=["queue", "state"],
     )
-    for state in _ENDS:
-        ends.add_metric([queue, state], stats.finished_attempts[state])
-    yield ends
+    for state in _OUTCOME_STATES:
+        attempts.add_metric([queue, state], stats.finished_attempts[state])
+    yield attempts
     yield CounterMetricFamily(
         "jobstatus_worker_attempts_lost",
-        "Attempts begun although an earlier one never ended: its worker died.",
+        "Attempts that began after an earlier attempt stopped without an outcome, because its "
+        "worker died.",
         stats.lost_attempts,
     )
     reports = CounterMetricFamily(
         "jobstatus_worker_reports",
-        "Reports of running jobs: written, or replaced before they were (coalesced).",
+        "Reports of running jobs: written to Redis, or coalesced with a later report.",
         labels=["outcome"],
     )
     reports.add_metric(["written"], stats.written_reports)
     reports.add_metric(["coalesced"], stats.coalesced_reports)
     yield reports
     yield CounterMetricFamily(
-        "jobstatus_worker_redis_errors", "Times that Redis could not take status.", stats.outages
+        "jobstatus_worker_redis_errors",
+        "Failed attempts to write status because Redis was unavailable.",
+        stats.outages,
     )
-    refused = CounterMetricFamily(
+    failed_writes = CounterMetricFamily(
         "jobstatus_worker_writes_failed",
-        "Writes that came to nothing: Redis refused them, or a later attempt had reported.",
+        "Writes that were dropped: Redis refused them permanently, or a later attempt had "
+        "already written.",
         labels=["reason"],
     )
-    refused.add_metric(["refused"], stats.refused_writes)
-    refused.add_metric(["superseded"], stats.superseded_writes)
-    yield refused
+    failed_writes.add_metric(["refused"], stats.refused_writes)
+    failed_writes.add_metric(["superseded"], stats.superseded_writes)
+    yield failed_writes
     yield CounterMetricFamily(
         "jobstatus_worker_final_states_dropped",
-        "Final states dropped because more than JOBSTATUS_MAX_HELD_RECORDS were held.",
+        "Final states dropped because JOBSTATUS_MAX_HELD_RECORDS records were held already.",
         stats.dropped_final_states,
     )
     buckets, total = stats.write_delays.values
     yield HistogramMetricFamily(
         "jobstatus_worker_report_lag_seconds",
-        "From a change of state to its being written.",
+        "Time from a change of state until it was written to Redis.",
         cumulative(stats.write_delays.bounds, buckets),
         total,
     )
 
 
-def _of_refusals(refusals: Counter[str]) -> Metric:
+def _refusals(refusals: Counter[str]) -> Metric:
     family = CounterMetricFamily(
         "jobstatus_worker_redis_refusals",
-        "Commands that Redis refused for now, by error code. They are held and retried.",
+        "Commands that Redis refused with a transient error, by error code. They are tried again.",
         labels=["code"],
     )
-    for code in sorted({*_REFUSALS, *refusals}):
+    for code in sorted({*_KNOWN_REFUSAL_CODES, *refusals}):
         family.add_metric([code], refusals[code])
     return family
 
 
-def _queue(client: Any, queue: str) -> list[Metric]:
-    """What stands in the queue: arq takes a job out only when it is over."""
-    now = time.time() * 1000
-    since = _oldest_waiting(client, queue, now)
+def _queue_metrics(client: Any, queue: str) -> Iterable[Metric]:
+    """Return the metrics of the queue. arq removes a job from it when the job has finished."""
+    now_ms = time.time() * 1000
+    due_ms = _oldest_waiting_ms(client, queue, now_ms)
     jobs = GaugeMetricFamily(
         "jobstatus_queue_jobs",
-        "Jobs in the queue, those that run and those that are deferred too.",
+        "Jobs in the queue, including running and deferred jobs.",
         labels=["queue"],
     )
     jobs.add_metric([queue], client.zcard(queue))
     age = GaugeMetricFamily(
         "jobstatus_queue_oldest_job_age_seconds",
-        "For how long the oldest job that waits could have been run; 0: none waits.",
+        "Time since the oldest waiting job became due; 0 if no job is waiting.",
         labels=["queue"],
     )
-    age.add_metric([queue], 0.0 if since is None else max(0.0, (now - since) / 1000))
-    return [jobs, age]
+    age.add_metric([queue], 0.0 if due_ms is None else max(0.0, (now_ms - due_ms) / 1000))
+    return (jobs, age)
 
 
-def _oldest_waiting(client: Any, queue: str, now: float) -> float | None:
-    """Since when, in ms, the first job that nobody runs could have been run; None: there is none.
+def _oldest_waiting_ms(client: Any, queue: str, now_ms: float) -> float | None:
+    """Return when the first job that is due and not running became due; None if there is none.
 
-    Jobs that run stand at the head of the queue, so it is looked through page by page.
+    Running jobs are at the head of the queue, so the queue is searched page by page. Waiting jobs
+    beyond the last page are not found.
     """
-    for start in range(0, _PAGES * _PAGE, _PAGE):
-        due = client.zrangebyscore(queue, "-inf", now, start=start, num=_PAGE, withscores=True)
+    for start in range(0, _MAX_PAGES * _PAGE_SIZE, _PAGE_SIZE):
+        due = client.zrangebyscore(
+            queue, "-inf", now_ms, start=start, num=_PAGE_SIZE, withscores=True
+        )
         with client.pipeline(transaction=False) as pipe:
             for job_id, _ in due:
                 pipe.exists(in_progress_key_prefix + job_id.decode())
-            runs = pipe.execute() if due else []
-        for (_, score), is_running in zip(due, runs, strict=True):
+            running = pipe.execute() if due else []
+        for (_, score), is_running in zip(due, running, strict=True):
             if not is_running:
                 return float(score)
-        if len(due) < _PAGE:
+        if len(due) < _PAGE_SIZE:
             break
     return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """Listens on every IPv4 and IPv6 address; each request has a thread."""
+
     daemon_threads = True
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def server_bind(self) -> None:
-        """Bind to every address, of either family."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
 
-class _Quiet(WSGIRequestHandler):
-    timeout = 5  # seconds for which a client may be slow
+class _SilentHandler(WSGIRequestHandler):
+    """Logs no requests."""
+
+    timeout = 5
+    """Seconds that a client may take to send its request."""
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        pass
 
 
 @contextlib.contextmanager
 def serving(worker: StatusWorker, port: int) -> Iterator[None]:
-    """Serve `/metrics` and `/livez` while the block runs, from a thread.
+    """Serve `/metrics` and `/livez` from a thread while the block runs.
 
-    `/livez` says that the process is there. It asks neither Redis nor the event loop: a job that
-    blocks the loop, or an outage, is no reason to kill a worker.
+    `/livez` only reports that the process exists. It uses neither Redis nor the event loop, because
+    a job that blocks the event loop, or an outage, is no reason to kill a worker.
 
     Args:
-        worker: Whose numbers.
-        port: TCP port, on every address; 0: don't.
+        worker: The worker whose metrics are served.
+        port: The TCP port, 1..65535, on every address.
 
     Raises:
-        JobStatusError: the port can't be listened on.
+        JobStatusError: The port can't be listened on.
     """
-    if not port:
-        yield
-        return
     registry = CollectorRegistry(auto_describe=False)
     registry.register(WorkerMetrics(worker))
-    metrics: Any = make_wsgi_app(registry)
+    metrics_app: Any = make_wsgi_app(registry)
 
-    def answer(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, start_response)
-        known = environ["PATH_INFO"] == "/livez"
-        status = "200 OK" if known else "404 Not Found"
+    def app(environ: Any, start_response: Any) -> Any:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics_app(environ, start_response)
+        is_livez = path == "/livez"
+        status = "200 OK" if is_livez else "404 Not Found"
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"ok\n" if known else b"/metrics and /livez are here\n"]
+        return [b"ok\n" if is_livez else b"this port serves /metrics and /livez\n"]
 
     try:
-        server = make_server("", port, answer, server_class=_Server, handler_class=_Quiet)
+        server = make_server("", port, app, server_class=_Server, handler_class=_SilentHandler)
     except OSError as error:
         raise JobStatusError(f"JOBSTATUS_METRICS_PORT: can't listen on {port}: {error}") from None
     thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
-    _log.info("metrics are at port %d", port)
+    _log.info("/metrics and /livez are served on port %d", port)
     try:
         yield
     finally:

@@ -1,92 +1,115 @@
-"""An unavailable Redis: which errors say so, and waiting until it is available again."""
+"""Outages of the queue's Redis: which errors mean one, and waiting until Redis is available."""
 
 import asyncio
 import logging
 import time
 from collections import Counter
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobstatus.storage.refusals import error_text, is_permanent, refusal_of
+from jobstatus.storage.refusals import RefusalLog, error_text, is_permanent, refusal_of
+
+T = TypeVar("T")
+
+COMMAND_TIMEOUT_SECONDS: Final = 10.0
+"""Seconds that one poll of the queue, or one commit, may take before it is tried again."""
 
 OUTAGE_ERRORS: Final = (OSError, RedisConnectionError, RedisTimeoutError)
-"""What is raised when Redis is unavailable, too slow or still loading."""
+"""The errors that are raised when Redis is unavailable, too slow or still loading its data."""
 
-_PAUSE: Final = 0.3
-"""Seconds between two attempts while Redis is unavailable."""
-
-_SAME_REFUSAL_SECONDS: Final = 60.0
-"""Seconds within which a kind of refusal is logged once."""
+_RETRY_SECONDS: Final = 0.3
+"""Seconds between two attempts to reach Redis while it is unavailable."""
 
 _log = logging.getLogger("jobstatus")
 
 
 class TransientRefusalError(OSError):
-    """Redis answers, but refuses: this may end."""
+    """Redis has answered with an error, and may accept the same command later."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether what failed may succeed later: Redis is unavailable, or refuses for now."""
-    return isinstance(error, OUTAGE_ERRORS) or (
-        isinstance(error, ResponseError) and not is_permanent(error)
-    )
+    """Return whether the same command may succeed later: an outage, or a transient refusal."""
+    return isinstance(error, OUTAGE_ERRORS) or _is_transient_refusal(error)
 
 
-def raise_transient(error: BaseException) -> None:
-    """Raise an outage, if `error` is a refusal that may end.
+def raise_if_transient(error: BaseException) -> None:
+    """Raise `TransientRefusalError` if `error` is a transient refusal; otherwise do nothing.
 
     Raises:
-        RefusedForNowError: it is.
+        TransientRefusalError: Redis may accept the same command later.
     """
-    if isinstance(error, ResponseError) and not is_permanent(error):
+    if isinstance(error, ResponseError) and _is_transient_refusal(error):
         raise TransientRefusalError(error_text(error)) from error
 
 
+def _is_transient_refusal(error: BaseException) -> bool:
+    return isinstance(error, ResponseError) and not is_permanent(error)
+
+
 class Outage:
-    """Whether Redis is unavailable; logs once when that begins, and once when it ends.
+    """Whether the queue's Redis is unavailable. Its start and its end are logged once each.
 
     Attributes:
-        is_on: Whether it is, or was when it was last asked.
-        since: When the last outage began, on the monotonic clock.
+        is_active: Whether the last command failed because Redis was unavailable.
+        started_at: When the last outage began, on the monotonic clock.
         refusals: How often Redis has refused arq's own commands, by error code.
     """
 
     def __init__(self) -> None:
-        self.is_on = False
-        self.since = 0.0
-        self._logged: dict[str, float] = {}
+        self.is_active = False
+        self.started_at = 0.0
         self.refusals: Counter[str] = Counter()
+        self._renewal_refusals = RefusalLog(
+            "Redis refuses to renew claims, this is tried again", self.refusals
+        )
+
+    async def retry(
+        self, command: Callable[[], Awaitable[T]], must_give_up: Callable[[], bool]
+    ) -> T:
+        """Return what `command` returns, waiting for the end of an outage if necessary.
+
+        Args:
+            command: Sends commands to Redis. One call may take `COMMAND_TIMEOUT_SECONDS`.
+            must_give_up: Whether to raise the error of an outage instead of waiting.
+
+        Raises:
+            RedisError, OSError: The error isn't transient, or `must_give_up` returned True.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
+                    return await command()
+            except (RedisError, OSError) as error:
+                if not is_transient(error) or must_give_up():
+                    raise
+                await self.wait(error)
 
     async def wait(self, error: BaseException) -> None:
-        """Wait a little, since Redis is unavailable, as `error` says."""
-        refused = refusal_of(error.__cause__ if isinstance(error, TransientRefusalError) else error)
-        what, message = "is unavailable", f"{type(error).__name__}: {error}"
-        if refused is not None:
-            what, message = "refuses commands for now", refused.message
-            self.refusals[refused.code] += 1
-        if not self.is_on:
-            self.is_on = True
-            self.since = time.monotonic()
-            _log.warning("Redis %s, the worker waits: %s", what, message)
-        await asyncio.sleep(_PAUSE)
+        """Note that Redis is unavailable because of `error`, and wait before the next attempt."""
+        is_refusal = isinstance(error, TransientRefusalError)
+        refusal = refusal_of(error.__cause__ if is_refusal else error)
+        problem, message = "is unavailable", f"{type(error).__name__}: {error}"
+        if refusal is not None:
+            problem, message = "refuses commands", refusal.message
+            self.refusals[refusal.code] += 1
+        if not self.is_active:
+            self.is_active = True
+            self.started_at = time.monotonic()
+            _log.warning("Redis %s, the worker waits until it works again: %s", problem, message)
+        await asyncio.sleep(_RETRY_SECONDS)
 
-    def note(self, error: BaseException) -> None:
-        """Count what Redis has refused in another thread; log one of its kind once a minute."""
-        refused = refusal_of(error)
-        if refused is None:
-            return
-        self.refusals[refused.code] += 1
-        now = time.monotonic()
-        if now - self._logged.get(refused.code, float("-inf")) >= _SAME_REFUSAL_SECONDS:
-            self._logged[refused.code] = now
-            _log.warning("Redis refuses to renew claims of jobs for now: %s", refused.message)
+    def count_renewal_refusal(self, error: BaseException) -> None:
+        """Count an error with which Redis refused to renew claims; log each code once a minute."""
+        if (refusal := refusal_of(error)) is not None:
+            self._renewal_refusals.add(refusal)
 
-    def end(self) -> bool:
-        """Redis answers; whether it was unavailable."""
-        was_on, self.is_on = self.is_on, False
-        if was_on:
+    def finish(self) -> bool:
+        """Note that Redis is available; return whether it was unavailable until now."""
+        was_active, self.is_active = self.is_active, False
+        if was_active:
             _log.warning("Redis is available again")
-        return was_on
+        return was_active

@@ -1,4 +1,4 @@
-"""How each of arq's paths out of a job reads as an outcome. Pure; the paths are arq 0.28's."""
+"""The outcome of an attempt, for each path that a job takes through arq 0.28. Pure functions."""
 
 import asyncio
 from typing import Any
@@ -13,14 +13,14 @@ from jobstatus.status import JobState
 
 
 class JobResult(msgspec.Struct, frozen=True):
-    """What arq is about to keep as the result of a job.
+    """The result of a job that arq is about to store.
 
     Attributes:
-        function: The function's name; `<unknown>` where the job couldn't be read.
+        function: The function's name; `<unknown>` if the job couldn't be decoded.
         attempt: arq's `job_try`.
-        enqueued: When the job was enqueued, ms since the epoch; 0 where that is not known.
-        success: Whether arq calls it a success.
-        value: The return value, or the exception, or arq's words for it.
+        enqueued: When the job was enqueued, in ms since the epoch; 0 if that is not known.
+        success: Whether arq considers the job successful.
+        value: The return value, the exception, or arq's error text.
     """
 
     function: str
@@ -30,97 +30,119 @@ class JobResult(msgspec.Struct, frozen=True):
     value: Any
 
 
-class CoroutineEnd(msgspec.Struct, frozen=True):
-    """How the coroutine of an attempt ended.
+class CoroutineExit(msgspec.Struct, frozen=True):
+    """How the coroutine of an attempt returned or raised.
 
     Attributes:
-        error: What it raised, if anything.
-        aborting: Whether arq was aborting the job at that moment.
+        error: The exception that it raised, if any.
+        is_aborting: Whether arq was aborting the job at that moment.
         attempt: arq's `job_try`.
         max_tries: How many attempts arq allows.
-        timeout: Seconds that arq allows for one attempt; None for no limit.
-        seconds: For how long the worker has had it.
-        explicit: What the job said of its end, if anything.
+        timeout: Seconds that arq allows for one attempt; None: no limit.
+        seconds: How long ago the worker claimed the job.
+        reported: The outcome that the job itself reported, if any.
     """
 
     error: BaseException | None
-    aborting: bool
+    is_aborting: bool
     attempt: int
     max_tries: int
     timeout: float | None
     seconds: float
-    explicit: Outcome | None
+    reported: Outcome | None
 
 
-def finished(ended: CoroutineEnd, result: JobResult | None) -> Outcome:
-    """The outcome of an attempt after which arq doesn't run the job again.
+def raise_requested_retry(
+    reported: Outcome | None, *, attempt: int, max_tries: int, retries_jobs: bool
+) -> None:
+    """Make arq run a job again that has called `report.retry()` and then returned.
+
+    arq decides by exceptions only. Without one it would consider the job successful.
 
     Args:
-        ended: How the coroutine ended.
-        result: What arq keeps; None where it keeps no results.
+        reported: The outcome that the job has reported, if any.
+        attempt: arq's `job_try`.
+        max_tries: How many attempts arq allows.
+        retries_jobs: The worker's setting `retry_jobs`.
+
+    Raises:
+        Retry: The job is run again, after the delay that it has reported.
+        JobExecutionFailed: The job may not run again; the text contains the reported reason.
     """
-    error = ended.error
+    if reported is None or reported.state is not JobState.RETRYING:
+        return
+    if retries_jobs and attempt < max_tries:
+        raise Retry(reported.delay)
+    why = "no attempts are left" if retries_jobs else "this worker does not retry jobs"
+    cause = f"failed: {reported.reason}" if reported.reason else "asked to be run again"
+    raise JobExecutionFailed(f"attempt {attempt} of {max_tries} {cause}; {why}")
+
+
+def finished_outcome(coroutine: CoroutineExit, result: JobResult | None) -> Outcome:
+    """Return the outcome of an attempt after which arq doesn't run the job again.
+
+    Args:
+        coroutine: How the coroutine returned or raised.
+        result: The result that arq stores; None if it stores none.
+    """
+    error = coroutine.error
     if isinstance(error, asyncio.CancelledError):
-        if ended.aborting:
-            return Outcome(JobState.ABORTED, "aborted while it ran")
-        # arq cancels what is over only to abort it or because its time is up; without retries
-        # also when the worker stops.
-        if result is not None:
-            stopped = isinstance(result.value, asyncio.CancelledError)
-        else:
-            stopped = ended.timeout is None or ended.seconds < ended.timeout
-        if ended.timeout is None or stopped:
-            return Outcome(JobState.FAILED, "cancelled: its worker is shutting down")
-        return Outcome(JobState.FAILED, f"timed out after {ended.timeout:g} s")
+        return _cancelled_outcome(coroutine, result)
     if error is not None:
-        return _explicit(ended, JobState.FAILED, JobState.ABORTED) or Outcome(
+        reported = coroutine.reported
+        is_retry = reported is not None and reported.state is JobState.RETRYING
+        if is_retry and isinstance(error, JobExecutionFailed):  # by `raise_requested_retry`
+            return Outcome(JobState.FAILED, str(error))
+        return _reported_outcome(coroutine, JobState.FAILED, JobState.ABORTED) or Outcome(
             JobState.FAILED, describe(error)
         )
     if result is not None and not result.success:
-        # The coroutine returned, yet arq keeps a failure: the value can't be serialized.
-        return Outcome(JobState.FAILED, _words(result.value))
-    return _explicit(ended, *JobState) or Outcome(JobState.SUCCEEDED)
+        # The coroutine returned, but arq stores a failure: the value can't be serialized.
+        return Outcome(JobState.FAILED, _failure_reason(result.value))
+    return _reported_outcome(coroutine, *JobState) or Outcome(JobState.SUCCEEDED)
 
 
-def _explicit(ended: CoroutineEnd, *allowed: JobState) -> Outcome | None:
-    """What the job said of its end, where that can be true of a job that isn't run again."""
-    explicit = ended.explicit
-    if explicit is None or explicit.state not in allowed or explicit.state is JobState.RETRYING:
+def _cancelled_outcome(coroutine: CoroutineExit, result: JobResult | None) -> Outcome:
+    """Return the outcome of a cancelled attempt that isn't followed by another one.
+
+    arq cancels such an attempt to abort it or because of its timeout; if the worker doesn't retry
+    jobs, also because the worker stops.
+    """
+    if coroutine.is_aborting:
+        return Outcome(JobState.ABORTED, "aborted while it ran")
+    timeout = coroutine.timeout
+    if result is not None:
+        has_timed_out = not isinstance(result.value, asyncio.CancelledError)
+    else:
+        has_timed_out = timeout is not None and coroutine.seconds >= timeout
+    if timeout is None or not has_timed_out:
+        return Outcome(JobState.FAILED, "cancelled: its worker is shutting down")
+    return Outcome(JobState.FAILED, f"timed out after {timeout:g} s")
+
+
+def _reported_outcome(coroutine: CoroutineExit, *allowed: JobState) -> Outcome | None:
+    """Return the outcome that the job reported, if it can be true of a job that isn't retried."""
+    reported = coroutine.reported
+    if reported is None or reported.state not in allowed or reported.state is JobState.RETRYING:
         return None
-    return explicit
+    return reported
 
 
-def retrying(ended: CoroutineEnd, delay: float | None) -> Outcome:
-    """The outcome of an attempt after which arq runs the job again.
-
-    Args:
-        ended: How the coroutine ended.
-        delay: Seconds until then; None for as soon as a worker is free.
-    """
-    which = f"attempt {ended.attempt} of {ended.max_tries}"
+def retrying_outcome(coroutine: CoroutineExit) -> Outcome:
+    """Return the outcome of an attempt after which arq runs the job again."""
+    score = coroutine.error.defer_score if isinstance(coroutine.error, Retry) else None
+    delay = score / 1000 if score else None
+    which = f"attempt {coroutine.attempt} of {coroutine.max_tries}"
     when = "next at once" if delay is None else f"next in {delay:g} s"
-    return Outcome(JobState.RETRYING, f"{which} {_cause(ended)}; {when}", delay)
+    return Outcome(JobState.RETRYING, f"{which} {_retry_cause(coroutine)}; {when}", delay)
 
 
-def interrupted(attempt: int, error: BaseException | None, within: float) -> Outcome:
-    """The outcome of an attempt whose worker stopped, and couldn't tell arq how it ended.
-
-    Args:
-        attempt: arq's `job_try`.
-        error: What stopped the worker, if it was an error.
-        within: Seconds until arq takes the attempt for lost, at most.
-    """
-    cause = f"{describe(error)} stopped its worker" if error else "its worker stopped"
-    reason = f"attempt {attempt} was cut short: {cause}; next within {within:g} s"
-    return Outcome(JobState.RETRYING, reason, within)
-
-
-def _cause(ended: CoroutineEnd) -> str:
-    if isinstance(ended.error, asyncio.CancelledError):
+def _retry_cause(coroutine: CoroutineExit) -> str:
+    error = coroutine.error
+    if isinstance(error, asyncio.CancelledError):
         return "was cut short: its worker is shutting down"
-    if ended.explicit is not None and ended.explicit.reason:
-        return f"failed: {ended.explicit.reason}"
-    error = ended.error
+    if coroutine.reported is not None and coroutine.reported.reason:
+        return f"failed: {coroutine.reported.reason}"
     cause = error and (error.__cause__ or error.__context__)
     if cause is not None:
         return f"failed: {describe(cause)}"
@@ -129,16 +151,31 @@ def _cause(ended: CoroutineEnd) -> str:
     return f"failed: {describe(error)}"
 
 
-def not_run(result: JobResult) -> Outcome:
-    """The outcome of a job that is over without having been run (again)."""
+def interrupted_outcome(
+    attempt: int, error: BaseException | None, retry_within_seconds: float
+) -> Outcome:
+    """Return the outcome of an attempt whose worker stopped before it could commit a result.
+
+    Args:
+        attempt: arq's `job_try`.
+        error: The error that stopped the worker, if any.
+        retry_within_seconds: Seconds after which the claim on the job has expired, at most.
+    """
+    cause = f"{describe(error)} stopped its worker" if error else "its worker stopped"
+    reason = f"attempt {attempt} was cut short: {cause}; next within {retry_within_seconds:g} s"
+    return Outcome(JobState.RETRYING, reason, retry_within_seconds)
+
+
+def unrun_outcome(result: JobResult) -> Outcome:
+    """Return the outcome of a job that arq gives up without running it (again)."""
     if isinstance(result.value, asyncio.CancelledError):
         return Outcome(JobState.ABORTED, "aborted before it started")
     if isinstance(result.value, TimeoutError):
         return Outcome(JobState.FAILED, "timed out before it started")
-    return Outcome(JobState.FAILED, _words(result.value))
+    return Outcome(JobState.FAILED, _failure_reason(result.value))
 
 
-def _words(value: object) -> str:
+def _failure_reason(value: object) -> str:
     if isinstance(value, SerializationError) and value.__cause__ is not None:
         return f"{value}: {describe(value.__cause__)}"
     if isinstance(value, JobExecutionFailed):

@@ -1,9 +1,9 @@
-"""arq's pool, whose `enqueue_job` shows the job as `pending`."""
+"""arq's pool, which publishes the jobs that it enqueues as `pending`."""
 
 import asyncio
+import contextlib
 import logging
 import pickle
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 from uuid import uuid4
@@ -34,22 +34,22 @@ Duration = int | float | timedelta | None
 
 
 class _RefusedError(Exception):
-    """Redis has refused a transaction whole: nothing of it was done."""
+    """Redis has refused a transaction and executed no part of it."""
 
 
 class StatusRedis(ArqRedis):
-    """`ArqRedis` whose `enqueue_job` shows the job as `pending`.
+    """`ArqRedis` whose `enqueue_job` publishes the job as `pending`.
 
-    Where queue and status share a Redis, the record is written in the transaction that enqueues
-    the job; where they don't, a publisher writes it right after. Status that can't be written
-    never fails an enqueue.
+    If the queue and the status are in the same Redis, the record is written in the transaction
+    that enqueues the job; otherwise a publisher writes it right after that. An enqueue never fails
+    because the status can't be written.
 
-    Takes what `ArqRedis` takes, and:
+    It takes the arguments of `ArqRedis`, and:
 
     Args:
-        status: Where and for how long status is kept; None: as the environment says.
-        publisher: Writes the status that is kept elsewhere than the queue; None: one that lives
-            as long as this pool.
+        status: Where and for how long the status is stored; None: from the environment.
+        publisher: Writes the status if that is not in the queue's Redis; None: the pool makes a
+            publisher and closes it with itself.
     """
 
     def __init__(
@@ -60,18 +60,21 @@ class StatusRedis(ArqRedis):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._status = status or PublisherSettings.from_env()
+        self._status_settings = status or PublisherSettings.from_env()
         self._publisher: Publisher | None = None
         self._owns_publisher = publisher is None
         self._fallback: Publisher | None = None
-        if not is_same_redis(self, self._status):
-            self._publisher = publisher or publisher_for_pool(self, self._status)
+        if not is_same_redis(self, self._status_settings):
+            self._publisher = publisher or publisher_for_pool(self, self._status_settings)
 
     @classmethod
-    def over(
+    def wrap(
         cls, pool: ArqRedis, status: PublisherSettings, publisher: Publisher | None = None
     ) -> Self:
-        """The same connections, queue and serializers, with status. Closing it closes `pool`."""
+        """Return a pool with the connections, queue and serializers of `pool`.
+
+        Closing it also closes the connections of `pool`.
+        """
         self = cls(
             pool.connection_pool,
             job_serializer=pool.job_serializer,
@@ -97,13 +100,25 @@ class StatusRedis(ArqRedis):
         _job_try: int | None = None,
         **kwargs: Any,
     ) -> Job | None:
-        """Enqueue a job, as `ArqRedis.enqueue_job` of arq 0.28 does, and show it as pending."""
-        options = (_queue_name, _defer_until, _defer_by, _expires, _job_try)
+        """Enqueue a job as `ArqRedis.enqueue_job` of arq 0.28 does, and publish it as pending."""
         job_id = _job_id or uuid4().hex
-        if (traces := tracer()) is None:
-            return await self._enqueue(job_id, function, args, kwargs, *options)
-        with traces.span(f"enqueue {function}", "PRODUCER", job_id=job_id, job_name=function):
-            return await self._enqueue(job_id, function, args, kwargs, *options)
+        traces = tracer()
+        with (
+            contextlib.nullcontext()
+            if traces is None
+            else traces.span(f"enqueue {function}", "PRODUCER", job_id=job_id, job_name=function)
+        ):
+            return await self._enqueue(
+                job_id,
+                function,
+                args,
+                kwargs,
+                _queue_name=_queue_name,
+                _defer_until=_defer_until,
+                _defer_by=_defer_by,
+                _expires=_expires,
+                _job_try=_job_try,
+            )
 
     async def _enqueue(
         self,
@@ -111,6 +126,7 @@ class StatusRedis(ArqRedis):
         function: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
         _queue_name: str | None,
         _defer_until: datetime | None,
         _defer_by: Duration,
@@ -136,7 +152,7 @@ class StatusRedis(ArqRedis):
             job = serialize_job(
                 function, args, kwargs, _job_try, now, serializer=self._job_serializer()
             )
-            write = pending_write(self._status, job_id, function, now, expires)
+            write = pending_write(self._status_settings, job_id, function, now, expires)
             pipe.multi()
             pipe.psetex(job_key, expires, job)
             pipe.zadd(queue, {job_id: score})
@@ -145,9 +161,9 @@ class StatusRedis(ArqRedis):
             except WatchError:
                 return None
             except _RefusedError as error:
-                # The transaction was refused whole. If it was because of the status, the job
-                # can be enqueued all the same; if not, arq's own attempt says why.
-                _log.debug("%s can't be shown as pending for now: %s", write.key, error)
+                # If Redis refused only the status, arq's own transaction succeeds; otherwise it
+                # raises the error.
+                _log.debug("%s can't be written as pending yet: %s", write.key, error)
                 enqueued = await super().enqueue_job(
                     function,
                     *args,
@@ -167,7 +183,7 @@ class StatusRedis(ArqRedis):
         return Job(job_id, redis=self, _queue_name=queue, _deserializer=self.job_deserializer)
 
     def _job_serializer(self) -> Serializer | None:
-        """The pool's own; where traces are on, what goes out says which one it belongs to."""
+        """Return the pool's serializer, which adds the current trace to jobs if traces are on."""
         traces = tracer()
         if traces is None:
             return self.job_serializer
@@ -175,7 +191,13 @@ class StatusRedis(ArqRedis):
         return lambda data: plain(data | {TRACE_FIELD: carrier})
 
     async def _execute(self, pipe: Any, write: Write) -> None:
-        """Execute the transaction, with the write in it where the Redis is the same."""
+        """Execute a transaction, with the write as a part of it if the Redis is the same.
+
+        Raises:
+            _RefusedError: Redis has refused the transaction with the write in it.
+            WatchError: Another client has changed the job meanwhile.
+            RedisError, OSError: Redis is unavailable, or refuses arq's commands.
+        """
         if self._publisher is not None:
             await pipe.execute()
             return
@@ -193,13 +215,13 @@ class StatusRedis(ArqRedis):
             self._publish(write)
 
     def _publish(self, write: Write) -> None:
-        """Have a write held and retried that Redis refused in the transaction of the enqueue."""
+        """Give a write that Redis refused to a publisher, which holds it and tries it again."""
         if self._fallback is None:
-            self._fallback = publisher_for_pool(self, self._status)
+            self._fallback = publisher_for_pool(self, self._status_settings)
         self._fallback.publish(write)
 
     async def _load_and_write(self, write: Write) -> Any:
-        """Write once more, to a server that didn't know the script."""
+        """Write again to a server that did not know the script; return its reply or the error."""
         async with self.pipeline(transaction=False) as pipe:
             pipe.script_load(SCRIPT)
             pipe.execute_command(*write.command())
@@ -209,7 +231,7 @@ class StatusRedis(ArqRedis):
                 return ResponseError(str(error))
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Close the connections, the publisher's too."""
+        """Close the pool's connections and the publishers that it has made."""
         if self._publisher is not None and self._owns_publisher:
             await asyncio.to_thread(self._publisher.close)
         if self._fallback is not None:
@@ -219,7 +241,7 @@ class StatusRedis(ArqRedis):
         await close_sentinels(self)
 
     async def close(self, close_connection_pool: bool | None = None) -> None:
-        """Do as `aclose` does: arq calls it by its old name, of which redis-py warns."""
+        """Do the same as `aclose`. arq calls this name, which redis-py has deprecated."""
         await self.aclose(close_connection_pool)
 
 
@@ -233,54 +255,55 @@ async def create_pool(
     expires_extra_ms: int = expires_extra_ms,
     status: PublisherSettings | None = None,
 ) -> StatusRedis:
-    """`arq.create_pool`, whose `enqueue_job` shows the job as `pending`.
+    """Connect as `arq.create_pool` does, and return a pool that publishes jobs as `pending`.
 
     Args:
-        settings_: As arq's; None: as `jobstatus.arq.redis_settings` says.
-        retry: As arq's.
-        job_serializer: As arq's.
-        job_deserializer: As arq's.
-        default_queue_name: As arq's.
-        expires_extra_ms: As arq's.
-        status: Where and for how long status is kept; None: as the environment says.
+        settings_: As in arq; None: as `jobstatus.arq.redis_settings` says.
+        retry: As in arq.
+        job_serializer: As in arq.
+        job_deserializer: As in arq.
+        default_queue_name: As in arq.
+        expires_extra_ms: As in arq.
+        status: Where and for how long the status is stored; None: from the environment.
 
     Raises:
-        SettingsError: a `JOBSTATUS_` variable can't be used.
+        SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
-    known = status or PublisherSettings.from_env()
-    where = settings_ or redis_settings()
-    if where.sentinel:
-        where = replace(where, conn_retries=max(0, where.conn_retries - retry))
-        pool = await _connected(where)
+    status = status or PublisherSettings.from_env()
+    settings = settings_ or redis_settings()
+    if settings.sentinel:
+        pool = await _connect_through_sentinels(settings, retry)
         pool.job_serializer = job_serializer
         pool.job_deserializer = job_deserializer
         pool.default_queue_name = default_queue_name
         pool.expires_extra_ms = expires_extra_ms
-        await reread_login_on_connect(pool, where)
-        return StatusRedis.over(pool, known)
-    pool = await create_arq_pool(
-        where,
-        retry=retry,
-        job_serializer=job_serializer,
-        job_deserializer=job_deserializer,
-        default_queue_name=default_queue_name,
-        expires_extra_ms=expires_extra_ms,
-    )
-    await reread_login_on_connect(pool, where)
-    return StatusRedis.over(pool, known)
+    else:
+        pool = await create_arq_pool(
+            settings,
+            retry=retry,
+            job_serializer=job_serializer,
+            job_deserializer=job_deserializer,
+            default_queue_name=default_queue_name,
+            expires_extra_ms=expires_extra_ms,
+        )
+    await reread_login_on_connect(pool, settings)
+    return StatusRedis.wrap(pool, status)
 
 
-async def _connected(settings: RedisSettings) -> ArqRedis:
-    """A pool behind Sentinel that has answered once; tries as often as arq does elsewhere."""
+async def _connect_through_sentinels(settings: RedisSettings, failed_tries: int) -> ArqRedis:
+    """Return a pool that has reached the primary once.
+
+    It tries as often as `arq.create_pool` does.
+    """
     pool = sentinel_pool(settings)
-    for left in range(settings.conn_retries, -1, -1):
+    for tries_left in range(max(0, settings.conn_retries - failed_tries), -1, -1):
         try:
             await pool.ping()
         except (RedisError, OSError) as error:
-            if not left:
+            if not tries_left:
                 await pool.aclose(close_connection_pool=True)
                 raise
-            _log.warning("Redis can't be reached, %d tries are left: %s", left, error)
+            _log.warning("Redis can't be reached, %d tries are left: %s", tries_left, error)
             await asyncio.sleep(settings.conn_retry_delay)
         else:
             break

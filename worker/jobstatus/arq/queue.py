@@ -1,34 +1,30 @@
-"""Where arq's queue is: as the environment says, for those whose code doesn't."""
+"""The settings and connections of the queue's Redis."""
 
-import time
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from arq.connections import ArqRedis, RedisSettings
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from jobstatus.arq.settings import ProcessSettings
 from jobstatus.errors import SettingsError
 from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 from jobstatus.storage.credentials import FileCredentials
-from jobstatus.storage.store import PRIMARY_CHECK_SECONDS
 
-_QUIET = 1.5
-"""Seconds after a failover for which no job is taken: every worker says first which it has."""
-
-_TIMEOUT = 5.0
-"""Seconds that a primary behind Sentinel may take to answer arq: one that is frozen never does."""
+_SENTINEL_TIMEOUT_SECONDS: Final = 5.0
+"""Seconds for one reply of a primary behind Sentinels, since a frozen primary never replies."""
 
 
 @dataclass
 class QueueSettings(RedisSettings):
-    """arq's settings, and what arq has no place for.
+    """arq's Redis settings, and settings for which arq has no field.
 
     Attributes:
-        sentinel_username: Who logs in to the Sentinels themselves, and `sentinel_password`.
-        sentinel_password: With what.
-        url_file: The file that the URL was read from: its login is read again for each connection.
+        sentinel_username: The username for the Sentinels themselves.
+        sentinel_password: The password for the Sentinels themselves.
+        url_file: The file from which the URL was read. The username and password in it are read
+            again for each connection.
     """
 
     sentinel_username: str | None = None
@@ -37,33 +33,33 @@ class QueueSettings(RedisSettings):
 
 
 def redis_settings(url: str | None = None) -> RedisSettings:
-    """Arq's settings of the queue's Redis.
+    """Return arq's settings for the queue's Redis.
 
     Args:
         url: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`, see `jobstatus.redis_url`;
             None: `JOBSTATUS_QUEUE_URL`, else `JOBSTATUS_REDIS_URL`, else arq's own default.
 
     Raises:
-        SettingsError: a setting can't be used, or it names a Cluster: arq's transactions have
-            keys in many slots, which a Cluster refuses.
+        SettingsError: A setting has an invalid value, or the URL names a Cluster, which refuses
+            arq's transactions because their keys belong to different slots.
     """
     settings = ProcessSettings.from_env()
     text = url or settings.queue_url or settings.redis_url
     if text is None:
         return RedisSettings()
-    file = settings.queue_url_file if settings.queue_url else settings.redis_url_file
     try:
-        address = parse_redis_url(text)
+        parsed = parse_redis_url(text)
     except ValueError as error:
         raise SettingsError(f"JOBSTATUS_QUEUE_URL can't be used: {error}") from None
-    if address.mode is RedisMode.CLUSTER:
+    if parsed.mode is RedisMode.CLUSTER:
         raise SettingsError(
             "JOBSTATUS_QUEUE_URL: arq's queue can't be in a Cluster: name a single Redis or a "
-            "Sentinel; the status (JOBSTATUS_REDIS_URL) can stay there"
+            "Sentinel; the status (JOBSTATUS_REDIS_URL) can be in the Cluster"
         )
-    found = _settings(address)
-    found.url_file = None if url else file
-    if address.tls:
+    found = _queue_settings(parsed)
+    if url is None:
+        found.url_file = settings.queue_url_file if settings.queue_url else settings.redis_url_file
+    if parsed.tls:
         found.ssl_ca_certs = settings.ca_file
         found.ssl_certfile = settings.cert_file
         found.ssl_keyfile = settings.key_file
@@ -71,93 +67,43 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     return found
 
 
-def _settings(address: RedisUrl) -> QueueSettings:
-    if address.mode is RedisMode.STANDALONE:
-        found = RedisSettings.from_dsn(address.url)
-        password = found.password and unquote(found.password)
-        return QueueSettings(**vars(replace(found, password=password)))
+def _queue_settings(url: RedisUrl) -> QueueSettings:
+    if url.mode is RedisMode.STANDALONE:
+        settings = RedisSettings.from_dsn(url.url)
+        password = settings.password and unquote(settings.password)
+        return QueueSettings(**vars(replace(settings, password=password)))
     return QueueSettings(
-        host=list(address.hosts),
+        host=list(url.hosts),
         sentinel=True,
-        sentinel_master=address.service,
-        database=address.db,
-        username=address.username,
-        password=address.password,
-        ssl=address.tls,
-        sentinel_username=address.sentinel_username,
-        sentinel_password=address.sentinel_password,
+        sentinel_master=url.service,
+        database=url.db,
+        username=url.username,
+        password=url.password,
+        ssl=url.tls,
+        sentinel_username=url.sentinel_username,
+        sentinel_password=url.sentinel_password,
     )
 
 
-class PrimaryMonitor:
-    """Who is the primary behind a pool; for a pool without Sentinels it stays who it is."""
-
-    def __init__(self, pool: ArqRedis) -> None:
-        connections: Any = pool.connection_pool
-        self._connections = connections if isinstance(connections, SentinelConnectionPool) else None
-        self._asked = self._back = float("-inf")
-
-    async def check(self) -> None:
-        """Ask the Sentinels now and then who it is, if there are any.
-
-        Raises:
-            ConnectionError: it was replaced; what was said to it last may be lost.
-        """
-        if self._connections is None or time.monotonic() - self._asked < PRIMARY_CHECK_SECONDS:
-            return
-        before = self._connections.master_address
-        self._asked = time.monotonic()
-        try:
-            now = await cast("Any", self._connections).get_master_address()  # it leaves the old one
-        except MasterNotFoundError:
-            if before is None:
-                raise
-            return  # no Sentinel names another one
-        if before not in {None, now}:
-            raise ConnectionError(f"another primary has taken over: {now}")
-
-    def back(self, *, claims_may_be_gone: bool) -> None:
-        """It answers again: perhaps it is another one, which may not know what is being run.
-
-        Args:
-            claims_may_be_gone: Whether claims may have expired during the outage.
-        """
-        if self._connections is not None or claims_may_be_gone:
-            self._back = time.monotonic()
-
-    @property
-    def is_new(self) -> bool:
-        """Whether other workers may not have said yet which jobs they run."""
-        return time.monotonic() - self._back < _QUIET
-
-
-async def close_sentinels(pool: ArqRedis) -> None:
-    """Close what redis-py leaves open when a pool is closed."""
-    connections: Any = pool.connection_pool
-    if isinstance(connections, SentinelConnectionPool):
-        for sentinel in connections.sentinel_manager.sentinels:
-            await sentinel.aclose()
-
-
 async def reread_login_on_connect(pool: ArqRedis, settings: RedisSettings) -> None:
-    """Have each new connection of the pool log in with what the file of the URL holds then."""
+    """Make each new connection of the pool use the login that is then in the URL's file."""
     file = getattr(settings, "url_file", None)
     if file is not None:
         connections: Any = pool.connection_pool
-        await connections.disconnect()  # those that were made with the first login
+        await connections.disconnect()  # connections that were made with the first login
         connections.reset()
         options = connections.connection_kwargs
-        known = options.pop("username", None), options.pop("password", None)
-        options["credential_provider"] = FileCredentials(file, known)
+        login = options.pop("username", None), options.pop("password", None)
+        options["credential_provider"] = FileCredentials(file, login)
 
 
 def sentinel_pool(settings: RedisSettings) -> ArqRedis:
-    """A pool to the primary that the Sentinels name.
+    """Return a pool to the primary that the Sentinels name.
 
-    As arq 0.28 makes it, and with what arq leaves out there: timeouts, and the files of TLS.
+    It is made as arq 0.28 makes it, with two things that arq leaves out: timeouts, and TLS files.
     """
     timeouts = {
-        "socket_timeout": _TIMEOUT,
+        "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
         "socket_connect_timeout": settings.conn_timeout,
         "socket_keepalive": True,
     }
@@ -170,13 +116,12 @@ def sentinel_pool(settings: RedisSettings) -> ArqRedis:
             "ssl_ca_certs": settings.ssl_ca_certs,
             "ssl_check_hostname": settings.ssl_check_hostname,
         }
-    known = (
-        getattr(settings, "sentinel_username", None),
-        getattr(settings, "sentinel_password", None),
-    )
-    login: dict[str, Any] = {"username": known[0], "password": known[1]}
+    username = getattr(settings, "sentinel_username", None)
+    password = getattr(settings, "sentinel_password", None)
+    login: dict[str, Any] = {"username": username, "password": password}
     if (file := getattr(settings, "url_file", None)) is not None:
-        login = {"credential_provider": FileCredentials(file, known, for_sentinels=True)}
+        provider = FileCredentials(file, (username, password), for_sentinels=True)
+        login = {"credential_provider": provider}
     sentinel: Any = cast("Any", Sentinel)(settings.host, sentinel_kwargs=timeouts | tls | login)
     return sentinel.master_for(  # type: ignore[no-any-return]
         settings.sentinel_master,
@@ -188,3 +133,11 @@ def sentinel_pool(settings: RedisSettings) -> ArqRedis:
         **timeouts,
         **tls,
     )
+
+
+async def close_sentinels(pool: ArqRedis) -> None:
+    """Close the connections to the Sentinels, which redis-py leaves open when a pool is closed."""
+    connections: Any = pool.connection_pool
+    if isinstance(connections, SentinelConnectionPool):
+        for sentinel in connections.sentinel_manager.sentinels:
+            await sentinel.aclose()

@@ -1,4 +1,4 @@
-"""Settings of a worker process, beside those of its publisher."""
+"""Settings of a worker process, in addition to those of its publisher."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class ProcessSettings(PublisherSettings):
     """How a worker process runs.
 
     Attributes:
-        queue_url: Where the queue is; None: where the status is.
-        queue_url_file: The file that this was read from.
-        completion_wait: Seconds that jobs get to complete when the worker is told to stop; None:
-            as the code says. What isn't over by then is handed back.
-        metrics_port: Where metrics and the liveness probe are served, on every address; 0: nowhere.
+        queue_url: The URL of the queue's Redis; None: that of the status.
+        queue_url_file: The file from which this was read.
+        job_completion_wait: Seconds for which a stopping worker waits for its running jobs; None:
+            from arq's settings. Jobs that have not finished by then are returned to the queue.
+        metrics_port: The TCP port of the metrics and the liveness probe, on every address; 0: none.
         log_format: `text` or `json`.
     """
 

@@ -1,4 +1,4 @@
-"""`current_job()` in the threads that a job starts."""
+"""Making `current_job()` work in the threads that a job starts."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def carry_context_into_threads(loop: asyncio.AbstractEventLoop) -> None:
-    """Make `loop.run_in_executor` carry the context, as `asyncio.to_thread` does.
+    """Make `loop.run_in_executor` copy the caller's context, as `asyncio.to_thread` does.
 
-    Process pools are left alone: a context can't be pickled.
+    Process pools are unchanged, because a context can't be pickled. A second call does nothing.
     """
     plain = loop.run_in_executor
     if getattr(plain, "carries_context", False):

@@ -1,11 +1,11 @@
-"""The transactions by which arq 0.28 ends an attempt, with the status in them.
+"""The transactions with which arq 0.28 finishes an attempt, with the status as a part of them.
 
 arq builds these inside `Worker.finish_job` and `Worker.finish_failed_job`, where nothing can be
-added, so they are built here again. What differs from arq's is said where it does.
+added, so they are built here again. Comments name every difference from arq's own commands.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -19,69 +19,76 @@ from arq.constants import (
 )
 from redis.exceptions import ResponseError, WatchError
 
-from jobstatus.arq.outage import raise_transient
+from jobstatus.arq.outage import raise_if_transient
 from jobstatus.storage.write import Write
 
-KEPT_AFTER_END: Final = b"kept"
-"""The value of an in-progress key that outlives its job, as that of a cron job does."""
+FINISHED_TOKEN: Final = b"kept"
+"""The value of an in-progress key that is kept after its job has finished, as for cron jobs."""
 
 Commands = Callable[[Any], None]
-"""Adds commands to a pipeline."""
+"""Adds arq's commands to a pipeline."""
 
 _log = logging.getLogger("jobstatus")
 
 
 class CommitResult(Enum):
-    """What became of a transaction."""
+    """What a transaction did."""
 
     WITH_STATUS = auto()
+    """arq's commands and the status were executed."""
     WITHOUT_STATUS = auto()
+    """Only arq's commands were executed."""
     SUPERSEDED = auto()
-    """Nothing was done: a later attempt at the job is under way."""
+    """Nothing was executed: another worker has claimed the job, or a later attempt has begun."""
     GONE = auto()
-    """Nothing was done: the job is over already, perhaps by this very transaction."""
+    """Nothing was executed: the job has finished already, perhaps by this same transaction."""
+
+
+_Check = Callable[[Any], Awaitable[CommitResult | None]]
+"""Watches keys and reads them; returns a result if the transaction must not be executed."""
 
 
 def attempt_commands(
     job_id: str,
     queue: str,
     *,
-    finish: bool,
+    is_finished: bool,
     result: bytes | None,
     keep_result_ms: int | None,
     next_score: int | None,
     keep_in_progress_ms: int | None,
 ) -> Commands:
-    """What arq sends after an attempt.
+    """Return the commands that arq sends after an attempt.
 
     Args:
         job_id: The job.
         queue: The queue's key.
-        finish: Whether the job is over; otherwise it is run again.
-        result: What to keep, if anything.
-        keep_result_ms: For how long; None for ever.
-        next_score: The score in the queue of the next attempt; None leaves it. arq adds to the
-            score instead, which would defer twice when the transaction is sent twice.
-        keep_in_progress_ms: For how long nobody may run the id; None: nothing forbids it.
+        is_finished: Whether the job has finished; otherwise it is run again.
+        result: The result to store, if any.
+        keep_result_ms: For how long to store it; None: without a limit.
+        next_score: The score in the queue of the next attempt; None: unchanged. arq increments
+            the score instead, which would defer twice when the transaction is sent twice.
+        keep_in_progress_ms: For how long no worker may run this job id; None: no time.
     """
 
     def add(pipe: Any) -> None:
-        gone = []
+        deleted = []
         if keep_in_progress_ms is None:
-            gone.append(in_progress_key_prefix + job_id)
+            deleted.append(in_progress_key_prefix + job_id)
         else:
-            # arq only sets the key's expiry. The new value ends the claim: no renewal matches it.
-            pipe.set(in_progress_key_prefix + job_id, KEPT_AFTER_END, px=keep_in_progress_ms)
-        if finish:
+            # arq only sets the key's expiry. The new value releases the claim: no renewal
+            # matches it.
+            pipe.set(in_progress_key_prefix + job_id, FINISHED_TOKEN, px=keep_in_progress_ms)
+        if is_finished:
             if result:
                 pipe.set(result_key_prefix + job_id, result, px=keep_result_ms)
-            gone += [retry_key_prefix + job_id, job_key_prefix + job_id]
+            deleted += [retry_key_prefix + job_id, job_key_prefix + job_id]
             pipe.zrem(abort_jobs_ss, job_id)
             pipe.zrem(queue, job_id)
         elif next_score is not None:
             pipe.zadd(queue, {job_id: next_score}, xx=True)
-        if gone:
-            pipe.delete(*gone)
+        if deleted:
+            pipe.delete(*deleted)
 
     return add
 
@@ -89,14 +96,14 @@ def attempt_commands(
 def unrun_commands(
     job_id: str, queue: str, *, result: bytes | None, keep_result_ms: int | None
 ) -> Commands:
-    """What arq sends for a job that it gives up without running it.
+    """Return the commands that arq sends for a job that it gives up without running it.
 
     Args:
         job_id: The job.
         queue: The queue's key.
-        result: What to keep, if anything.
-        keep_result_ms: For how long; None for ever. (arq says 0 ms then, which Redis refuses, and
-            its worker stops.)
+        result: The result to store, if any.
+        keep_result_ms: For how long to store it; None: without a limit. (arq sends 0 ms in that
+            case, which Redis refuses, and arq's worker stops.)
     """
 
     def add(pipe: Any) -> None:
@@ -117,114 +124,95 @@ async def commit(
     write: Write | None,
     *,
     job_id: str,
-    is_sure: bool = True,
+    is_claim_valid: bool = True,
     attempt: int | None = None,
     token: bytes = b"",
 ) -> CommitResult:
-    """Run one transaction. Running it again does no harm.
+    """Execute one transaction. Executing it twice does no harm.
 
-    Where Redis refuses the status, arq's part is committed without it: no job waits for its status.
+    If Redis refuses the status, arq's commands are executed without it: no job waits for its
+    status.
 
     Args:
-        pool: arq's.
-        commands: arq's part.
-        write: The status, where it is kept in the same Redis.
+        pool: arq's pool.
+        commands: arq's commands.
+        write: The status, if it is stored in the same Redis.
         job_id: The job.
-        is_sure: Whether no other worker can have claimed the job meanwhile; otherwise that, and
-            whether a later attempt has begun or ended, is looked at first.
-        attempt: The attempt's number; None where it has none.
-        token: The value of the job's in-progress key while it is claimed here.
+        is_claim_valid: Whether no other worker can have claimed the job meanwhile. If not, the
+            transaction first checks that, and whether a later attempt has begun or finished.
+        attempt: The attempt's number; None if it has none.
+        token: The value of the job's in-progress key while this worker's claim is valid.
 
     Raises:
-        RedisError, OSError: whatever arq's own part raises.
+        RedisError, OSError: Redis is unavailable, or refuses arq's commands.
     """
-    async with pool.pipeline(transaction=True) as pipe:
-        if not is_sure:
-            void = await _why_void(pipe, job_id, attempt, token)
-            if void is not None:
-                return void
-            _multi(pipe)
-        commands(pipe)
-        if write is not None:
-            pipe.execute_command(*write.command())
-        try:
-            results = await pipe.execute(raise_on_error=False)
-        except WatchError:
+
+    async def check(pipe: Any) -> CommitResult | None:
+        await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
+        claimed_by = await pipe.get(in_progress_key_prefix + job_id)
+        # FINISHED_TOKEN may come from this very transaction, if the reply to it was lost.
+        if claimed_by not in {None, token, FINISHED_TOKEN}:
             return CommitResult.SUPERSEDED
-        except ResponseError as error:
-            if write is None:
-                raise_transient(error)
-                raise
-            _log.debug("%s was refused in arq's transaction: %s", write.key, error)
-            return await commit(
-                pool,
-                commands,
-                None,
-                job_id=job_id,
-                is_sure=is_sure,
-                attempt=attempt,
-                token=token,
-            )
-    written = results.pop() if write is not None else None
-    for result in results:
-        if isinstance(result, Exception):
-            raise_transient(result)
-            raise result
-    if write is None or isinstance(written, Exception):
-        return CommitResult.WITHOUT_STATUS
-    return CommitResult.WITH_STATUS
+        if attempt is None:
+            return None
+        if latest_attempt := await pipe.get(retry_key_prefix + job_id):
+            return None if int(latest_attempt) == attempt else CommitResult.SUPERSEDED
+        # arq lets the counter of attempts expire after a day. The job itself is stored until it
+        # has finished.
+        is_stored = await pipe.exists(job_key_prefix + job_id)
+        return None if is_stored else CommitResult.GONE
 
-
-async def _why_void(
-    pipe: Any, job_id: str, attempt: int | None, token: bytes
-) -> CommitResult | None:
-    """Why the outcome of an attempt must not be committed any more; None where it may be.
-
-    The keys that say so are watched.
-    """
-    await pipe.watch(retry_key_prefix + job_id, job_key_prefix + job_id)
-    # KEPT is what this very transaction may have left, if the reply to it was lost.
-    if await pipe.get(in_progress_key_prefix + job_id) not in {None, token, KEPT_AFTER_END}:
-        return CommitResult.SUPERSEDED
-    if attempt is None:
-        return None
-    latest = await pipe.get(retry_key_prefix + job_id)
-    if latest:
-        return None if int(latest) == attempt else CommitResult.SUPERSEDED
-    # arq lets the counter expire after a day; the job itself is there until it is over.
-    return None if await pipe.exists(job_key_prefix + job_id) else CommitResult.GONE
+    return await _execute(pool, commands, write, None if is_claim_valid else check)
 
 
 async def commit_again(
     pool: ArqRedis, commands: Commands, write: Write | None, *, job_id: str, token: bytes
 ) -> CommitResult:
-    """Run a transaction once more, if Redis has forgotten it.
+    """Execute a transaction again if Redis has lost it.
 
-    It has if the job's in-progress key is there again, and still whoever's `token` it was.
+    It was lost if the job's in-progress key exists again and still has the claim's `token`.
 
     Raises:
-        RedisError, OSError: whatever arq's own part raises.
+        RedisError, OSError: Redis is unavailable, or refuses arq's commands.
     """
-    key = in_progress_key_prefix + job_id
+
+    async def check(pipe: Any) -> CommitResult | None:
+        await pipe.watch(in_progress_key_prefix + job_id)
+        claimed_by = await pipe.get(in_progress_key_prefix + job_id)
+        return None if claimed_by == token else CommitResult.SUPERSEDED
+
+    return await _execute(pool, commands, write, check)
+
+
+async def _execute(
+    pool: ArqRedis, commands: Commands, write: Write | None, check: _Check | None
+) -> CommitResult:
+    """Execute a transaction unless `check` forbids it or a key that it watches has changed."""
     async with pool.pipeline(transaction=True) as pipe:
-        await pipe.watch(key)
-        if await pipe.get(key) != token:
-            return CommitResult.SUPERSEDED
-        _multi(pipe)
+        if check is not None:
+            obstacle = await check(pipe)
+            if obstacle is not None:
+                return obstacle
+            untyped: Any = pipe
+            untyped.multi()
         commands(pipe)
         if write is not None:
             pipe.execute_command(*write.command())
         try:
-            results = await pipe.execute(raise_on_error=False)
+            replies = await pipe.execute(raise_on_error=False)
         except WatchError:
             return CommitResult.SUPERSEDED
         except ResponseError as error:
-            raise_transient(error)
-            raise
-    if write is None or isinstance(results[-1], Exception):
+            if write is None:
+                raise_if_transient(error)
+                raise
+            _log.debug("%s was refused in arq's transaction: %s", write.key, error)
+            return await _execute(pool, commands, None, check)
+    status_reply = replies.pop() if write is not None else None
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise_if_transient(reply)
+            raise reply
+    if write is None or isinstance(status_reply, Exception):
         return CommitResult.WITHOUT_STATUS
     return CommitResult.WITH_STATUS
-
-
-def _multi(pipe: Any) -> None:
-    pipe.multi()  # untyped in redis-py
