@@ -21,7 +21,9 @@ NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
 
 def test_every_recipe_is_run() -> None:
     """No block of code in the page goes untested."""
-    assert len(RECIPES) + len(TESTS) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
+    assert (
+        len(RECIPES) + len(TESTS) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
+    )
 
 
 @pytest.mark.parametrize(

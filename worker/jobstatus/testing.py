@@ -54,7 +54,7 @@ class RecordedStatuses:
         """Create a publisher to an empty in-memory server.
 
         Args:
-            settings: Settings of the publisher; None: the defaults, whatever the environment.
+            settings: Settings of the publisher; None: the defaults; the environment is ignored.
         """
         self._client: Any = FakeStrictRedis(server=FakeServer(), protocol=2)
         self._history: dict[UUID, list[JobStatus]] = {}
@@ -99,7 +99,7 @@ def recorded_statuses(settings: PublisherSettings | None = None) -> Iterator[Rec
     """Record the statuses of the jobs of a publisher.
 
     Args:
-        settings: Settings of the publisher; None: the defaults, whatever the environment.
+        settings: Settings of the publisher; None: the defaults; the environment is ignored.
     """
     statuses = RecordedStatuses(settings)
     with statuses.publisher:

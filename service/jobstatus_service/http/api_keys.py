@@ -105,7 +105,7 @@ class ApiKeys:
     """The keys that are valid now.
 
     Attributes:
-        anonymous: The key that stands for every client if no key is required, else None.
+        anonymous: The key that every client has if no key is required, else None.
         recent_headers: API keys by the `Authorization` headers in which they were found lately,
             which saves hashing; the fast path authenticates from here.
         on_change: Called after the key file was read again.

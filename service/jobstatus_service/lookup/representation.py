@@ -9,7 +9,9 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-from jobstatus.status import JobState, JobStatus, to_datetime
+from msgspec.structs import replace
+
+from jobstatus.status import JobState, JobStatus
 from jobstatus_service.storage.stored_record import StoredRecord
 
 NO_RECORD_REASON: Final = "no record of this job: it never existed, or is no longer kept"
@@ -20,8 +22,6 @@ POLL_INTERVALS_SECONDS: Final = (1, 2, 5, 10, 30)
 """The values of `Retry-After`."""
 
 _POLL_INTERVAL_WITHOUT_RECORD_SECONDS: Final = 2
-
-_EPOCH: Final = to_datetime(0)
 
 _find_entity_tags: Final = re.compile(rb'(?:W/)?("[^"]*")').findall
 """A quoted entity tag may contain commas and asterisks (RFC 9110, 8.8.3)."""
@@ -42,7 +42,7 @@ def status_of(job_id: UUID, stored: StoredRecord, lease_seconds: float) -> tuple
     Args:
         job_id: The job.
         stored: What was read from Redis.
-        lease_seconds: How long a worker may be silent before its job's state is `unknown`.
+        lease_seconds: Seconds without a report after which the state of a job is `unknown`.
 
     Returns:
         The status, and the seconds; infinity if only a write can change the status.
@@ -50,37 +50,18 @@ def status_of(job_id: UUID, stored: StoredRecord, lease_seconds: float) -> tuple
     record = stored.record
     if record is None:
         reason = (
-            f"the stored record can't be read: {stored.error}" if stored.error else NO_RECORD_REASON
+            f"the stored record is malformed: {stored.error}" if stored.error else NO_RECORD_REASON
         )
-        status = JobStatus(
-            id=job_id,
-            created_at=_EPOCH,
-            updated_at=_EPOCH,
-            reason=reason,
-            state=JobState.UNKNOWN,
-        )
+        return JobStatus.unknown(job_id, reason), math.inf
+    status = JobStatus.from_record(job_id, record)
+    if record.state is not JobState.IN_PROGRESS:
         return status, math.inf
-    state, reason, valid_seconds = record.state, record.reason, math.inf
-    if state is JobState.IN_PROGRESS:
-        valid_seconds = (record.lease - stored.now_ms) / 1000
-        if valid_seconds <= 0:  # the lease has expired
-            span, valid_seconds = _round_span(lease_seconds - valid_seconds)
-            reason = f"no report for over {span}; the last state was {state}"
-            state = JobState.UNKNOWN
-    progress = record.progress
-    if state is JobState.SUCCEEDED and progress is not None:
-        progress = 100.0
-    status = JobStatus(
-        id=job_id,
-        created_at=to_datetime(record.created),
-        updated_at=to_datetime(record.updated),
-        name=record.name,
-        reason=reason,
-        has_progress=progress is not None,
-        progress=progress or 0.0,
-        state=state,
-    )
-    return status, valid_seconds
+    valid_seconds = (record.lease - stored.now_ms) / 1000
+    if valid_seconds > 0:
+        return status, valid_seconds
+    span, valid_seconds = _round_span(lease_seconds - valid_seconds)
+    reason = f"no report for over {span}; the last state was {record.state}"
+    return replace(status, state=JobState.UNKNOWN, reason=reason), valid_seconds
 
 
 def poll_interval(stored: StoredRecord, change_interval: float = 0.0) -> tuple[int, float]:

@@ -132,7 +132,7 @@ def response_for(
     Args:
         job_id: The job.
         stored: What was read from Redis.
-        lease_seconds: How long a worker may be silent before its job's state is `unknown`.
+        lease_seconds: Seconds without a report after which the state of a job is `unknown`.
         asked_at: When the record was asked for, on the monotonic clock.
         change_interval: Observed seconds between two changes of the job; 0 if unknown.
         verification: Until when it is certain that an invalidation would have arrived.

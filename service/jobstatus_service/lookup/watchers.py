@@ -111,7 +111,7 @@ class Watcher:
 
     @property
     def must_end(self) -> bool:
-        """Whether it must end, since its client, its API key or the process goes away."""
+        """Whether it must end: client disconnected, API key revoked, or process draining."""
         return self.is_disconnected or self.is_revoked or self.job.is_draining
 
     async def wait(self, seconds: float) -> None:

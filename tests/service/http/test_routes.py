@@ -98,7 +98,7 @@ async def test_malformed_field(
     redis.hset(KEY, field, "\x00odd")
     body = (await client.get(URL)).json()
     assert body["state"] == "unknown"
-    assert body["reason"].startswith("the stored record can't be read: ")
+    assert body["reason"].startswith("the stored record is malformed: ")
     assert KEY in caplog.text
     assert client.app.metrics.malformed_records == 1
 
@@ -108,7 +108,7 @@ async def test_wrong_type(client: Poller, redis: Any) -> None:
     redis.set(KEY, "x", ex=60)
     body = (await client.get(URL)).json()
     assert body["state"] == "unknown"
-    assert body["reason"].startswith("the stored record can't be read: ")
+    assert body["reason"].startswith("the stored record is malformed: ")
 
 
 async def test_text_that_is_not_utf8(client: Poller, put: Put, redis: Any) -> None:

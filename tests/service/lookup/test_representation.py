@@ -50,7 +50,7 @@ def test_progress(state: JobState, progress: float | None, expected: tuple[bool,
     ("error", "reason"),
     [
         ("", NO_RECORD_REASON),
-        ("it is not a hash", "the stored record can't be read: it is not a hash"),
+        ("it is not a hash", "the stored record is malformed: it is not a hash"),
     ],
 )
 def test_no_record(error: str, reason: str) -> None:

@@ -261,7 +261,7 @@ class Delivery:
                 continue
             try:
                 write = attempt.write(now, is_reading_due=is_reading_due)
-            except BaseException:  # whatever one job reports, the reports of others must go on
+            except BaseException:  # a malformed report of one job must not stop those of others
                 _log.exception("the report of %s can't be read", attempt.key)
                 continue
             if is_reading_due:

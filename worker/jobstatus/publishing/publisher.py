@@ -51,7 +51,7 @@ class Publisher:
     """Publishes the status of this process's jobs.
 
     It is thread-safe, and its thread starts with the first report. No method that job code calls
-    raises or waits because of Redis; only `flush` and `close` wait, as long as they are told to.
+    raises or waits because of Redis; only `flush` and `close` wait, for a given time.
     A forked child begins without any reports: the jobs of the parent remain the parent's.
     """
 

@@ -82,7 +82,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def refusal_of(error: BaseException | None) -> Refusal | None:
-    """Return the refusal that an exception stands for; None if Redis has not answered."""
+    """Convert an exception to a refusal; None if Redis has not answered with an error."""
     if isinstance(error, ResponseError):
         return Refusal(error_text(error), is_permanent(error))
     return None
