@@ -9,7 +9,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from tests.service.proxy import Proxy
+from tests.service.cuttable_proxy import Proxy
 
 from jobstatus.status import JobState, Record, record_key
 from jobstatus.storage.store import Store

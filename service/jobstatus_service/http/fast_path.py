@@ -15,7 +15,7 @@ from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
 from jobstatus_service.http.drain import closing_while_draining
 from jobstatus_service.http.errors import RATE_LIMITED_MESSAGE, send_error
-from jobstatus_service.http.head import respond_to_head
+from jobstatus_service.http.head_requests import respond_to_head
 from jobstatus_service.http.rate_limit import RateLimit
 from jobstatus_service.http.request_id import request_id
 from jobstatus_service.http.request_size import size_error

@@ -19,7 +19,7 @@ from litestar.openapi.spec import (
 )
 
 from jobstatus.status import JobState
-from jobstatus_service.http.declarations import (
+from jobstatus_service.http.openapi_declarations import (
     ERROR_HEADERS,
     HEADERS,
     QUERY_SCHEMAS,

@@ -12,7 +12,15 @@ from litestar.types import ASGIApp
 
 from jobstatus.status import parse_uuid, record_key
 from jobstatus_service.http.api_keys import ApiKeys
-from jobstatus_service.http.declarations import (
+from jobstatus_service.http.errors import (
+    AnyRequest,
+    InvalidRequestError,
+    RateLimitedError,
+    ValidationError,
+    invalid_job_id,
+    unauthorized,
+)
+from jobstatus_service.http.openapi_declarations import (
     EVENTS_RESPONSES,
     SECURITY,
     STATUS_RESPONSES,
@@ -21,14 +29,6 @@ from jobstatus_service.http.declarations import (
     JobIds,
     Until,
     Wait,
-)
-from jobstatus_service.http.errors import (
-    AnyRequest,
-    InvalidRequestError,
-    RateLimitedError,
-    ValidationError,
-    invalid_job_id,
-    unauthorized,
 )
 from jobstatus_service.http.prefer import preferred_wait
 from jobstatus_service.http.rate_limit import RateLimit

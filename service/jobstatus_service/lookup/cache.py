@@ -6,6 +6,10 @@ from typing import Final
 
 from jobstatus_service.lookup.response import StatusResponse
 
+MAX_CACHED_SECONDS: Final = 60.0
+"""How long a response is served without asking Redis again, even if no invalidation arrives: it
+bounds the harm of an invalidation that Redis never sends."""
+
 _MAX_REMEMBERED_INTERVALS: Final = 100_000
 """Jobs whose change interval is remembered while no response about them is cached."""
 

@@ -22,10 +22,6 @@ from jobstatus_service.storage.stored_record import StoredRecord
 
 Header = tuple[bytes, bytes]
 
-MAX_CACHED_SECONDS: Final = 60.0
-"""How long a response is served without asking Redis again, even if no invalidation arrives: it
-bounds the harm of an invalidation that Redis never sends."""
-
 JSON_HEADER: Final[Header] = (b"content-type", b"application/json")
 """The server adds `content-length`."""
 
@@ -125,7 +121,7 @@ def response_for(
     asked_at: float,
     change_interval: float = 0.0,
     verification: Verification = _NEVER_VERIFIED,
-    max_cached_seconds: float = MAX_CACHED_SECONDS,
+    max_cached_seconds: float = math.inf,
 ) -> StatusResponse:
     """Make the response about one job.
 

@@ -12,15 +12,15 @@ from litestar.types import Receive
 from jobstatus.redis_url import RedisMode
 from jobstatus.status import JobState, uuid_of_key
 from jobstatus.storage.client import redis_url_of
-from jobstatus_service.lookup.cache import ResponseCache
-from jobstatus_service.lookup.response import MAX_CACHED_SECONDS, StatusResponse, response_for
+from jobstatus_service.lookup.cache import MAX_CACHED_SECONDS, ResponseCache
+from jobstatus_service.lookup.response import StatusResponse, response_for
 from jobstatus_service.lookup.watchers import Client, Watcher, Watchers
 from jobstatus_service.metrics.metrics import Metrics, Outcome, Sample
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.cluster_reader import ClusterReader
-from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.link import Link
 from jobstatus_service.storage.reader import Reader
+from jobstatus_service.storage.redis_endpoints import endpoint_of
 from jobstatus_service.storage.stored_record import StoredRecord
 
 _WATCHED_JOBS_CHECK_SECONDS: Final = 0.25

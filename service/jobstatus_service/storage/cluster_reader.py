@@ -22,9 +22,9 @@ from jobstatus_service.storage.connection import (
     OnInvalidation,
     RedisConnection,
 )
-from jobstatus_service.storage.endpoints import ClusterNodeEndpoint
 from jobstatus_service.storage.link import Link, UnavailableError
 from jobstatus_service.storage.reader import MakeResponse, Reader
+from jobstatus_service.storage.redis_endpoints import ClusterNodeEndpoint
 from jobstatus_service.storage.stored_record import StoredRecord
 
 _REFRESH_INTERVAL_SECONDS: Final = 5.0

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobstatus.storage.refusals import REDIS_ERRORS
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.endpoints import Endpoint
+from jobstatus_service.storage.redis_endpoints import Endpoint
 
 OnReplies = Callable[[Sequence[Any]], None]
 """Called with the replies to a pipeline. An error of Redis is a reply of type `ReplyError`."""

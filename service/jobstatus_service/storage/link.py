@@ -20,7 +20,7 @@ from jobstatus_service.storage.connection import (
     RedisConnection,
     ReplyError,
 )
-from jobstatus_service.storage.endpoints import Endpoint
+from jobstatus_service.storage.redis_endpoints import Endpoint
 
 _PROBES_PER_STALENESS_BOUND: Final = 4
 

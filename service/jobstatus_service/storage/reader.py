@@ -13,8 +13,8 @@ from typing import Any, Final
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.batch import Batch, Waiters, fail, parse_record
 from jobstatus_service.storage.connection import OnInvalidation, ReplyError
-from jobstatus_service.storage.endpoints import Endpoint
 from jobstatus_service.storage.link import Link, UnavailableError
+from jobstatus_service.storage.redis_endpoints import Endpoint
 from jobstatus_service.storage.stored_record import StoredRecord
 
 _MAX_PIPELINES_IN_FLIGHT: Final = 2

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.service.asgi_exchange import Exchange
 from tests.service.conftest import JOB, URL, Poller, Put, polling
-from tests.service.exchange import Exchange
-from tests.service.proxy import Proxy
+from tests.service.cuttable_proxy import Proxy
 
 from jobstatus.status import JobState
 from jobstatus_service.http import streaming

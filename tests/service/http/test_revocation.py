@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.service.asgi_exchange import Exchange
 from tests.service.conftest import JOB, URL, Poller, Put, polling, until
-from tests.service.exchange import Exchange
 
 from jobstatus_service.http.api_keys import digest
 from jobstatus_service.settings import ServiceSettings

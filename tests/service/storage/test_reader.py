@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from jobstatus_service.settings import ServiceSettings
-from jobstatus_service.storage.endpoints import endpoint_of
 from jobstatus_service.storage.link import UnavailableError
 from jobstatus_service.storage.reader import Reader
+from jobstatus_service.storage.redis_endpoints import endpoint_of
 
 FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
 

@@ -5,7 +5,7 @@ from jobstatus.errors import MissingExtraError
 try:
     from jobstatus.arq.factory import create_worker, run_worker
     from jobstatus.arq.pool import StatusRedis, create_pool
-    from jobstatus.arq.queue import redis_settings
+    from jobstatus.arq.queue_settings import redis_settings
     from jobstatus.arq.worker import StatusWorker
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "arq":

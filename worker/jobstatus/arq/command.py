@@ -14,7 +14,7 @@ from arq.utils import import_string
 from arq.worker import check_health
 
 from jobstatus.arq.factory import create_worker, worker_arguments
-from jobstatus.arq.settings import ProcessSettings
+from jobstatus.arq.process_settings import ProcessSettings
 from jobstatus.errors import JobStatusError, MissingExtraError
 from jobstatus.logs import formatter
 from jobstatus.tracing import tracer

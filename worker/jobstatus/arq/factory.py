@@ -5,7 +5,7 @@ from typing import Any
 
 from arq.worker import Worker
 
-from jobstatus.arq.queue import redis_settings
+from jobstatus.arq.queue_settings import redis_settings
 from jobstatus.arq.worker import StatusWorker
 
 _PARAMETERS = {*signature(Worker).parameters, "status"}

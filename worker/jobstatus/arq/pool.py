@@ -15,14 +15,14 @@ from arq.jobs import Deserializer, Job, Serializer, serialize_job
 from arq.utils import timestamp_ms, to_ms, to_unix_ms
 from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
-from jobstatus.arq.connection import is_same_redis, publisher_for_pool
-from jobstatus.arq.queue import (
+from jobstatus.arq.queue_settings import (
     close_sentinels,
     redis_settings,
     reread_login_on_connect,
     sentinel_pool,
 )
-from jobstatus.publishing.pending import pending_write
+from jobstatus.arq.sync_client import is_same_redis, publisher_for_pool
+from jobstatus.publishing.pending_record import pending_write
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.write import SCRIPT, Write

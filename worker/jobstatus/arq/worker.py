@@ -23,13 +23,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.completion import Completion
-from jobstatus.arq.connection import QueueClient, is_same_redis, publisher_for_pool
-from jobstatus.arq.failover import PrimaryMonitor
 from jobstatus.arq.instrumentation import Instrumentation
 from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage, is_transient
 from jobstatus.arq.outcomes import interrupted_outcome
 from jobstatus.arq.pool import StatusRedis, create_pool
+from jobstatus.arq.primary_monitor import PrimaryMonitor
 from jobstatus.arq.running_job import RunningJob
+from jobstatus.arq.sync_client import QueueClient, is_same_redis, publisher_for_pool
 from jobstatus.arq.threads import carry_context_into_threads
 from jobstatus.arq.transactions import attempt_commands
 from jobstatus.logs import LOG_CONTEXT

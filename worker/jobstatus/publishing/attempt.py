@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from jobstatus.publishing.backoff import Backoff
-from jobstatus.publishing.pending import key_of_job, new_run_ms
+from jobstatus.publishing.pending_record import key_of_job, new_run_ms
 from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.reporting.report_reader import ReportReader
 from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS

@@ -15,9 +15,9 @@ from typing import Final
 from jobstatus.publishing.attempt import REFUSAL_RETRY_SECONDS, Attempt
 from jobstatus.publishing.backlog import Backlog
 from jobstatus.publishing.backoff import Backoff
-from jobstatus.publishing.exchange import Exchange
+from jobstatus.publishing.batch_sender import BatchSender
 from jobstatus.publishing.recent_writes import RecentWrites
-from jobstatus.publishing.runs import Due, RunResolver
+from jobstatus.publishing.run_resolver import Due, RunResolver
 from jobstatus.publishing.stats import PublisherStats
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import FINAL_STATES, JobState
@@ -68,7 +68,7 @@ class Delivery:
         self._new_writes: deque[Write] = deque()
         self._recent = RecentWrites(store)
         self._runs = RunResolver(store, self._refusals.add)
-        self._exchange = Exchange(
+        self._sender = BatchSender(
             store,
             settings.timeout,
             self.stats,
@@ -143,7 +143,7 @@ class Delivery:
         with self.lock:
             changed = [i for i in self._changed if isinstance(i, Attempt) and i.has_ended]
             # Copies, since the publisher's thread changes these meanwhile.
-            writes = [*list(self._new_writes), *(write for _, write in self._exchange.sending)]
+            writes = [*list(self._new_writes), *(write for _, write in self._sender.sending)]
             outcomes = sum(write.record.state in _OUTCOME_STATES for write in writes)
             return len(changed) + outcomes + self._backlog.final_states
 
@@ -243,9 +243,9 @@ class Delivery:
     def _send_new(self, running: Iterable[Attempt], now: float, *, is_reading_due: bool) -> None:
         """Send recent changes, and what is due of the running attempts."""
         unknown = [attempt for attempt in running if not attempt.is_run_known]
-        self._runs.join_attempts(unknown, self._exchange.batch_size)
+        self._runs.join_attempts(unknown, self._sender.batch_size)
         due = chain(self._take_new_writes(), self._due(running, now, is_reading_due=is_reading_due))
-        while batch := list(islice(due, self._exchange.batch_size)):
+        while batch := list(islice(due, self._sender.batch_size)):
             self._send(batch)
         self._hold_refused()
 
@@ -274,7 +274,7 @@ class Delivery:
         """Send the backlog for a limited time."""
         until = time.monotonic() + _BACKLOG_SECONDS
         while self._backlog and time.monotonic() < until and now >= self._backlog_at:
-            batch = self._backlog.take(self._exchange.batch_size)
+            batch = self._backlog.take(self._sender.batch_size)
             has_progress = self._send([(None, write) for write in batch])
             self._hold_refused()
             if not has_progress:
@@ -284,8 +284,8 @@ class Delivery:
             self._backlog_retry.reset()
 
     def _send(self, batch: list[Due]) -> bool:
-        has_progress = self._exchange.send(batch, self._backlog.put_back)
-        if self._exchange.accepted:
+        has_progress = self._sender.send(batch, self._backlog.put_back)
+        if self._sender.accepted:
             self._outage_retry.reset()
             if self._is_unavailable:
                 self._is_unavailable = False
@@ -299,7 +299,7 @@ class Delivery:
 
     def _hold_refused(self) -> None:
         """Put refused writes behind the backlog."""
-        refused = self._exchange.take_refused()
+        refused = self._sender.take_refused()
         if refused:
             if not self._backlog:
                 self._backlog_at = time.monotonic() + REFUSAL_RETRY_SECONDS[0]
@@ -325,7 +325,7 @@ class Delivery:
         self.stats.outages += 1
         if (refusal := refusal_of(error)) is not None:  # of SCRIPT LOAD
             self.stats.refusals[refusal.code] += 1
-        self._exchange.shrink()
+        self._sender.shrink()
         new_writes, self._new_writes = self._new_writes, deque()
         self._add_to_backlog(new_writes)
         self._hold_refused()

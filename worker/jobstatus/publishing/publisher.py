@@ -22,8 +22,8 @@ from uuid import UUID
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.delivery import Delivery
 from jobstatus.publishing.job_context import JobContext
-from jobstatus.publishing.pending import ms_until, pending_write
-from jobstatus.publishing.sampler import SamplerThread
+from jobstatus.publishing.pending_record import ms_until, pending_write
+from jobstatus.publishing.sampler_thread import SamplerThread
 from jobstatus.publishing.stats import PublisherStats
 from jobstatus.reporting.report import Outcome
 from jobstatus.settings import PublisherSettings

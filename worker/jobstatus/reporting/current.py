@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable
 from typing import Any, Final
 
-from jobstatus.reporting.progress import LoopPosition, ProgressFunction
+from jobstatus.reporting.loop_position import LoopPosition, ProgressFunction
 from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Outcome, Step
 
 

@@ -12,8 +12,8 @@ from typing import Self, TypeVar, overload
 
 import msgspec
 
-from jobstatus.reporting import progress, sanitize
-from jobstatus.reporting.progress import CountingPosition, LoopPosition, ProgressFunction
+from jobstatus.reporting import loop_position, sanitize
+from jobstatus.reporting.loop_position import CountingPosition, LoopPosition, ProgressFunction
 from jobstatus.status import REASON_LIMIT, JobState, one_line
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class JobReport:
             position: LoopPosition = (counting := CountingPosition(total, reason))
             loop = counting.over_async(iterable)
         else:
-            loop, position = progress.track(iterable, total, reason)
+            loop, position = loop_position.track(iterable, total, reason)
         self._follow(position)
         return loop
 

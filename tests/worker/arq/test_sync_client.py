@@ -12,7 +12,7 @@ from tests.worker.arq.conftest import Spawn, enqueue_many, soon
 
 from jobstatus import job_uuid
 from jobstatus.arq import create_pool
-from jobstatus.arq.connection import is_same_redis, publisher_for_pool
+from jobstatus.arq.sync_client import is_same_redis, publisher_for_pool
 from jobstatus.settings import PublisherSettings
 
 SETTINGS = PublisherSettings(timeout=0.7, connect_timeout=0.3)

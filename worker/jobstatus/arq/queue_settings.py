@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from arq.connections import ArqRedis, RedisSettings
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
-from jobstatus.arq.settings import ProcessSettings
+from jobstatus.arq.process_settings import ProcessSettings
 from jobstatus.errors import SettingsError
 from jobstatus.redis_url import RedisMode, RedisUrl, parse_redis_url
 from jobstatus.storage.credentials import FileCredentials

@@ -7,7 +7,7 @@ from typing import Final
 
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.recent_writes import RecentWrites
-from jobstatus.publishing.runs import Due, RunResolver
+from jobstatus.publishing.run_resolver import Due, RunResolver
 from jobstatus.publishing.stats import PublisherStats
 from jobstatus.status import JobState, WriteResult
 from jobstatus.storage.cluster_store import AnyStore
@@ -33,7 +33,7 @@ class _NotPrimaryError(OSError):
     """Redis answers, but this server can't accept writes at the moment."""
 
 
-class Exchange:
+class BatchSender:
     """Sends batches of writes. Used by the publisher's thread only.
 
     Attributes:
