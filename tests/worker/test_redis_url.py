@@ -1,10 +1,8 @@
 """What a URL says of where Redis is, and who has which key of a Cluster."""
 
 import pytest
-from redis.crc import key_slot
 
 from jobstatus.redis_url import RedisMode, parse_redis_url
-from jobstatus.storage.slots import Redirect, parse_cluster_slots, redirect_of, slot_of
 
 
 @pytest.mark.parametrize(
@@ -71,37 +69,3 @@ def test_urls_that_cannot_be(url: str) -> None:
     assert "secret" not in str(refused.value)
     assert "TOP" not in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("key", ["job:67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8", "x:", "ü:1"])
-def test_slots(key: str) -> None:
-    """A key's slot is the one that redis-py finds."""
-    assert slot_of(key) == key_slot(key.encode())
-
-
-def test_layout() -> None:
-    """Each slot has its owner; one that nobody has, none; a nameless node is the one asked."""
-    reply = [
-        [8000, 16383, [b"b", 2, b"id"], [b"r", 9, b"id"]],
-        [0, 100, ["", 1, "id"]],
-        [101, 200, [None, 1, "id"]],
-    ]
-    layout = parse_cluster_slots(reply, ("asked", 7))
-    owners = {layout.owner(f"job:{n}") for n in range(2000)}
-    assert owners == {("asked", 1), ("b", 2), None}
-    with pytest.raises(ValueError, match="malformed"):
-        parse_cluster_slots([[1]], ("asked", 7))
-    with pytest.raises(ValueError, match="NOPERM"):
-        parse_cluster_slots(RuntimeError("NOPERM no"), ("asked", 7))  # type: ignore[arg-type]
-
-
-def test_redirects() -> None:
-    """MOVED is for good, ASK for once; anything else is no redirect."""
-    asked = ("asked", 7)
-    assert redirect_of("MOVED 3999 127.0.0.1:6381", asked) == Redirect(
-        ("127.0.0.1", 6381), once=False
-    )
-    assert redirect_of("ASK 3999 ::1:6381", asked) == Redirect(("::1", 6381), once=True)
-    assert redirect_of("MOVED 1 :6381", asked) == Redirect(("asked", 6381), once=False)
-    assert redirect_of("MOVED to Mars", asked) is None
-    assert redirect_of("CLUSTERDOWN Hash slot not served", asked) is None

@@ -1,6 +1,5 @@
 """A long outage: what is held is bounded, small, and delivered in exchanges of bounded size."""
 
-import contextlib
 import sys
 import threading
 import time
@@ -18,9 +17,7 @@ from jobstatus import Publisher, job_uuid
 from jobstatus.publishing.backlog import Backlog
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
-from jobstatus.storage.cluster_store import ClusterStore
 from jobstatus.storage.refusals import Refusal
-from jobstatus.storage.slots import Layout
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Run, Write
 
@@ -228,55 +225,3 @@ def test_runs_that_follow_each_other_in_an_outage(
         assert publisher.flush()
         assert redis.hmget(key("job-0"), "state", "name") == ["aborted", "second"]
         assert not publisher._delivery._runs._latest
-
-
-class Silent(Store):
-    """A node of a Cluster that gives no answer, and takes its time over that."""
-
-    asked = 0
-
-    def send(self, packed: Sequence[bytes]) -> list[Any]:
-        """Time out."""
-        del packed
-        Silent.asked += 1
-        time.sleep(0.3)
-        raise TimeoutError
-
-    def runs(self, keys: Sequence[str]) -> list[Run | Refusal | None]:
-        """Time out."""
-        self.send([])
-        raise AssertionError(keys)
-
-
-def test_silent_node_holds_up_its_own_keys_only(redis: Any, redis_url: str) -> None:
-    """However many jobs one node of a Cluster has, and doesn't answer, the others' are shown."""
-    known = PublisherSettings(
-        redis_url="redis+cluster://127.0.0.1:1", report_interval=0.02, timeout=0.3
-    )
-    store = ClusterStore(known)
-    well, silent = ("127.0.0.1", 1), ("127.0.0.1", 2)
-    store._nodes = {
-        well: Store.from_settings(PublisherSettings(redis_url=redis_url)),
-        silent: Silent.from_settings(PublisherSettings(redis_url=redis_url)),
-    }
-    layout = Layout((0, 8192), (8191, 16_383), (well, silent))
-    store._current_layout = lambda: layout  # type: ignore[method-assign]
-    with Publisher(store, known) as publisher, contextlib.ExitStack() as stack:
-        ids = [f"job-{n}" for n in range(200)]
-        healthy = [each for each in ids if layout.owner(key(each)) == well]
-        assert 50 < len(healthy) < 150
-        reports = [stack.enter_context(publisher.job(each, name="x", created=1)) for each in ids]
-        until = time.monotonic() + 4
-        step, seen = 0, set[str | None]()
-        while time.monotonic() < until:
-            step += 1
-            for report in reports:
-                report.progress(min(99, step))
-            time.sleep(0.1)
-            seen.add(redis.hget(key(healthy[-1]), "progress"))
-        assert len(seen) > 12  # of some 40 steps; each timeout holds everybody up for 0.3 s
-        assert Silent.asked <= 4
-        store._nodes[silent] = store._nodes[well]
-        store._paused_until.clear()
-        assert publisher.flush(5)
-    assert {redis.hget(key(each), "state") for each in ids} <= {"in_progress", "succeeded"}
