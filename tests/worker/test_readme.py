@@ -1,4 +1,4 @@
-"""Every recipe of worker/README.md does what it says."""
+"""The recipes of worker/README.md."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
 
 
 def test_every_recipe_is_run() -> None:
-    """No block of code in the page goes untested."""
+    """Every block of code in the page is a recipe that is tested."""
     assert len(RECIPES) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
 
 
@@ -29,7 +29,7 @@ def test_every_recipe_is_run() -> None:
 def test_recipe(
     redis: Any, redis_url: str, tmp_path: Path, shows: str, language: str, code: str
 ) -> None:
-    """A recipe, copied as it stands, shows what it says."""
+    """A copied recipe has the result that the comment above it announces."""
     script = tmp_path / f"recipe.{language}"
     script.write_text(code, encoding="utf-8")
     binaries = Path(sys.executable).parent
