@@ -127,7 +127,7 @@ def test_signal_to_a_command(redis: Any, redis_url: str) -> None:
 
 
 def test_reports_within_a_command(redis: Any, redis_url: str, tmp_path: Path) -> None:
-    """Reports of the command itself go to its wrapper, which keeps them when it renews the lease."""
+    """Reports within a command go to its wrapper, which keeps them when it renews the lease."""
     gate = tmp_path / "gate"
     inner = f"""
 import subprocess, os, time, pathlib
