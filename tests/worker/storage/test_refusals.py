@@ -14,6 +14,7 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
 )
+from tests.worker.clock import Clock
 
 from jobstatus.storage.refusals import (
     Refusal,
@@ -76,17 +77,17 @@ def test_refusals_are_counted_and_logged_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each refusal is counted by its code; each code is logged once a minute."""
-    now = 1000.0
-    monkeypatch.setattr("jobstatus.storage.refusals.time.monotonic", lambda: now)
+    clock = Clock()
+    monkeypatch.setattr("jobstatus.storage.refusals.time", clock)
     counts = Counter[str]()
     log = RefusalLog("status is held", counts)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             log.add(Refusal("OOM no memory", is_permanent=False))
         log.add(Refusal("BUSY a script runs", is_permanent=False))
-        now += 59
+        clock.now += 59
         log.add(Refusal("OOM no memory", is_permanent=False))
-        now += 2
+        clock.now += 2
         log.add(Refusal("OOM still no memory", is_permanent=False))
     assert counts == {"OOM": 5, "BUSY": 1}
     assert [record.getMessage() for record in caplog.records] == [
