@@ -115,7 +115,10 @@ def test_command(
 
 def test_signal_to_a_command(redis: Any, redis_url: str) -> None:
     """A signal is forwarded to the command, and the job is aborted."""
-    process = start("x", "--", "sleep", "30", JOBSTATUS_REDIS_URL=redis_url)
+    script = "echo ready; exec sleep 30"
+    process = start("x", "--", "sh", "-c", script, JOBSTATUS_REDIS_URL=redis_url)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     eventually(lambda: stored(redis, "state") == ["in_progress"])
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)

@@ -224,7 +224,8 @@ def test_lease_after_refusals(writer: Publisher, admin: Any) -> None:
 
     def is_lease_valid() -> bool:
         seconds, microseconds = admin.time()
-        return float(admin.hget(key("a"), "lease")) > 1000 * seconds + microseconds / 1000
+        lease = float(admin.hget(key("a"), "lease"))
+        return lease > 1000 * int(seconds) + int(microseconds) / 1000
 
     with writer.job("a", name="x"):
         assert writer.flush()
