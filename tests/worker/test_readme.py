@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from tests.processes import ROOT, environment
-
-from jobstatus import job_uuid
+from tests.records import key
 
 TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
 RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
 RECIPES = RECIPE.findall(TEXT)
-NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
 
 
 def test_every_recipe_is_run() -> None:
@@ -46,6 +44,5 @@ def test_recipe(
     )
     assert result.returncode == 0, result.stderr
     for job_id, state, progress in re.findall(r"shows: (\S+) (\S+) (\S+)", shows):
-        key = f"job:{job_uuid(job_id)}"
         expected = [state, None if progress == "-" else progress]
-        assert redis.hmget(key, "state", "progress") == expected
+        assert redis.hmget(key(job_id), "state", "progress") == expected
