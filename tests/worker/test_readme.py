@@ -1,4 +1,4 @@
-"""Every recipe of worker/README.md does what it says."""
+"""The recipes of worker/README.md."""
 
 import os
 import re
@@ -9,21 +9,18 @@ from typing import Any
 
 import pytest
 from tests.processes import ROOT, environment
-
-from jobstatus import job_uuid
+from tests.records import key
 
 TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
 RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
 RECIPES = RECIPE.findall(TEXT)
 TESTS = re.findall(r"<!-- a test runs this: (\S+) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
-NAMES = [shows.split()[2] for shows, _, _ in RECIPES]
 
 
 def test_every_recipe_is_run() -> None:
-    """No block of code in the page goes untested."""
-    assert (
-        len(RECIPES) + len(TESTS) == len(re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)) > 7
-    )
+    """Every block of code in the page is tested."""
+    blocks = re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)
+    assert len(RECIPES) + len(TESTS) == len(blocks) > 7
 
 
 @pytest.mark.parametrize(
@@ -32,7 +29,7 @@ def test_every_recipe_is_run() -> None:
 def test_recipe(
     redis: Any, redis_url: str, tmp_path: Path, shows: str, language: str, code: str
 ) -> None:
-    """A recipe, copied as it stands, shows what it says."""
+    """A copied recipe has the result that the comment above it announces."""
     script = tmp_path / f"recipe.{language}"
     script.write_text(code, encoding="utf-8")
     binaries = Path(sys.executable).parent
@@ -49,9 +46,8 @@ def test_recipe(
     )
     assert result.returncode == 0, result.stderr
     for job_id, state, progress in re.findall(r"shows: (\S+) (\S+) (\S+)", shows):
-        key = f"job:{job_uuid(job_id)}"
         expected = [state, None if progress == "-" else progress]
-        assert redis.hmget(key, "state", "progress") == expected
+        assert redis.hmget(key(job_id), "state", "progress") == expected
 
 
 @pytest.mark.parametrize(("name", "code"), TESTS)

@@ -1,4 +1,4 @@
-"""States, records and answers."""
+"""States, the stored record, and the status that a poller gets."""
 
 import math
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.hostile_values import RaisingValue
 
 from jobstatus.status import (
     ALLOWED_PREDECESSORS,
@@ -21,9 +22,12 @@ from jobstatus.status import (
     Record,
     format_progress,
     job_uuid,
+    job_uuid_text,
     one_line,
     parse_uuid,
+    record_key,
     to_datetime,
+    uuid_of_key,
 )
 
 CONTRACT = yaml.safe_load(
@@ -31,66 +35,115 @@ CONTRACT = yaml.safe_load(
 )
 PUBLISHED = CONTRACT["components"]["schemas"]["JobStatus"]["properties"]
 FIELDS = {"name": "n", "state": "pending", "created": "1", "attempt": "0"}
+UUID_TEXT = "67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8"
 
 
-def test_states_are_the_contracts() -> None:
-    """The seven states are the contract's, in its order."""
+def test_states_of_the_contract() -> None:
+    """The seven states are those of the contract, in its order."""
     assert [state.value for state in JobState] == PUBLISHED["state"]["enum"]
 
 
-def test_every_written_state_has_a_rule() -> None:
-    """Every state but `unknown` has a rule, and no rule lets anything follow an end."""
+def test_every_stored_state_has_predecessors() -> None:
+    """Every state but `unknown` has a rule, and no state may follow a final state."""
     assert set(ALLOWED_PREDECESSORS) == set(JobState) - {JobState.UNKNOWN}
-    assert all(not (may & FINAL_STATES) for may in ALLOWED_PREDECESSORS.values())
+    assert all(not (states & FINAL_STATES) for states in ALLOWED_PREDECESSORS.values())
     assert FINAL_STATES | UNFINISHED_STATES | {JobState.UNKNOWN} == set(JobState)
 
 
-def test_answer_has_the_contracts_members_in_order() -> None:
-    """An answer always has all eight members, in the contract's order."""
+@pytest.mark.parametrize("state", JobState)
+def test_is_final(state: JobState) -> None:
+    """Three states are final."""
+    assert state.is_final is (state.value in {"succeeded", "aborted", "failed"})
+
+
+def test_json_has_the_members_of_the_contract() -> None:
+    """The JSON always has all eight members, in the contract's order."""
     status = JobStatus(id=UUID(int=1), created_at=to_datetime(0), updated_at=to_datetime(0))
     assert list(msgspec.json.decode(status.to_json())) == list(PUBLISHED)
 
 
-def test_times_have_milliseconds_and_z() -> None:
-    """Times are RFC 3339 in UTC, with milliseconds and `Z`, whatever their value."""
-    status = JobStatus(
-        id=UUID(int=1), created_at=to_datetime(0), updated_at=to_datetime(1_700_000_000_120)
-    )
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000_120, "2023-11-14T22:13:20.120Z"),
+        (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_times(ms: int, text: str) -> None:
+    """Times are RFC 3339 in UTC, always with milliseconds and `Z`."""
+    status = JobStatus(id=UUID(int=1), created_at=to_datetime(ms), updated_at=to_datetime(ms))
     body = msgspec.json.decode(status.to_json())
-    assert body["created_at"] == "1970-01-01T00:00:00.000Z"
-    assert body["updated_at"] == "2023-11-14T22:13:20.120Z"
+    assert body["created_at"] == body["updated_at"] == text
     assert JobStatus.from_json(status.to_json()) == status
 
 
-def test_both_spellings_are_one_id() -> None:
-    """A UUID stands for itself, hyphenated or not, in either case."""
-    uuid = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
-    spellings = [str(uuid), str(uuid).upper(), uuid.hex, uuid.hex.upper()]
-    assert {job_uuid(spelling) for spelling in spellings} == {uuid}
+@pytest.mark.parametrize(
+    ("state", "stored", "shown"),
+    [
+        (JobState.IN_PROGRESS, None, (False, 0)),
+        (JobState.IN_PROGRESS, 0.0, (True, 0)),
+        (JobState.IN_PROGRESS, 40.5, (True, 40.5)),
+        (JobState.FAILED, 40.5, (True, 40.5)),
+        (JobState.SUCCEEDED, 40.5, (True, 100)),
+        (JobState.SUCCEEDED, None, (False, 0)),
+    ],
+)
+def test_progress_of_a_record(
+    state: JobState, stored: float | None, shown: tuple[bool, float]
+) -> None:
+    """A job that has reported progress and succeeded has 100 percent."""
+    record = Record(name="x", state=state, created=1, attempt=1, progress=stored)
+    status = JobStatus.from_record(UUID(int=1), record)
+    assert (status.has_progress, status.progress) == shown
+
+
+def test_status_without_a_record() -> None:
+    """Without a record the state is unknown, and the times are the epoch."""
+    status = JobStatus.unknown(UUID(int=1), "there is no record")
+    assert (status.state, status.reason) == (JobState.UNKNOWN, "there is no record")
+    assert status.created_at == status.updated_at == to_datetime(0)
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "cron:x:1", "{67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8}", "67c73c6b-ecba4a4cbb183f37aa64c2f8"],
+    "job_id", [UUID_TEXT, UUID_TEXT.upper(), UUID(UUID_TEXT).hex, UUID(UUID_TEXT).hex.upper()]
 )
-def test_other_ids_get_a_lasting_uuid(text: str) -> None:
+def test_uuid_as_job_id(job_id: str) -> None:
+    """A UUID is used as it is, with or without hyphens, in either case."""
+    assert job_uuid(job_id) == parse_uuid(job_id) == job_uuid(UUID(UUID_TEXT)) == UUID(UUID_TEXT)
+    assert job_uuid_text(job_id) == UUID_TEXT
+
+
+@pytest.mark.parametrize("job_id", ["", "cron:x:1", f"{{{UUID_TEXT}}}", UUID_TEXT[:13] + "4a4c"])
+def test_other_job_ids(job_id: str) -> None:
     """Any other id becomes the uuid5 in the documented namespace, which never changes."""
-    assert parse_uuid(text) is None
-    assert job_uuid(text) == uuid5(UUID("5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27"), text)
+    assert parse_uuid(job_id) is None
+    assert job_uuid(job_id) == uuid5(UUID("5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27"), job_id)
+    assert job_uuid_text(job_id) == str(job_uuid(job_id))
     assert str(ID_NAMESPACE) == "5a0cdcd9-9d3e-4c67-8f0b-6d8f3b6f1f27"
 
 
-def test_ids_of_any_kind() -> None:
-    """A UUID object stands for itself, lone surrogates get a UUID, anything else is refused."""
-    assert job_uuid(UUID(int=7)) == UUID(int=7)
-    assert job_uuid("\ud800") == job_uuid("\ud800")
-    odd: Any = 5
-    with pytest.raises(TypeError, match="a str or a UUID, not int"):
-        job_uuid(odd)
+def test_job_id_with_lone_surrogates() -> None:
+    """An id that can't be encoded in UTF-8 becomes a UUID as well."""
+    assert job_uuid("\ud800") == job_uuid("\ud800") != job_uuid("\ud801")
+
+
+def test_job_id_of_another_type() -> None:
+    """An id that is neither a str nor a UUID is a TypeError."""
+    number: Any = 5
+    with pytest.raises(TypeError, match="a job id must be a str or a UUID, not int"):
+        job_uuid(number)
+
+
+def test_key() -> None:
+    """A key is composed of the prefix and the UUID, and gives the UUID back."""
+    key = record_key("tenant:one", UUID_TEXT)
+    assert key == f"tenant:one:{UUID_TEXT}"
+    assert uuid_of_key(key) == UUID_TEXT
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "field",
     [
         {"state": "unknown"},
         {"state": "done"},
@@ -104,27 +157,36 @@ def test_ids_of_any_kind() -> None:
         {"updated": "x"},
     ],
 )
-def test_bad_field_is_an_error(wrong: dict[str, str]) -> None:
-    """A field that can't be read is an error, not a guess."""
+def test_malformed_field(field: dict[str, str]) -> None:
+    """A malformed field is an error."""
     with pytest.raises(msgspec.ValidationError):
-        Record.from_fields(FIELDS | wrong)
+        Record.from_fields(FIELDS | field)
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_missing_field_is_an_error(field: str) -> None:
-    """A record is never partial."""
+@pytest.mark.parametrize("name", FIELDS)
+def test_missing_field(name: str) -> None:
+    """A missing field is an error."""
     with pytest.raises(msgspec.ValidationError):
-        Record.from_fields({k: v for k, v in FIELDS.items() if k != field})
+        Record.from_fields({k: v for k, v in FIELDS.items() if k != name})
 
 
-def test_unknown_fields_are_ignored() -> None:
-    """A reader ignores fields that it doesn't know."""
+def test_unknown_field() -> None:
+    """A field that this version does not know is ignored."""
     assert Record.from_fields(FIELDS | {"new": "x"}).name == "n"
 
 
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [(None, ""), (0, "0"), (59.83, "59.83"), (40.5, "40.5"), (99.9999, "99.99"), (100, "100")],
+)
+def test_format_progress(progress: float | None, text: str) -> None:
+    """Progress has at most two decimals; only 100 percent becomes 100."""
+    assert format_progress(progress) == text
+
+
 @given(st.floats(min_value=0, max_value=100))
-def test_stored_progress_is_never_more_than_reported(progress: float) -> None:
-    """Progress is stored with at most two decimals and never rounded up."""
+def test_progress_is_rounded_down(progress: float) -> None:
+    """Stored progress is never more than the reported one."""
     stored = float(format_progress(progress))
     assert stored <= progress + 1e-8
     assert (stored == 100) == (progress == 100)
@@ -133,14 +195,30 @@ def test_stored_progress_is_never_more_than_reported(progress: float) -> None:
 
 @given(st.integers(0, 10_000))
 def test_two_decimals_are_kept(hundredths: int) -> None:
-    """What is reported with two decimals is stored as it was said."""
+    """Progress with two decimals is stored unchanged."""
     assert float(format_progress(hundredths / 100)) == hundredths / 100
 
 
 @given(st.text(), st.integers(1, 50))
-def test_one_line_is_printable_and_short(text: str, limit: int) -> None:
-    """Whatever text is given, what is shown is one printable line within the limit."""
+def test_one_line(text: str, limit: int) -> None:
+    """Any text becomes one printable line within the limit, which can be encoded."""
     line = one_line(text, limit)
     assert len(line) <= limit
     assert line.isprintable()
     line.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("short", "short"),
+        ("exactly 10", "exactly 10"),
+        ("more than 10", "more than…"),
+        ("a\n b\tc", "a b c"),
+        (7, "7"),
+        (RaisingValue(), "<RaisingV…"),
+    ],
+)
+def test_one_line_of_examples(text: object, line: str) -> None:
+    """A long text is cut; an object whose `str()` raises is replaced by its type's name."""
+    assert one_line(text, 10) == line

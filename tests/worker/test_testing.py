@@ -1,4 +1,4 @@
-"""`jobstatus.testing`: what worker authors test their jobs with."""
+"""`jobstatus.testing`, with which worker authors test their jobs."""
 
 import asyncio
 import subprocess
@@ -18,8 +18,8 @@ def copy(files: list[str]) -> None:
         pass
 
 
-def test_present_status(job_statuses: RecordedStatuses) -> None:
-    """The status of a running job is its present one, and then its final one."""
+def test_current_status(job_statuses: RecordedStatuses) -> None:
+    """The status is the current one while the job runs, and then the final one."""
     with job_statuses.publisher.job("nightly", name="backup") as report:
         assert job_statuses["nightly"].state == "in_progress"
         report.progress(40, "copying")
@@ -73,7 +73,7 @@ def test_steps(job_statuses: RecordedStatuses) -> None:
 
 
 def test_sampled_progress(job_statuses: RecordedStatuses) -> None:
-    """A progress function is called when the status is asked for."""
+    """A progress function is called when the status is read."""
     done = 0
     with job_statuses.publisher.job("a", name="x") as report:
         report.sample(lambda: done)
@@ -99,7 +99,7 @@ def test_failure_and_next_attempt(job_statuses: RecordedStatuses) -> None:
 
 
 def test_job_without_reports(job_statuses: RecordedStatuses) -> None:
-    """A job of which nothing was reported is unknown, and has no history."""
+    """A job without a report has the state `unknown` and no history."""
     assert job_statuses["other"].state is JobState.UNKNOWN
     assert job_statuses.history("other") == []
     assert "other" not in job_statuses

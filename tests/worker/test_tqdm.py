@@ -1,65 +1,71 @@
-"""tqdm's bar as a report."""
+"""The progress bar of tqdm as a source of progress."""
 
+import contextvars
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.worker.reports import read
-from tqdm.std import tqdm as plain
+from tqdm.std import tqdm as plain_tqdm
 
-from jobstatus.reporting.report import CURRENT_REPORT, JobReport
+from jobstatus.testing import RecordedStatuses
 from jobstatus.tqdm import tqdm, trange
 
 
+@pytest.fixture(autouse=True)
+def job(job_statuses: RecordedStatuses) -> Iterator[None]:
+    """Run the test within the job `a`."""
+    with job_statuses.publisher.job("a", name="x"):
+        yield
+
+
 @pytest.fixture
-def report() -> Any:
-    report = JobReport()
-    token = CURRENT_REPORT.set(report)
-    yield report
-    CURRENT_REPORT.reset(token)
+def options() -> dict[str, Any]:
+    """Return options of a bar that is updated with every step, and written to a buffer."""
+    return {"file": io.StringIO(), "mininterval": 0, "miniters": 1}
 
 
-def test_bar_is_the_progress(report: JobReport) -> None:
-    """A bar's position is the job's progress, its description the reason."""
-    out = io.StringIO()
-    bar = tqdm(range(4), desc="epochs", file=out, mininterval=0, miniters=1)
-    assert isinstance(bar, plain)
-    seen = [read(report) for _ in bar]
-    assert seen == [(n * 25.0, "epochs") for n in range(4)]
-    assert read(report)[0] == 100
-    assert "epochs: 100%" in out.getvalue()
+def test_bar(job_statuses: RecordedStatuses, options: dict[str, Any]) -> None:
+    """The position of a bar is the job's progress, its description the reason."""
+    bar = tqdm(range(4), desc="epochs", **options)
+    assert isinstance(bar, plain_tqdm)
+    shown = [(job_statuses["a"].progress, job_statuses["a"].reason) for _ in bar]
+    assert shown == [(0, "epochs"), (25, "epochs"), (50, "epochs"), (75, "epochs")]
+    assert job_statuses["a"].progress == 100
+    assert "epochs: 100%" in options["file"].getvalue()
 
 
-def test_bar_by_hand(report: JobReport) -> None:
-    """A bar that is updated by hand reports too."""
-    with tqdm(total=10, file=io.StringIO()) as bar:
+def test_bar_that_is_updated(job_statuses: RecordedStatuses, options: dict[str, Any]) -> None:
+    """A bar without a loop reports when it is updated."""
+    with tqdm(total=10, **options) as bar:
         bar.update(3)
-        assert read(report)[0] == 30
+        assert job_statuses["a"].progress == 30
 
 
-def test_disabled_bar_reports_all_the_same(report: JobReport) -> None:
-    """A bar that is disabled draws nothing; its loop is tracked."""
-    seen = [read(report)[0] for _ in tqdm([1, 2], disable=True)]
-    assert seen == [0, 50]
+def test_disabled_bar(job_statuses: RecordedStatuses) -> None:
+    """The loop of a disabled bar is tracked, too."""
+    assert [job_statuses["a"].progress for _ in tqdm([1, 2], disable=True)] == [0, 50]
 
 
-def test_disabled_bar_can_be_looped_over_again(report: JobReport) -> None:
-    """A disabled bar is looped over as often as its list, in a job and outside one."""
+def test_second_loop_over_a_disabled_bar() -> None:
+    """A disabled bar can be iterated over again."""
     bar = tqdm([1, 2], disable=True)
     assert [list(bar), list(bar)] == [[1, 2], [1, 2]]
 
 
-def test_bars_nest(report: JobReport) -> None:
-    """A bar inside another one's loop counts for one step of it."""
-    out = io.StringIO()
-    options: dict[str, Any] = {"file": out, "mininterval": 0, "miniters": 1}
-    seen = [
-        read(report)[0] for _ in trange(2, **options) for _ in trange(2, leave=False, **options)
+def test_nested_bars(job_statuses: RecordedStatuses, options: dict[str, Any]) -> None:
+    """A bar within the loop of another bar counts as one step of the outer loop."""
+    shown = [
+        job_statuses["a"].progress
+        for _ in trange(2, **options)
+        for _ in trange(2, leave=False, **options)
     ]
-    assert seen == [0, 25, 50, 75]
+    assert shown == [0, 25, 50, 75]
 
 
-def test_outside_a_job() -> None:
-    """Outside a job it is tqdm and nothing else."""
-    assert list(tqdm([1, 2], file=io.StringIO())) == [1, 2]
-    assert list(tqdm([1, 2], disable=True)) == [1, 2]
+@pytest.mark.parametrize("is_disabled", [True, False])
+def test_outside_a_job(is_disabled: bool) -> None:
+    """Outside a job the bar is that of tqdm."""
+    context = contextvars.Context()
+    bar = context.run(tqdm, [1, 2], file=io.StringIO(), disable=is_disabled)
+    assert context.run(list, bar) == [1, 2]

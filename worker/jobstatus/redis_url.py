@@ -16,7 +16,7 @@ HostPort = tuple[str, int]
 _SINGLE_SCHEMES: Final = ("redis", "rediss", "unix")
 _MULTI_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _DEFAULT_PORTS: Final = {"sentinel": 26_379, "cluster": 6_379}
-_ESCAPE: Final = "percent-encode / ? # @ : in a password"
+_ESCAPE: Final = "percent-encode / ? # @ : % in a password"
 
 _QUERY_PARAMETERS: Final = {
     "sentinel": {"db", "sentinel_username", "sentinel_password"},
@@ -71,9 +71,8 @@ def parse_redis_url(url: str) -> RedisUrl:
         _check_single(url)
         return RedisUrl(mode=RedisMode.STANDALONE, url=url, tls=scheme == "rediss")
     if scheme not in _MULTI_SCHEMES:
-        schemes = (*_SINGLE_SCHEMES, "redis+sentinel", "redis+cluster")
-        known = ", ".join(f"{each}://" for each in schemes)
-        raise ValueError(f"it must start with one of {known}; with TLS, rediss instead of redis")
+        known = ", ".join(f"{each}://" for each in (*_SINGLE_SCHEMES, *_MULTI_SCHEMES))
+        raise ValueError(f"it must start with one of {known}")
     return _parse_multi(url, RedisMode(scheme.partition("+")[2]), tls=scheme.startswith("rediss"))
 
 

@@ -39,7 +39,7 @@ _REPORT_FILE: Final = "JOBSTATUS_REPORT_FILE"
 """Set for a wrapped command: the file into which it writes reports for its own job."""
 
 _SIGNAL_DELIVERY_SECONDS: Final = 1
-"""Seconds that a signal to this process itself may take to end it."""
+"""Seconds within which a signal to this process is handled."""
 
 _HELP: Final = """\
 One report:
@@ -164,7 +164,7 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
     begins = arguments.state in {JobState.PENDING, JobState.IN_PROGRESS}
     if run is not None and run.state in FINAL_STATES and not begins:
         sys.exit(
-            f"jobstatus-report: nothing was changed: the job has finished ({run.state}); "
+            f"jobstatus-report: nothing was changed: the job has finished (state: {run.state}); "
             "--state in_progress begins a new run"
         )
     continues = run is not None and run.state in UNFINISHED_STATES and state is not JobState.PENDING
@@ -255,11 +255,21 @@ def _execute(command: list[str], environ: dict[str, str], report: JobReport) -> 
     running.append(process)
     for early in received:  # signals that came before the command was started
         process.send_signal(early)
-    code = process.wait()
+    code = _wait(process)
     if code:
         outcome = _outcome(code, received)
         (report.abort if outcome.state is JobState.ABORTED else report.fail)(outcome.reason)
     return code
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the process, and let the signal handlers of this one run meanwhile.
+
+    A signal that arrives just before a wait without a timeout would be handled only after it.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_SIGNAL_DELIVERY_SECONDS)
 
 
 def _is_in_foreground() -> bool:

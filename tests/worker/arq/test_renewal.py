@@ -95,7 +95,7 @@ async def test_frozen_worker_does_not_finish_the_next_attempts_job(
     assert (result.success, result.job_try) == (True, 2)
     first.send(signal.SIGTERM)
     _, output = await asyncio.to_thread(first.end)
-    assert "this outcome is discarded" in output
+    assert "the outcome of this run is discarded" in output
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close")

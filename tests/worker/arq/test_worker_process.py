@@ -131,7 +131,7 @@ async def test_worker_that_was_frozen(
     assert result is not None
     assert result.job_try == 2
     _, output = await frozen.stop()
-    assert "this outcome is discarded" in output
+    assert "the outcome of this run is discarded" in output
 
 
 async def test_jobs_after_sigterm(pool: StatusRedis, spawn: Spawn, status: ReadStatus) -> None:

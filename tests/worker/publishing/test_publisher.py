@@ -1,26 +1,30 @@
-"""The publisher, against a real server."""
+"""The publisher: what it writes, its arguments, flushing and closing."""
 
 import asyncio
-import contextvars
-import multiprocessing
-import os
 import threading
-import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.records import key, read
 from tests.waiting import eventually
+from tests.worker.unreliable_store import unreliable
 
-from jobstatus import Publisher, current_job
+from jobstatus import Publisher, SettingsError, current_job
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState
+from jobstatus.status import JobState, WriteResult
+from jobstatus.storage.cluster_store import ClusterStore
+from jobstatus.storage.refusals import Refusal
 from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
+from jobstatus.testing import RecordedStatuses
+
+WITHOUT_REDIS = "redis://127.0.0.1:1/0"
 
 
-def test_life_of_a_job(publisher: Publisher, redis: Any) -> None:
-    """A job is pending, runs with progress, and has succeeded at 100."""
+def test_records_of_a_job(publisher: Publisher, redis: Any) -> None:
+    """A job waits, runs with progress, and has succeeded with 100 percent."""
     publisher.pending("a", name="copy")
     assert publisher.flush()
     pending = read(redis, "a")
@@ -43,181 +47,9 @@ def test_life_of_a_job(publisher: Publisher, redis: Any) -> None:
     assert done.created == pending.created
 
 
-async def test_async_with(publisher: Publisher, redis: Any) -> None:
-    """`async with` does what `with` does."""
-    async with publisher.job("a", name="copy") as report:
-        await asyncio.sleep(0)
-        assert current_job() is report
-    assert publisher.flush()
-    assert redis.hget(key("a"), "state") == "succeeded"
-
-
-class OddError(Exception):
-    """Can't even say what is wrong."""
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
-
-@pytest.mark.parametrize(
-    ("error", "state", "reason"),
-    [
-        (ValueError("no\nsuch file"), "failed", "ValueError: no such file"),
-        (KeyError(), "failed", "KeyError"),
-        (OddError(), "failed", "OddError"),
-        (asyncio.CancelledError(), "aborted", "cancelled"),
-        (KeyboardInterrupt(), "aborted", "interrupted"),
-        (SystemExit(0), "succeeded", None),
-        (SystemExit(3), "failed", "SystemExit: 3"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_exception_is_shown_and_passes(
-    publisher: Publisher, redis: Any, error: BaseException, state: str, reason: str | None
-) -> None:
-    """What leaves the block decides the end, and leaves the block unchanged."""
-    with pytest.raises(type(error)), publisher.job("a", name="copy"):
-        raise error
-    assert publisher.flush()
-    assert redis.hmget(key("a"), "state", "reason") == [state, reason]
-
-
-def test_job_can_say_how_it_ends(publisher: Publisher, redis: Any) -> None:
-    """What a job says of its end is shown at once, and the block's end changes nothing."""
-    with publisher.job("a", name="copy") as report:
-        report.retry("rate limited", delay=30)
-        assert publisher.flush()
-        assert redis.hmget(key("a"), "state", "reason") == ["retrying", "rate limited"]
-    assert publisher.flush()
-    assert redis.hget(key("a"), "state") == "retrying"
-    with publisher.job("a", name="copy", attempt=2) as report:
-        report.abort("not wanted any more")
-    assert publisher.flush()
-    assert redis.hmget(key("a"), "state", "attempt") == ["aborted", "2"]
-
-
-def test_same_id_again_is_a_new_run(publisher: Publisher, redis: Any) -> None:
-    """A job whose id was used before begins a new run, with a later `created`."""
-    for _ in range(2):
-        with publisher.job("nightly", name="backup") as report:
-            report.progress(10)
-            assert publisher.flush()
-            first = read(redis, "nightly")
-            assert first is not None
-            assert (first.state, first.progress) == ("in_progress", 10)
-        assert publisher.flush()
-        assert redis.hget(key("nightly"), "state") == "succeeded"
-        time.sleep(0.002)
-
-
-def test_deferral_is_outlived(publisher: Publisher, redis: Any) -> None:
-    """A pending record outlives the deferral, the queue's own limit and the retention."""
-    publisher.pending("a", name="copy", defer_until=datetime.now(UTC) + timedelta(days=3))
-    assert publisher.flush()
-    assert redis.pttl(key("a")) > 4 * 86_400_000
-
-
-def test_bad_arguments_are_refused(publisher: Publisher) -> None:
-    """Arguments that can't be meant are refused where they are given."""
-    with pytest.raises(ValueError, match="the first attempt has number 1"):
-        publisher.job("a", name="x", attempt=0)
-    with pytest.raises(ValueError, match="ms since the epoch"):
-        publisher.job("a", name="x", created=-1)
-
-
-def test_progress_is_sampled_not_sent(publisher: Publisher, redis: Any) -> None:
-    """However often a job reports, only some writes a second reach Redis."""
-    with publisher.job("a", name="copy") as report:
-        assert publisher.flush()
-        before = redis.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-        until = time.monotonic() + 0.5
-        n = 0
-        while time.monotonic() < until:
-            n += 1
-            report.progress(n % 100)
-        calls = redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before
-    assert n > 10_000
-    assert 1 <= calls <= 0.5 / 0.02 + 2
-
-
-def test_silent_job_is_renewed_and_a_late_one_is_not(redis: Any, redis_url: str) -> None:
-    """The lease of a silent job is renewed until its own time limit has passed."""
-    settings = PublisherSettings(redis_url=redis_url, report_interval=0.01, lease=1)
-    with (
-        Publisher(Store.from_settings(settings), settings) as publisher,
-        publisher.job("a", name="sleep", timeout=0.8),
-    ):
-        assert publisher.flush()
-        first = int(redis.hget(key("a"), "lease"))
-        eventually(lambda: int(redis.hget(key("a"), "lease")) > first + 300)
-        updated = redis.hget(key("a"), "updated")
-        time.sleep(0.8)
-        last = int(redis.hget(key("a"), "lease"))
-        time.sleep(0.5)
-        assert int(redis.hget(key("a"), "lease")) == last
-        assert redis.hget(key("a"), "updated") == updated
-
-
-def test_zombie_changes_nothing(redis: Any, settings: PublisherSettings) -> None:
-    """A publisher whose attempt was taken over falls silent."""
-    with (
-        Publisher(Store.from_settings(settings), settings) as old,
-        Publisher(Store.from_settings(settings), settings) as new,
-    ):
-        with old.job("a", name="copy", created=1, attempt=1) as zombie:
-            zombie.progress(90)
-            assert old.flush()
-            with new.job("a", name="copy", created=1, attempt=2) as report:
-                report.progress(5)
-                assert new.flush()
-                zombie.progress(95)
-                assert old.flush()
-                assert redis.hmget(key("a"), "attempt", "progress") == ["2", "5"]
-            assert new.flush()
-        assert old.flush()
-        assert redis.hmget(key("a"), "attempt", "state") == ["2", "succeeded"]
-
-
-def test_end_during_a_look_is_not_lost(publisher: Publisher, redis: Any) -> None:
-    """A job that ends while its report is being read ends in Redis too."""
-    for n in range(50):
-        job = publisher.job(str(n), name="x")
-        contextvars.copy_context().run(job.__enter__)
-        reader = job._attempt.reader
-
-        def read(reader: Any = reader, job: Any = job) -> Any:
-            job.__exit__(None, None, None)
-            return type(reader).read(reader)
-
-        reader.read = read  # type: ignore[method-assign]
-    for _ in range(3):
-        assert publisher.flush()
-    assert {redis.hget(key(str(n)), "state") for n in range(50)} == {"succeeded"}
-
-
-def test_first_end_counts(publisher: Publisher, redis: Any) -> None:
-    """A report that somebody keeps can't end its job a second time."""
-    with publisher.job("a", name="x") as report:
-        pass
-    report.fail("after the end")
-    assert publisher.flush()
-    assert redis.hget(key("a"), "state") == "succeeded"
-
-
-def test_pending_said_too_late(publisher: Publisher, redis: Any) -> None:
-    """A job that is said to be pending after it has begun stays in progress."""
-    with publisher.job("a", name="x"):
-        assert publisher.flush()
-        publisher.pending("a", name="x")
-        assert publisher.flush()
-        assert redis.hget(key("a"), "state") == "in_progress"
-    assert publisher.flush()
-    assert redis.hget(key("a"), "state") == "succeeded"
-
-
-def test_runs_in_one_moment_keep_their_order(publisher: Publisher, redis: Any) -> None:
-    """Of runs of one id within the same millisecond the last one is shown."""
-    for _ in range(20):
+def test_runs_within_a_millisecond(publisher: Publisher, redis: Any) -> None:
+    """Of runs of one id within the same millisecond, the last one is stored."""
+    for _ in range(10):
         for state in ("failed", "aborted", "failed", "succeeded"):
             with publisher.job("a", name="x") as report:
                 if state != "succeeded":
@@ -226,52 +58,192 @@ def test_runs_in_one_moment_keep_their_order(publisher: Publisher, redis: Any) -
         assert redis.hget(key("a"), "state") == "succeeded"
 
 
-def test_child_of_multiprocessing_tells_its_end(redis: Any, settings: PublisherSettings) -> None:
-    """A child process, which ends without atexit, tells how its job ended all the same."""
-    child = multiprocessing.get_context("fork").Process(target=run_one_job, args=(settings,))
-    child.start()
-    child.join(20)
-    assert child.exitcode == 0
+def test_attempt_that_was_replaced(redis: Any, settings: PublisherSettings) -> None:
+    """A publisher whose attempt was replaced by a later one changes nothing any more."""
+    with (
+        Publisher(Store.from_settings(settings), settings) as old,
+        Publisher(Store.from_settings(settings), settings) as new,
+    ):
+        with old.job("a", name="copy", created=1, attempt=1) as replaced:
+            replaced.progress(90)
+            assert old.flush()
+            with new.job("a", name="copy", created=1, attempt=2) as report:
+                report.progress(5)
+                assert new.flush()
+                replaced.progress(95)
+                assert old.flush()
+                assert redis.hmget(key("a"), "attempt", "progress") == ["2", "5"]
+            assert new.flush()
+        assert old.flush()
+        assert redis.hmget(key("a"), "attempt", "state") == ["2", "succeeded"]
+    assert new.stats.lost_attempts == 1
+    assert old.stats.superseded_writes > 0
+
+
+def test_frequent_reports_are_one_write(redis: Any, redis_url: str) -> None:
+    """However often a job reports, one write per report interval is sent."""
+    settings = PublisherSettings(redis_url=redis_url, report_interval=60)
+    with (
+        Publisher(Store.from_settings(settings), settings) as publisher,
+        publisher.job("a", name="copy") as report,
+    ):
+        assert publisher.flush()
+        writes = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+        for n in range(10_000):
+            report.progress(n / 100)
+        assert publisher.flush()
+        assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] == writes + 1
+        assert redis.hget(key("a"), "progress") == "99.99"
+        assert publisher.stats.coalesced_reports == 9_999
+
+
+def test_refresh(publisher: Publisher, redis: Any) -> None:
+    """`refresh` writes the records of running jobs again."""
+    with publisher.job("a", name="x") as report:
+        report.progress(10)
+        assert publisher.flush()
+        redis.flushall()
+        publisher.refresh()
+        assert publisher.flush()
+        assert redis.hmget(key("a"), "state", "progress") == ["in_progress", "10"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attempt": 0}, "the first attempt has number 1, not 0"),
+        ({"created": -1}, "created must be in ms since the epoch, not -1"),
+        ({"created": 10**15}, "created must be in ms since the epoch, not"),
+        ({"timeout": 0}, "the timeout must be above 0, not 0"),
+        ({"timeout": -2.5}, "the timeout must be above 0, not -2.5"),
+        ({"timeout": timedelta(seconds=-1)}, "the timeout must be above 0, not -1.0"),
+        ({"timeout": float("nan")}, "the timeout must be above 0, not nan"),
+    ],
+)
+def test_invalid_arguments(
+    job_statuses: RecordedStatuses, arguments: dict[str, Any], message: str
+) -> None:
+    """An argument that is out of range is a ValueError."""
+    with pytest.raises(ValueError, match=message):
+        job_statuses.publisher.job("a", name="x", **arguments)
+
+
+def test_job_id_of_another_type(job_statuses: RecordedStatuses) -> None:
+    """A job id that is neither a str nor a UUID is a TypeError."""
+    number: Any = 5
+    with pytest.raises(TypeError, match="a job id must be a str or a UUID, not int"):
+        job_statuses.publisher.job(number, name="x")
+    with pytest.raises(TypeError, match="a job id must be a str or a UUID, not int"):
+        job_statuses.publisher.pending(number, name="x")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(None, 0), (60, 60), (timedelta(minutes=1), 60), (float("inf"), 0), (1e12, 315_360_000)],
+)
+def test_timeout(publisher: Publisher, redis: Any, timeout: Any, seconds: int) -> None:
+    """The timeout of a job, in seconds or as a timedelta, extends the TTL of its record."""
+    with publisher.job("a", name="x", timeout=timeout):
+        assert publisher.flush()
+        ttl = redis.pttl(key("a")) / 1000
+    longest = seconds + publisher.settings.retention + publisher.settings.lease
+    assert longest - 30 < ttl <= longest
+
+
+def test_from_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`from_url` takes the URL and settings; the environment gives the others."""
+    monkeypatch.setenv("JOBSTATUS_LEASE", "7")
+    with Publisher.from_url("redis+cluster://h", retention=timedelta(hours=1)) as publisher:
+        assert isinstance(publisher._store, ClusterStore)
+        assert (publisher.settings.lease, publisher.settings.retention) == (7, 3_600)
+    monkeypatch.setenv("JOBSTATUS_REDIS_URL", WITHOUT_REDIS)
+    assert Publisher.from_url().settings.redis_url == WITHOUT_REDIS
+    with pytest.raises(SettingsError, match="JOBSTATUS_REDIS_URL is not valid"):
+        Publisher.from_url("http://h")
+
+
+def test_flush_without_reports() -> None:
+    """Without any report there is nothing to write."""
+    with Publisher.from_url(WITHOUT_REDIS) as publisher:
+        assert publisher.flush()
+        assert publisher._thread is None
+
+
+@pytest.mark.parametrize("timeout", [0.05, timedelta(milliseconds=50)])
+def test_flush_during_an_outage(timeout: Any) -> None:
+    """`flush` returns False if not everything is written in time."""
+    publisher = Publisher.from_url(WITHOUT_REDIS)
+    publisher.pending("a", name="x")
+    assert not publisher.flush(timeout)
+    publisher.close(timeout)
+
+
+def test_close_during_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """`close` returns during an outage, and logs how many final states are lost."""
+    publisher = Publisher.from_url(WITHOUT_REDIS)
+    for job_id in ("a", "b"):
+        with publisher.job(job_id, name="x"):
+            pass
+    eventually(lambda: publisher.unwritten_final_states == 2)
+    publisher.close(timedelta(seconds=0.1))
+    assert "2 final states were not written" in caplog.text
+    publisher.close()
+    assert caplog.text.count("final states were not written") == 1
+
+
+def test_report_after_close(publisher: Publisher, caplog: pytest.LogCaptureFixture) -> None:
+    """A report to a closed publisher is dropped and logged, and raises nothing."""
+    publisher.close()
+    publisher.pending("a", name="x")
+    with publisher.job("b", name="x") as report:
+        report.progress(50)
+    assert "a report was dropped: the publisher is closed" in caplog.text
+
+
+def test_close_writes_everything(redis: Any, redis_url: str) -> None:
+    """`close` writes what is not written yet, and ends the thread."""
+    _, publisher = unreliable(redis_url)
+    for n in range(100):
+        publisher.pending(str(n), name="x")
+    publisher.close()
+    assert redis.dbsize() == 100
+    assert publisher._thread is not None
+    publisher._thread.join(10)
+    assert not publisher._thread.is_alive()
+
+
+class WaitingStore(Store):
+    """A store whose writes wait until they are allowed."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self.is_allowed = threading.Event()
+
+    def write(self, writes: Sequence[Write]) -> list[WriteResult | Refusal]:
+        """Wait, then write."""
+        assert self.is_allowed.wait(60)
+        return super().write(writes)
+
+
+async def test_async_close(redis: Any, settings: PublisherSettings) -> None:
+    """Leaving `async with` waits for the last writes without blocking the event loop."""
+    store = WaitingStore.from_settings(settings)
+
+    async def allow_writes() -> None:
+        store.is_allowed.set()
+
+    async with Publisher(store, settings) as publisher:
+        async with publisher.job("a", name="x"):
+            pass
+        task = asyncio.create_task(allow_writes())  # runs only while the event loop is free
+    await task
+    assert publisher.unwritten_final_states == 0
     assert redis.hget(key("a"), "state") == "succeeded"
 
 
-def run_one_job(settings: PublisherSettings) -> None:
-    publisher = Publisher(Store.from_settings(settings), settings)
+def test_repr(publisher: Publisher) -> None:
+    """The repr shows the key prefix, and how many jobs run."""
     with publisher.job("a", name="x"):
-        pass
-
-
-def test_child_process_has_a_publisher_of_its_own(publisher: Publisher, redis: Any) -> None:
-    """A forked child publishes its own jobs and leaves its parent's alone."""
-    with publisher.job("parent", name="x") as report:
-        report.progress(10)
-        assert publisher.flush()
-        child = os.fork()
-        if child == 0:
-            try:
-                with publisher.job("child", name="x"):
-                    pass
-                report.fail("not the child's to say")
-                os._exit(0 if publisher.flush() else 1)
-            except BaseException:
-                os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        report.progress(20)
-        assert publisher.flush()
-        assert redis.hmget(key("parent"), "state", "progress") == ["in_progress", "20"]
-        assert redis.hget(key("child"), "state") == "succeeded"
-
-
-def test_one_thread_and_one_pipeline_for_all_jobs(publisher: Publisher, redis: Any) -> None:
-    """All jobs of a process share one thread and one connection."""
-    jobs = [publisher.job(str(n), name="x") for n in range(50)]
-    for job in jobs:
-        job.__enter__()
-    assert publisher.flush()
-    assert [t.name for t in threading.enumerate()].count("jobstatus") == 1
-    clients = [c for c in redis.client_list() if c["name"] == "jobstatus-publisher"]
-    assert len(clients) == 1
-    for job in reversed(jobs):
-        job.__exit__(None, None, None)
-    assert publisher.flush()
-    assert redis.dbsize() == 50
+        assert repr(publisher) == "<Publisher, key prefix 'job': 1 running>"
+    publisher.close()
+    assert repr(publisher) == "<Publisher, key prefix 'job': closed>"

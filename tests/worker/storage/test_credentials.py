@@ -1,4 +1,4 @@
-"""Passwords that are rotated in the file of a URL, while everything runs."""
+"""The login to Redis from a file, in which the password is rotated."""
 
 from pathlib import Path
 
@@ -11,66 +11,92 @@ from jobstatus import Publisher
 from jobstatus.redis_url import parse_redis_url
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import store_for
-from jobstatus.storage.credentials import FileCredentials, login_of, without_login
+from jobstatus.storage.credentials import (
+    FileCredentials,
+    Login,
+    login_of,
+    sentinel_login_of,
+    without_login,
+)
 
-
-def test_publisher_goes_on(rotation: Rotation) -> None:
-    """Final states that were held while the old password was refused are delivered."""
-    environ = {"JOBSTATUS_REDIS_URL_FILE": str(rotation.file), "JOBSTATUS_REPORT_INTERVAL": "0.02"}
-    settings = PublisherSettings.from_env(environ)
-    with Publisher(store_for(settings), settings) as publisher:
-        with publisher.job("running", name="x") as report:
-            with publisher.job("ended", name="x"):
-                assert publisher.flush()
-                rotation.revoke()
-            report.progress(50)
-            eventually(lambda: publisher.stats.outages)
-            assert not publisher.flush(0.3)
-            rotation.write("new")
-            assert publisher.flush(3)
-            assert rotation.admin.hget(key("ended"), "state") == "succeeded"
-            assert rotation.admin.hget(key("running"), "progress") == "50"
-
-
-def test_file_that_breaks(rotation: Rotation, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that can't be read leaves the last login, and no secret in the log."""
-    known = FileCredentials(str(rotation.file), ("a", "b"))
-    assert known.get_credentials() == ("user", "old")
-    rotation.file.write_text("http://user:secret@nowhere\n")
-    assert known.get_credentials() == ("user", "old")
-    rotation.file.write_bytes(b"redis://user:\xff\xfe@127.0.0.1/0")
-    assert known.get_credentials() == ("user", "old")
-    rotation.file.unlink()
-    assert known.get_credentials() == ("user", "old")
-    assert caplog.text.count("the last valid login is used") == 3
-    assert "secret" not in caplog.text
+NO_LOGIN: Login = (None, None)
 
 
 @pytest.mark.parametrize(
     ("url", "login", "plain"),
     [
-        ("redis://h:1/2", (None, None), "redis://h:1/2"),
+        ("redis://h:1/2", NO_LOGIN, "redis://h:1/2"),
         ("redis://u:p%40@h:1/2", ("u", "p@"), "redis://h:1/2"),
         ("rediss://:p@h/0?socket_timeout=3", (None, "p"), "rediss://h/0?socket_timeout=3"),
         ("redis://h/0?username=u&password=p", ("u", "p"), "redis://h/0"),
         ("unix://u:p@/tmp/redis.sock?db=3", ("u", "p"), "unix:///tmp/redis.sock?db=3"),
     ],
 )
-def test_login_of_a_url(url: str, login: tuple[str | None, str | None], plain: str) -> None:
-    """The login in a URL is separated from the server."""
+def test_login_of_a_single_server(url: str, login: Login, plain: str) -> None:
+    """The login in the URL of a single server is separated from the server."""
     assert login_of(parse_redis_url(url)) == login
     assert without_login(url) == plain
-    assert login_of(parse_redis_url(plain)) == (None, None)
+    assert login_of(parse_redis_url(plain)) == NO_LOGIN
 
 
-def test_login_without_a_user(tmp_path: Path) -> None:
-    """A password alone is one of the default user; without one nobody logs in."""
+def test_logins_with_sentinels() -> None:
+    """A URL of Sentinels may have one login to Redis and another one to the Sentinels."""
+    url = parse_redis_url("redis+sentinel://u:p@h/main?sentinel_username=s&sentinel_password=t")
+    assert login_of(url) == ("u", "p")
+    assert sentinel_login_of(url) == ("s", "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "for_sentinels", "credentials"),
+    [
+        ("redis://u:p@h/0", False, ("u", "p")),
+        ("redis://:p@h/0", False, ("p",)),
+        ("redis://h/0", False, ()),
+        ("redis+sentinel://u:p@h/main?sentinel_password=t", False, ("u", "p")),
+        ("redis+sentinel://u:p@h/main?sentinel_password=t", True, ("t",)),
+    ],
+)
+async def test_credentials_of_a_file(
+    tmp_path: Path, text: str, for_sentinels: bool, credentials: tuple[str, ...]
+) -> None:
+    """A password alone is that of the default user; without one there is no login."""
     file = tmp_path / "url"
-    file.write_text("redis://:p@h/0")
-    assert FileCredentials(str(file), (None, None)).get_credentials() == ("p",)
-    file.write_text("redis://h/0")
-    assert not FileCredentials(str(file), (None, "p")).get_credentials()
-    file.write_text("redis+sentinel://u:p@h/main?sentinel_username=s&sentinel_password=t")
-    assert FileCredentials(str(file), (None, None)).get_credentials() == ("u", "p")
-    sentinels = FileCredentials(str(file), (None, None), for_sentinels=True)
-    assert sentinels.get_credentials() == ("s", "t")
+    file.write_text(text)
+    known = FileCredentials(str(file), (None, "old"), for_sentinels=for_sentinels)
+    assert known.get_credentials() == credentials
+    assert await known.get_credentials_async() == credentials
+
+
+def test_unusable_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file can't be used, the last valid login is, and the log contains no secret."""
+    file = tmp_path / "url"
+    file.write_text("redis://user:old@h/0")
+    known = FileCredentials(str(file), ("a", "b"))
+    assert known.get_credentials() == ("user", "old")
+    assert known.username == "user"
+    file.write_text("http://user:secret@nowhere\n")
+    assert known.get_credentials() == ("user", "old")
+    file.write_bytes(b"redis://user:\xff\xfe@127.0.0.1/0")
+    assert known.get_credentials() == ("user", "old")
+    file.unlink()
+    assert known.get_credentials() == ("user", "old")
+    assert caplog.text.count("the last valid login is used") == 3
+    assert "secret" not in caplog.text
+
+
+def test_rotated_password(rotation: Rotation) -> None:
+    """Outcomes that are held while the old password is rejected are written with the new one."""
+    environ = {"JOBSTATUS_REDIS_URL_FILE": str(rotation.file), "JOBSTATUS_REPORT_INTERVAL": "0.02"}
+    settings = PublisherSettings.from_env(environ)
+    with Publisher(store_for(settings), settings) as publisher:
+        with publisher.job("running", name="x") as report:
+            with publisher.job("finished", name="x"):
+                assert publisher.flush()
+                rotation.revoke()
+            report.progress(50)
+            eventually(lambda: publisher.stats.outages)
+            assert publisher.unwritten_final_states == 1
+            rotation.write("new")
+            assert publisher.flush(10)
+            assert rotation.admin.hget(key("finished"), "state") == "succeeded"
+            assert rotation.admin.hget(key("running"), "progress") == "50"

@@ -1,367 +1,169 @@
-"""The atomic write: the Lua script and the Python table agree on every transition."""
+"""One write: which run it belongs to, when it expires, and its form on the wire."""
 
-import itertools
-import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
-from jobstatus.settings import PublisherSettings
-from jobstatus.status import (
-    ALLOWED_PREDECESSORS,
-    UNFINISHED_STATES,
-    JobState,
-    Record,
-    WriteResult,
-    format_progress,
-)
+from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.refusals import Refusal
-from jobstatus.storage.store import Store
-from jobstatus.storage.write import SCRIPT, Write, result_of
+from jobstatus.storage.write import (
+    SCRIPT,
+    SHA,
+    Run,
+    Write,
+    read_run,
+    result_of,
+    server_ms_of,
+    with_script,
+)
 
-KEY = "job:1"
-WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
+PENDING, RUNNING, SUCCEEDED = JobState.PENDING, JobState.IN_PROGRESS, JobState.SUCCEEDED
+
+
+def record(state: JobState, attempt: int, created: int = 50) -> Record:
+    return Record(name="", state=state, created=created, attempt=attempt)
+
+
+def stored(state: JobState, attempt: int, created: int = 10) -> Run:
+    return Run(created, attempt, state, "copy")
+
+
+@pytest.mark.parametrize(
+    ("new", "before", "own", "has_own_ended", "created"),
+    [
+        pytest.param(record(RUNNING, 1), None, None, False, 50, id="no record"),
+        pytest.param(record(RUNNING, 1), stored(PENDING, 0), None, False, 10, id="waiting run"),
+        pytest.param(record(SUCCEEDED, 2), stored(RUNNING, 1), None, False, 10, id="next attempt"),
+        pytest.param(record(RUNNING, 1), stored(RUNNING, 1), None, False, 50, id="other run"),
+        pytest.param(record(RUNNING, 1), stored(SUCCEEDED, 1), None, False, 50, id="finished run"),
+        pytest.param(
+            *(record(RUNNING, 1, 5), stored(SUCCEEDED, 1), None, False, 11), id="later than stored"
+        ),
+        pytest.param(record(PENDING, 0), stored(RUNNING, 1), None, False, None, id="too late"),
+        pytest.param(record(PENDING, 0), stored(SUCCEEDED, 1), None, False, 50, id="pending again"),
+        pytest.param(
+            *(record(PENDING, 0), stored(RUNNING, 1), 10, True, 50), id="pending after own attempt"
+        ),
+        pytest.param(
+            *(record(PENDING, 0), stored(RUNNING, 1), 10, False, None), id="own attempt runs"
+        ),
+        pytest.param(
+            *(record(RUNNING, 1), stored(PENDING, 0), 10, True, 50), id="own run seems to wait"
+        ),
+    ],
+)
+def test_join(
+    new: Record, before: Run | None, own: int | None, has_own_ended: bool, created: int | None
+) -> None:
+    """A write joins the run that waits for it, begins a new run, or comes too late."""
+    write = Write("job:1", new, 60_000, is_run_known=False)
+    joined = write.join(before, own, has_own_ended=has_own_ended)
+    if created is None:
+        assert joined is None
+    else:
+        assert joined is not None
+        assert joined.is_run_known
+        assert joined.record.created == created
+        assert joined.record.name == ("" if before is None else "copy")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "happened_at", "is_expired"),
+    [(1000, 9.5, False), (1000, 9.0, True), (1000, None, False), (0, 1.0, False)],
+)
+def test_is_expired(ttl: int, happened_at: float | None, is_expired: bool) -> None:
+    """A write expires with its TTL, counted from the event; a report of the present never does."""
+    write = Write("job:1", record(SUCCEEDED, 1), ttl, happened_at=happened_at)
+    assert write.is_expired(10.0) is is_expired
+
+
+@pytest.mark.parametrize(
+    ("ttl", "happened_at", "remaining"),
+    [(10_000, None, 10_000), (10_000, 8.0, 8_000), (10_000, -10.0, 1), (0, 8.0, 0), (-5, 8.0, -5)],
+)
+def test_remaining_ttl(ttl: int, happened_at: float | None, remaining: int) -> None:
+    """The TTL is reduced by the age of the event, to 1 ms at least."""
+    write = Write("job:1", record(SUCCEEDED, 1), ttl, happened_at=happened_at)
+    assert write.arguments(10.0)[5] == remaining
+
 
 records = st.builds(
     Record,
-    name=st.sampled_from(["a", "b"]),
-    state=st.sampled_from(WRITTEN),
-    created=st.sampled_from([1_700_000_000_000, 1_700_000_000_001]),
-    attempt=st.integers(0, 2),
-    reason=st.sampled_from(["", "x", "y"]),
-    progress=st.sampled_from([None, 0.0, 5.0, 40.0, 40.5, 100.0]),
+    name=st.text(max_size=5),
+    state=st.sampled_from([state for state in JobState if state is not JobState.UNKNOWN]),
+    created=st.integers(0, 10**12),
+    attempt=st.integers(0, 9),
+    reason=st.text(max_size=5),
+    progress=st.none() | st.floats(0, 100),
 )
+moments = st.none() | st.floats(0, 200)
 
 
-def expected(
-    stored: Record | None, new: Record, previous: int | None = None
-) -> tuple[WriteResult, Record]:
-    """What the rules of the design say, in Python: the outcome, and the record afterwards.
-
-    Args:
-        stored: The record before.
-        new: What is written, by a run or attempt that begins now.
-        previous: The run that the stored one has replaced.
-    """
-    if stored is None:
-        return WriteResult.CHANGED, new
-    if new.created == previous != stored.created or (
-        new.created == stored.created and new.attempt < stored.attempt
-    ):
-        return WriteResult.SUPERSEDED, stored
-    if new.created != stored.created:
-        return WriteResult.CHANGED, new
-    if new.attempt > stored.attempt:
-        return _later(stored, new)
-    if stored.state not in ALLOWED_PREDECESSORS[new.state]:
-        return WriteResult.ALREADY_FINAL, stored
-    known = [p for p in (stored.progress, new.progress) if p is not None]
-    merged = Record(
-        name=new.name,
-        state=new.state,
-        created=new.created,
-        attempt=new.attempt,
-        reason=new.reason,
-        progress=max(known, default=None),
-    )
-    return (WriteResult.RENEWED if merged == stored else WriteResult.CHANGED), merged
+@given(records, st.integers(1, 10**6), st.integers(0, 10**5), moments, moments, st.integers(0, 9))
+def test_packed_write_has_the_arguments(
+    new: Record, ttl: int, lease: int, began_at: float, happened_at: float, server_ms: int
+) -> None:
+    """The packed form is the same command as `arguments` describes."""
+    write = Write("job:1", new, ttl, lease, began_at, happened_at)
+    arguments = [str(each) for each in write.arguments(100.0, server_ms)]
+    assert parsed(write.packed(100.0, server_ms)) == ["EVALSHA", SHA, "1", "job:1", *arguments]
 
 
-def _later(stored: Record, new: Record) -> tuple[WriteResult, Record]:
-    if stored.state not in UNFINISHED_STATES:
-        return WriteResult.ALREADY_FINAL, stored
-    took_over = new.state is stored.state is JobState.IN_PROGRESS
-    return (WriteResult.TOOK_OVER if took_over else WriteResult.CHANGED), new
+def test_packed_write_with_the_script() -> None:
+    """The script itself can replace its name."""
+    packed = Write("job:1", record(SUCCEEDED, 1), 60_000).packed(0.0)
+    assert parsed(with_script(packed)) == ["EVAL", SCRIPT, *parsed(packed)[2:]]
 
 
-def write(store: Store, record: Record, *, ttl: int = 60_000) -> WriteResult:
-    lease = 5_000 if record.state is JobState.IN_PROGRESS else 0
-    (result,) = store.write([Write(KEY, record, ttl, lease)])
-    assert isinstance(result, WriteResult)
-    return result
+def parsed(packed: bytes) -> list[str]:
+    """Return the words of a command in RESP."""
+    count, _, rest = packed.partition(b"\r\n")
+    words = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size.removeprefix(b"$"))
+        words.append(rest[:length].decode())
+        assert rest[length : length + 2] == b"\r\n"
+        rest = rest[length + 2 :]
+    assert count == b"*%d" % len(words)
+    return words
 
 
-def stored(redis: Any) -> Record:
-    return Record.from_fields(redis.hgetall(KEY))
+def test_read_run() -> None:
+    """The run is read with one command."""
+    fields = ["created", "attempt", "state", "name", "previous"]
+    assert parsed(read_run("job:1")) == ["HMGET", "job:1", *fields]
 
 
-def visible(record: Record) -> tuple[Any, ...]:
-    progress = format_progress(record.progress)
-    return (record.name, record.state, record.created, record.attempt, record.reason, progress)
-
-
-@pytest.fixture
-def store(settings: PublisherSettings) -> Any:
-    store = Store.from_settings(settings)
-    yield store
-    store.close()
-
-
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+@pytest.mark.parametrize(
+    ("values", "run"),
+    [
+        ([b"1", b"2", b"pending", b"x", None], Run(1, 2, "pending", "x")),
+        ([b"1", b"2", b"pending", b"x", b"7"], Run(1, 2, "pending", "x", 7)),
+        ([None] * 5, None),
+        ([b"soon", b"2", b"pending", b"x", None], None),
+        ([b"1", b"2", b"pending", b"\xff", None], None),
+        ([b"1", b"2", b"pending"], None),
+        (ValueError("WRONGTYPE"), None),
+    ],
 )
-@given(st.lists(records, min_size=1, max_size=8))
-def test_script_and_table_agree(redis: Any, store: Store, writes: list[Record]) -> None:
-    """After any sequence of writes the script has done just what the rules say."""
-    redis.delete(KEY)
-    before: Record | None = None
-    previous: int | None = None
-    for new in writes:
-        outcome, after = expected(before, new, previous)
-        updated = int(redis.hget(KEY, "updated") or 0)
-        assert write(store, new) is outcome
-        found = stored(redis)
-        assert visible(found) == visible(after)
-        assert (found.lease > 0) == (found.state is JobState.IN_PROGRESS)
-        assert found.updated >= updated
-        assert redis.pttl(KEY) > 0
-        if before is not None and after.created != before.created:
-            previous = before.created
-        before = after
+def test_run_from_fields(values: Any, run: Run | None) -> None:
+    """A missing or malformed record has no run."""
+    assert Run.from_fields(values) == run
 
 
-@pytest.mark.parametrize("state", WRITTEN)
-@pytest.mark.parametrize("new", WRITTEN)
-@pytest.mark.parametrize("later", ["run", "attempt", "same"])
-def test_every_pair(redis: Any, store: Store, state: JobState, new: JobState, later: str) -> None:
-    """Every (stored state, incoming state) pair does what the rules say."""
-    first = Record(name="a", state=state, created=1, attempt=1, progress=50.0)
-    second = Record(
-        name="a",
-        state=new,
-        created=2 if later == "run" else 1,
-        attempt=2 if later == "attempt" else 1,
-        progress=10.0,
-    )
-    write(store, first)
-    outcome, after = expected(first, second)
-    assert write(store, second) is outcome
-    assert visible(stored(redis)) == visible(after)
+@pytest.mark.parametrize("result", WriteResult)
+def test_reply_to_a_write(result: WriteResult) -> None:
+    """A reply carries the server's time and the result."""
+    reply = 8 * 1_700_000_000_000 + 1 + result
+    assert result_of(reply) is result
+    assert server_ms_of(reply) == 1_700_000_000_000
 
 
-def test_heartbeat_moves_lease_and_ttl_only(redis: Any, store: Store) -> None:
-    """A heartbeat renews lease and TTL, and leaves `updated` alone."""
-    record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1, progress=5.0)
-    write(store, record, ttl=10_000)
-    before = stored(redis)
-    time.sleep(0.01)
-    assert write(store, record, ttl=90_000) is WriteResult.RENEWED
-    after = stored(redis)
-    assert after.updated == before.updated
-    assert after.lease > before.lease
-    assert redis.pttl(KEY) > 80_000
-
-
-def test_refused_write_touches_nothing(redis: Any, store: Store) -> None:
-    """A write that is refused leaves TTL and record as they were."""
-    write(store, Record(name="a", state=JobState.SUCCEEDED, created=5, attempt=2), ttl=10_000)
-    before = redis.hgetall(KEY)
-    late = Record(name="a", state=JobState.IN_PROGRESS, created=5, attempt=2, progress=1.0)
-    fenced = Record(name="a", state=JobState.FAILED, created=5, attempt=1)
-    assert write(store, late, ttl=90_000) is WriteResult.ALREADY_FINAL
-    assert write(store, fenced, ttl=90_000) is WriteResult.SUPERSEDED
-    assert redis.hgetall(KEY) == before
-    assert redis.pttl(KEY) <= 10_000
-
-
-def test_updated_never_goes_back(redis: Any, store: Store) -> None:
-    """A server clock that was set back doesn't take `updated` back."""
-    write(store, Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1))
-    future = 4_000_000_000_000
-    redis.hset(KEY, "updated", future)
-    write(store, Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1))
-    assert stored(redis).updated == future
-
-
-def test_unreadable_record_is_replaced(redis: Any, store: Store) -> None:
-    """A record whose run can't be read is replaced by the next write."""
-    redis.hset(
-        KEY, mapping={"created": "soon", "attempt": "x", "state": "succeeded", "reason": "r"}
-    )
-    record = Record(name="a", state=JobState.IN_PROGRESS, created=1, attempt=1)
-    assert write(store, record) is WriteResult.CHANGED
-    assert visible(stored(redis)) == visible(record)
-
-
-class Event(NamedTuple):
-    """Something that happens to a run, and the write that reports it.
-
-    Times are true ones, in ms.
-    """
-
-    run: int
-    created: int
-    state: JobState
-    began_at: int
-    happened_at: int
-    delivered: int
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[Event]:
-    """Runs of one job, one after the other, enqueued by machines whose clocks are wrong.
-
-    Any report may be missing or late; whoever runs a job may go on to say so long after another
-    worker has ended it, as a process that was frozen does.
-    """
-    now, events, taken = 10_000_000, list[Event](), set[int]()
-    for run in range(draw(st.integers(2, 5))):
-        enqueued = now + draw(st.integers(2, 3_000))
-        began_at = enqueued + draw(st.integers(2, 3_000))
-        now = ended = began_at + draw(st.integers(2, 3_000))
-        created = enqueued + draw(st.integers(-20_000, 20_000))
-        created = next(c for c in itertools.count(created) if c not in taken)
-        taken.add(created)
-        late = st.just(0) | st.integers(0, 20_000)
-        final = draw(st.sampled_from([JobState.SUCCEEDED, JobState.FAILED, JobState.ABORTED]))
-        reports = [
-            (JobState.PENDING, enqueued, enqueued, enqueued + draw(late)),
-            (JobState.IN_PROGRESS, began_at, began_at, began_at),
-            (final, began_at, ended, ended + draw(late)),
-        ]
-        events += [Event(run, created, *each) for each in reports if draw(st.integers(0, 3))]
-        events += [
-            Event(run, created, JobState.IN_PROGRESS, began_at, after, after)
-            for after in draw(st.lists(st.integers(ended + 30_000, ended + 60_000), max_size=2))
-        ]
-    return sorted(events, key=lambda event: event.delivered)
-
-
-@settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(histories())
-def test_runs_are_ordered_whatever_the_clocks_say(redis: Any, events: list[Event]) -> None:
-    """The latest run that anybody has reported is shown; late writers of older ones do nothing."""
-    redis.delete(KEY)
-    script = redis.register_script(
-        SCRIPT.replace(
-            "redis.call('TIME')", "{math.floor(ARGV[12] / 1000), ARGV[12] % 1000 * 1000}"
-        )
-    )
-    latest = -1
-    for run, created, state, began_at, happened_at, delivered in events:
-        record = Record(name="a", state=state, created=created, attempt=int(state != "pending"))
-        running = state is JobState.IN_PROGRESS
-        write = Write(
-            KEY,
-            record,
-            60_000,
-            5_000 if running else 0,
-            began_at=began_at / 1000,
-            happened_at=None if running else happened_at / 1000,
-        )
-        is_zombie = running and happened_at != began_at
-        if is_zombie and run >= latest:
-            continue  # nobody else has been heard of: it is as good as any
-        result = script(keys=[KEY], args=[*write.arguments(delivered / 1000), delivered])
-        assert result // 8 == delivered
-        if run < latest:
-            assert result_of(result) is WriteResult.SUPERSEDED
-        latest = max(latest, run)
-        shown = next(event.created for event in events if event.run == latest)
-        assert int(redis.hget(KEY, "created")) == shown
-
-
-def test_writer_that_was_frozen_while_it_wrote(redis: Any, store: Store) -> None:
-    """A run that was replaced stays so, though a write of it that was under way seems to be new."""
-    older = Record(name="a", state=JobState.IN_PROGRESS, created=9, attempt=1)
-    newer = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
-    assert write(store, older) > 0
-    assert write(store, newer) > 0
-    assert write(store, older) is WriteResult.SUPERSEDED
-    assert stored(redis).created == 1
-
-
-def test_write_that_a_frozen_server_found_later(redis: Any, store: Store) -> None:
-    """A write that lay in a frozen server's socket doesn't hide the run that began meanwhile."""
-    old = Record(name="a", state=JobState.IN_PROGRESS, created=9, attempt=1, progress=1.0)
-    write(store, old)
-    now = time.monotonic()
-    packed = Write(
-        KEY,
-        Record(name="a", state=JobState.SUCCEEDED, created=9, attempt=1),
-        60_000,
-        began_at=now,
-        happened_at=now,
-    ).packed(now, store.server_ms(now))
-    time.sleep(0.3)
-    began = time.monotonic()
-    time.sleep(0.3)
-    (late,) = store.send([packed])  # executed only now
-    assert result_of(late) is WriteResult.CHANGED
-    newer = Record(name="a", state=JobState.FAILED, created=1, attempt=1)
-    (result,) = store.write([Write(KEY, newer, 60_000, began_at=began, happened_at=began)])
-    assert result is WriteResult.CHANGED
-    assert stored(redis).created == 1
-
-
-def test_server_time_is_learned(store: Store) -> None:
-    """The server's time is known from the replies, never as earlier than it is by much."""
-    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
-    assert store.server_ms(time.monotonic()) == 0
-    for _ in range(5):
-        write(store, record)
-    own = time.time() * 1000
-    assert abs(store.server_ms(time.monotonic()) - own) < 1_000  # the same machine's clock
-    store.learn_server_time([8 * (int(own) + 5_000)], time.monotonic())  # it is set forward
-    assert store.server_ms(time.monotonic()) > own + 4_000
-    store.learn_server_time([8 * int(own)], time.monotonic())  # and back
-    assert store.server_ms(time.monotonic()) < own + 1_000
-
-
-def test_server_clock_set_back(redis: Any, store: Store) -> None:
-    """A run that is enqueued when a new primary's clock is behind is shown all the same."""
-    write(store, Record(name="a", state=JobState.SUCCEEDED, created=2, attempt=1))
-    redis.hset(KEY, "updated", 4_000_000_000_000)
-    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
-    ago = time.monotonic() - 1
-    (result,) = store.write([Write(KEY, record, 60_000, began_at=ago, happened_at=ago)])
-    assert result is WriteResult.CHANGED
-    assert stored(redis).created == 1
-
-
-def test_held_news_keep_their_time(redis: Any, store: Store) -> None:
-    """What was held during an outage is shown with the time at which it happened."""
-    record = Record(name="a", state=JobState.SUCCEEDED, created=1, attempt=1)
-    now = time.monotonic()
-    seconds, microseconds = redis.time()
-    store.write([Write(KEY, record, 60_000, began_at=now - 9, happened_at=now - 5)])
-    ago = seconds * 1000 + microseconds // 1000 - stored(redis).updated
-    assert 4_000 <= ago <= 6_000
-    assert redis.pttl(KEY) <= 55_000
-
-
-def test_ttl_is_checked_before_anything_is_written(redis: Any, store: Store) -> None:
-    """A write without a positive TTL is refused whole."""
-    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
-    (result,) = store.write([Write(KEY, record, ttl=0)])
-    assert isinstance(result, Refusal)
-    assert result.is_permanent
-    assert not redis.exists(KEY)
-
-
-def test_script_survives_a_flush(redis: Any, store: Store) -> None:
-    """A server that has forgotten its scripts gets them again, and no write is lost."""
-    record = Record(name="a", state=JobState.PENDING, created=1, attempt=0)
-    write(store, record)
-    redis.script_flush()
-    redis.delete(KEY)
-    assert write(store, record) is WriteResult.CHANGED
-
-
-def test_record_stays_small(redis: Any, store: Store) -> None:
-    """A record with ordinary texts stays in the compact encoding, under 350 bytes."""
-    record = Record(
-        name="render_video",
-        state=JobState.IN_PROGRESS,
-        created=1_700_000_000_000,
-        attempt=1,
-        reason="frame 812 of 2000",
-        progress=40.6,
-    )
-    write(store, record)
-    assert redis.object("encoding", KEY) == "listpack"
-    assert redis.memory_usage(KEY) <= 350
+def test_reply_that_is_an_error() -> None:
+    """An error is a refusal."""
+    refusal = Refusal("OOM no memory", is_permanent=False)
+    assert result_of(ResponseError("OOM no memory")) == refusal

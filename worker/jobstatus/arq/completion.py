@@ -235,7 +235,10 @@ class Completion:
                 self._publisher.end(attempt, outcome)
             raise
         if result is CommitResult.SUPERSEDED:
-            _log.warning("job %s was run again elsewhere, this outcome is discarded", job_id)
+            _log.warning(
+                "job %s: another worker has run it again; the outcome of this run is discarded",
+                job_id,
+            )
         elif result is not CommitResult.GONE:
             transaction = CommittedTransaction(
                 time.monotonic(), token, commands, write, result_bytes
@@ -285,7 +288,11 @@ class Completion:
                 return False
             if time.monotonic() <= max(started_at, self.stopping_since) + _SHUTDOWN_SECONDS:
                 return False
-            _log.error("job %s: its outcome was lost, the job will be run again", job_id)
+            _log.error(
+                "job %s: its outcome could not be written before the worker stopped; arq will run "
+                "the job again",
+                job_id,
+            )
             return True
 
         return await self._outage.retry(command, must_give_up)

@@ -99,7 +99,9 @@ class Outage:
         if not self.is_active:
             self.is_active = True
             self.started_at = time.monotonic()
-            _log.warning("Redis %s, the worker waits until it works again: %s", problem, message)
+            _log.warning(
+                "the queue's Redis %s, no jobs are claimed meanwhile: %s", problem, message
+            )
         await asyncio.sleep(_RETRY_SECONDS)
 
     def count_renewal_refusal(self, error: BaseException) -> None:
@@ -111,5 +113,5 @@ class Outage:
         """Note that Redis is available; return whether it was unavailable until now."""
         was_active, self.is_active = self.is_active, False
         if was_active:
-            _log.warning("Redis is available again")
+            _log.warning("the queue's Redis is available again")
         return was_active

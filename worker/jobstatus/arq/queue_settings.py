@@ -50,11 +50,11 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     try:
         parsed = parse_redis_url(text)
     except ValueError as error:
-        raise SettingsError(f"JOBSTATUS_QUEUE_URL can't be used: {error}") from None
+        raise SettingsError(f"JOBSTATUS_QUEUE_URL is not valid: {error}") from None
     if parsed.mode is RedisMode.CLUSTER:
         raise SettingsError(
-            "JOBSTATUS_QUEUE_URL: arq's queue can't be in a Cluster: name a single Redis or a "
-            "Sentinel; the status (JOBSTATUS_REDIS_URL) can be in the Cluster"
+            "JOBSTATUS_QUEUE_URL must be a single Redis or a Sentinel: arq's queue can't be in a "
+            "Cluster; the status (JOBSTATUS_REDIS_URL) can"
         )
     found = _queue_settings(parsed)
     if url is None:

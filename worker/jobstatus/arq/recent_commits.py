@@ -91,7 +91,7 @@ class RecentCommits:
                     token=transaction.token,
                 )
                 if result is not CommitResult.SUPERSEDED:
-                    _log.warning("job %s: Redis had lost its outcome, it was written again", job_id)
+                    _log.warning("job %s: Redis had lost its outcome; it was written again", job_id)
                 if result is CommitResult.WITHOUT_STATUS and transaction.write is not None:
                     publisher.publish(transaction.write)
             if self._transactions.get(job_id) is transaction:

@@ -170,5 +170,7 @@ class Renewal:
                 self.has_missing_claims = self.has_missing_claims or claim.is_missing
                 if claim.is_lost:
                     _log.warning(
-                        "job %s: the claim had expired, another worker has claimed the job", job_id
+                        "job %s: its claim was not renewed in time, and another worker has claimed "
+                        "it; the outcome of this run will be discarded",
+                        job_id,
                     )

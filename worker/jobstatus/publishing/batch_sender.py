@@ -9,7 +9,7 @@ from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.recent_writes import RecentWrites
 from jobstatus.publishing.run_resolver import Due, RunResolver
 from jobstatus.publishing.stats import PublisherStats
-from jobstatus.status import JobState, WriteResult
+from jobstatus.status import JobState, WriteResult, uuid_of_key
 from jobstatus.storage.cluster_store import AnyStore
 from jobstatus.storage.refusals import REDIS_ERRORS, TIMEOUT_ERRORS, Refusal, RefusalLog
 from jobstatus.storage.write import Write
@@ -171,13 +171,20 @@ class BatchSender:
         """Count and log the result of a write; return whether the record is stored."""
         if isinstance(result, Refusal):
             self._stats.refused_writes += 1
-            _log.error("Redis refuses to store %s: %s", write.key, result.message)
+            _log.error(
+                "Redis refuses to store the status of %s, it is dropped: %s",
+                _job_of(write),
+                result.message,
+            )
             return False
         if result is WriteResult.SUPERSEDED and write.record.state is not JobState.PENDING:
             # A `pending` report may arrive after its job has begun; that is not worth a warning.
             self._stats.superseded_writes += 1
             if not write.is_rewrite:
-                _log.warning("a later attempt or run has replaced this one of %s", write.key)
+                _log.warning(
+                    "%s: a later attempt or run has begun; this attempt's reports are ignored",
+                    _job_of(write),
+                )
         self._stats.lost_attempts += result is WriteResult.TOOK_OVER
         return result > 0
 
@@ -209,9 +216,14 @@ class BatchSender:
 
     def _drop(self, attempt: Attempt | None, write: Write) -> None:
         """Give up a write that can't be sent because of a bug: it must not stop other writes."""
-        _log.exception("%s can't be written and is dropped", write.key)
+        _log.exception("the status of %s can't be written and is dropped", _job_of(write))
         self._stats.refused_writes += 1
         self._runs.release(write.key, write.record.created)
         if attempt is not None:
             attempt.is_released = True
             self._on_settled(attempt)
+
+
+def _job_of(write: Write) -> str:
+    """Return how the log names the job of a write."""
+    return f"job {uuid_of_key(write.key)}"

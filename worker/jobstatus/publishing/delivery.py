@@ -141,7 +141,8 @@ class Delivery:
     def final_states(self) -> int:
         """The number of outcomes that are not written yet."""
         with self.lock:
-            changed = [i for i in self._changed if isinstance(i, Attempt) and i.has_ended]
+            # An attempt that has begun and ended since the last tick is in the list twice.
+            changed = {i for i in self._changed if isinstance(i, Attempt) and i.has_ended}
             # Copies, since the publisher's thread changes these meanwhile.
             writes = [*list(self._new_writes), *(write for _, write in self._sender.sending)]
             outcomes = sum(write.record.state in _OUTCOME_STATES for write in writes)
@@ -289,7 +290,7 @@ class Delivery:
             self._outage_retry.reset()
             if self._is_unavailable:
                 self._is_unavailable = False
-                _log.warning("Redis is available again, status is written")
+                _log.warning("Redis is available again, the held reports are being written")
                 self._rewrite_recent()
         return has_progress
 

@@ -33,7 +33,7 @@ def new_run_ms() -> int:
 
 def ms_until(moment: datetime | None) -> int:
     """Return the ms until `moment`; 0 for None and the past. Naive times are local."""
-    return 0 if moment is None else max(0, round(moment.timestamp() * 1000) - now_ms())
+    return 0 if moment is None else max(0, int(moment.timestamp() * 1000) - now_ms())
 
 
 def key_of_job(settings: PublisherSettings, job_id: str | UUID) -> str:

@@ -247,7 +247,7 @@ class Publisher:
             self._delivery.wake.set()
             self._thread.join(_THREAD_JOIN_SECONDS)
         if lost := self._delivery.final_states:
-            _log.error("the publisher was closed before %d final states were written", lost)
+            _log.error("%d final states were not written before the end and are lost", lost)
         with contextlib.suppress(*REDIS_ERRORS):
             self._store.close()
 
@@ -287,7 +287,7 @@ class Publisher:
             return
         is_first, self._thread = self._thread is None, thread
         if not is_first:
-            _log.error("the publisher's thread had ended unexpectedly and was started again")
+            _log.error("the publisher's thread had ended unexpectedly; it was started again")
             return
         atexit.register(self.close, _EXIT_FLUSH_SECONDS)
         if "multiprocessing.util" in sys.modules:

@@ -71,11 +71,15 @@ def _take_samples(report: JobReport) -> None:
         _take_samples(step)
     if report._progress_function is None:
         return
+    function = report._progress_function
     try:
-        report._sampled_percent = sanitize.clamp_percent(float(report._progress_function()))
+        report._sampled_percent = sanitize.clamp_percent(float(function()))
     except BaseException as error:  # SystemExit, too: it would end the sampler's thread
         report._progress_function = None
-        sanitize.log_ignored_error("a progress function failed and is not called again", error)
+        name = one_line(getattr(function, "__qualname__", function), REASON_LIMIT)
+        sanitize.log_ignored_error(
+            f"the progress function {name} failed and is not called again, the job continues", error
+        )
 
 
 def _report_count(report: JobReport) -> int:

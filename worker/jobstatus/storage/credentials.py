@@ -73,7 +73,9 @@ class FileCredentials(CredentialProvider):
             self._known = self._read(parse_redis_url(text))
         except (OSError, ValueError) as error:
             # Errors of `parse_redis_url` contain no secret; those of decoding contain one byte.
-            _log.warning("%s can't be used, the last valid login is used: %s", self._path, error)
+            _log.warning(
+                "%s holds no valid URL, the last valid login is used: %s", self._path, error
+            )
         username, password = self._known
         login = (username, password or "") if username else (password,)
         return cast("tuple[str]", login if username or password else ())
