@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from jobstatus.errors import JobStatusError
-from jobstatus.publishing.pending_record import key_of_job, now_ms
+from jobstatus.publishing.enqueued_record import key_of_job, now_ms
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.settings import Parser, PublisherSettings, number

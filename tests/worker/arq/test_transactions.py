@@ -17,7 +17,7 @@ from jobstatus.arq.transactions import (
     commit,
     commit_again,
 )
-from jobstatus.publishing.pending_record import pending_write
+from jobstatus.publishing.enqueued_record import pending_write
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.write import SCRIPT
 

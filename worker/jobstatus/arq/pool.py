@@ -22,7 +22,7 @@ from jobstatus.arq.queue_settings import (
     sentinel_pool,
 )
 from jobstatus.arq.sync_client import is_same_redis, publisher_for_pool
-from jobstatus.publishing.pending_record import pending_write
+from jobstatus.publishing.enqueued_record import pending_write
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.write import SCRIPT, Write

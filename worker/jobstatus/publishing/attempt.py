@@ -3,20 +3,17 @@
 import functools
 import os
 import time
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from jobstatus.publishing.backoff import Backoff
-from jobstatus.publishing.pending_record import key_of_job, new_run_ms
+from jobstatus.publishing.backoff import REFUSAL_RETRY_SECONDS, Backoff
+from jobstatus.publishing.enqueued_record import key_of_job, new_run_ms
 from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.reporting.report_reader import ReportReader
 from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import NAME_LIMIT, REASON_LIMIT, JobState, Record, one_line
 from jobstatus.storage.write import Run, Write
-
-REFUSAL_RETRY_SECONDS: Final = (0.05, 1.0)
-"""Seconds until a refused write is sent again: after the first refusal, and at most."""
 
 
 class Attempt:

@@ -1,6 +1,14 @@
 """Growing delays between attempts at something that fails."""
 
-_MAX_DOUBLINGS = 10
+from typing import Final
+
+OUTAGE_RETRY_SECONDS: Final = (0.05, 0.5)
+"""Seconds until the next try while Redis is unavailable: after the first failure, and at most."""
+
+REFUSAL_RETRY_SECONDS: Final = (0.05, 1.0)
+"""Seconds until a refused write is sent again: after the first refusal, and at most."""
+
+_MAX_DOUBLINGS: Final = 10
 
 
 class Backoff:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Final
 
-from jobstatus.publishing.attempt import REFUSAL_RETRY_SECONDS, Attempt
+from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.backlog import Backlog
-from jobstatus.publishing.backoff import Backoff
+from jobstatus.publishing.backoff import OUTAGE_RETRY_SECONDS, REFUSAL_RETRY_SECONDS, Backoff
 from jobstatus.publishing.batch_sender import BatchSender
 from jobstatus.publishing.recent_writes import RecentWrites
 from jobstatus.publishing.run_resolver import Due, RunResolver
@@ -24,9 +24,6 @@ from jobstatus.status import FINAL_STATES, JobState
 from jobstatus.storage.cluster_store import AnyStore
 from jobstatus.storage.refusals import REDIS_ERRORS, RefusalLog, refusal_of
 from jobstatus.storage.write import Write
-
-_OUTAGE_RETRY_SECONDS: Final = (0.05, 0.5)
-"""Seconds until the next try while Redis is unavailable: the first ones, and at most."""
 
 _COMPACT_INTERVAL_SECONDS: Final = 0.1
 """Seconds after which an attempt that ends during an outage is reduced to its final write."""
@@ -80,7 +77,7 @@ class Delivery:
         self._backlog = Backlog(settings.max_held_records)
         self._backlog_at = 0.0
         self._backlog_retry = Backoff(*REFUSAL_RETRY_SECONDS)
-        self._outage_retry = Backoff(*_OUTAGE_RETRY_SECONDS)
+        self._outage_retry = Backoff(*OUTAGE_RETRY_SECONDS)
         self._is_unavailable = False
         self._read_at = 0.0
         self._drop_logged_at = float("-inf")

@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from contextvars import Token
-from typing import TYPE_CHECKING
 
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Outcome
 from jobstatus.status import REASON_LIMIT, JobState, one_line
-
-if TYPE_CHECKING:
-    from jobstatus.publishing.publisher import Publisher
 
 
 class JobContext:
@@ -21,9 +18,16 @@ class JobContext:
     with its exception, or `aborted` if it was cancelled or interrupted. Exceptions propagate.
     """
 
-    def __init__(self, publisher: "Publisher", attempt: Attempt) -> None:
-        self._publisher = publisher
+    def __init__(
+        self,
+        attempt: Attempt,
+        begin: Callable[[Attempt], None],
+        end: Callable[[Attempt, Outcome], None],
+    ) -> None:
+        """Create the context of one attempt; `begin` and `end` are those of the publisher."""
         self._attempt = attempt
+        self._begin_attempt = begin
+        self._end_attempt = end
         self._token: Token[JobReport] | None = None
 
     def __repr__(self) -> str:
@@ -32,7 +36,7 @@ class JobContext:
     def __enter__(self) -> JobReport:
         self._token = CURRENT_REPORT.set(self._attempt.report)
         self._attempt.report._on_outcome = self._end  # noqa: SLF001
-        self._publisher.begin(self._attempt)
+        self._begin_attempt(self._attempt)
         return self._attempt.report
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -51,7 +55,7 @@ class JobContext:
     def _end(self, outcome: Outcome) -> None:
         # A forked child also leaves the block; the job itself goes on in the parent.
         if self._attempt.pid == os.getpid():
-            self._publisher.end(self._attempt, outcome)
+            self._end_attempt(self._attempt, outcome)
 
 
 def outcome_of(error: BaseException | None) -> Outcome:

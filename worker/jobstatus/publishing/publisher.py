@@ -21,8 +21,8 @@ from uuid import UUID
 
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.delivery import Delivery
+from jobstatus.publishing.enqueued_record import ms_until, pending_write
 from jobstatus.publishing.job_context import JobContext
-from jobstatus.publishing.pending_record import ms_until, pending_write
 from jobstatus.publishing.sampler_thread import SamplerThread
 from jobstatus.publishing.stats import PublisherStats
 from jobstatus.reporting.report import Outcome
@@ -149,7 +149,8 @@ class Publisher:
             ValueError: `attempt`, `created` or `timeout` is out of range.
             TypeError: `job_id` is neither a str nor a UUID.
         """
-        return JobContext(self, self.attempt(job_id, name, created, attempt, _seconds(timeout)))
+        started = self.attempt(job_id, name, created, attempt, _seconds(timeout))
+        return JobContext(started, self.begin, self.end)
 
     def attempt(
         self,

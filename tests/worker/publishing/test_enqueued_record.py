@@ -8,7 +8,7 @@ from tests.hostile_values import RaisingValue
 from tests.records import key
 
 from jobstatus import JobState, Publisher
-from jobstatus.publishing.pending_record import (
+from jobstatus.publishing.enqueued_record import (
     key_of_job,
     ms_until,
     new_run_ms,
