@@ -85,7 +85,7 @@ def test_job_that_ends_while_its_report_is_read(publisher: Publisher, redis: Any
     """The outcome of a job that ends while its report is being read is written."""
     for n in range(50):
         job = publisher.job(str(n), name="x")
-        job._publisher.begin(job._attempt)
+        publisher.begin(job._attempt)
         reader = job._attempt.reader
 
         def read(reader: Any = reader, job: Any = job) -> Any:
