@@ -57,6 +57,7 @@ def _bulk_string(text: str) -> str:
     return f"${size}\r\n{text}\r\n"
 
 
+_ZERO = _bulk_string("0")
 _EVALSHA = f"*15\r\n{_bulk_string('EVALSHA')}{_bulk_string(SHA)}{_bulk_string('1')}"
 _EVAL = f"*15\r\n{_bulk_string('EVAL')}{_bulk_string(SCRIPT)}{_bulk_string('1')}"
 
@@ -156,21 +157,23 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         )
 
     def packed(self, now: float, server_ms: int = 0) -> bytes:
-        """Return the write as a command in RESP. The arguments are those of `arguments`."""
+        """Return the write as a command in RESP. The arguments are those of `arguments`.
+
+        This is done for every report of every job, hence without calls where that is possible.
+        """
         record = self.record
-        # Without `_age_ms`: this is done for every report of every job.
-        age = 0 if self.began_at is None else max(0, int(1000 * (now - self.began_at)))
-        happened_at = self.happened_at
-        event_age = 0 if happened_at is None else max(0, int(1000 * (now - happened_at)))
-        ttl = self._remaining_ttl(event_age) if event_age else self.ttl
-        # An enum's hash and value are slow, and reports of running attempts are most of all writes.
         state = "in_progress" if record.state is _IN_PROGRESS else record.state.value
+        event_age, ttl = 0, self.ttl
+        if self.happened_at is not None:
+            event_age = _age_ms(self.happened_at, now)
+            ttl = self._remaining_ttl(event_age)
         head = _head(self.key, state, record.created, record.attempt, record.name, self.lease, ttl)
-        progress, ages = format_progress(record.progress), (str(age), str(event_age))
-        sent = str(server_ms)
+        reason, progress, sent = record.reason, format_progress(record.progress), str(server_ms)
+        size = len(reason) if reason.isascii() else len(reason.encode())
+        age = "0" if self.began_at is None else str(max(0, int(1000 * (now - self.began_at))))
         return (
-            f"{head}{_bulk_string(record.reason)}${len(progress)}\r\n{progress}\r\n"
-            f"${len(ages[0])}\r\n{ages[0]}\r\n${len(ages[1])}\r\n{ages[1]}\r\n"
+            f"{head}${size}\r\n{reason}\r\n${len(progress)}\r\n{progress}\r\n"
+            f"${len(age)}\r\n{age}\r\n{_bulk_string(str(event_age)) if event_age else _ZERO}"
             f"${len(sent)}\r\n{sent}\r\n"
         ).encode()
 
