@@ -5,6 +5,7 @@ Sentinels name: `redis+sentinel://host:port,host:port/service?db=0`. A Cluster:
 `redis+cluster://host:port,host:port`. With TLS, the last two begin with `rediss+`.
 """
 
+import re
 from enum import StrEnum
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -90,8 +91,12 @@ def _check_single(url: str) -> None:
 
 
 def _parse_multi(url: str, mode: RedisMode, *, tls: bool) -> RedisUrl:
-    parts = urlsplit(url)
-    login, _, hosts = parts.netloc.rpartition("@")
+    rest = url.partition("://")[2]
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    # urlsplit is not given the list of hosts: recent versions of Python reject an IPv6 address
+    # that is not its beginning.
+    parts = urlsplit(f"//hosts{rest.removeprefix(netloc)}")
+    login, _, hosts = netloc.rpartition("@")
     username, _, password = login.partition(":")
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.fragment or "@" in parts.query + parts.path:
