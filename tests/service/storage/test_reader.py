@@ -53,7 +53,7 @@ async def test_simultaneous_reads_share_a_pipeline(
 
 async def test_pipelines_are_limited(service_settings: ServiceSettings, redis: Any) -> None:
     """Thousands of keys are split into pipelines of a thousand, and all are answered."""
-    async with reading(service_settings) as reader:
+    async with reading(replace(service_settings, timeout=30)) as reader:
         await reader.link.ping()
         redis.config_resetstat()
         found = await asyncio.gather(*(reader.read(f"job:{n}") for n in range(5_500)))
