@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from fakeredis import FakeRedis
 from redis.exceptions import ResponseError
 from tests.waiting import eventually
 
@@ -57,12 +58,23 @@ def test_server_time_is_learned(store: Store) -> None:
         store.write(writes(1))
     sent_at, own_ms = time.monotonic(), int(time.time() * 1000)
     assert abs(store.server_ms(sent_at) - own_ms) < 1_000  # the same machine's clock
-    store.learn_server_time([8 * (own_ms + 3_600_000)], sent_at)  # set forward by an hour
+    store.learn_server_time([8 * (own_ms + 3_600_000)], sent_at, sent_at)  # set forward by an hour
     assert store.server_ms(sent_at) > own_ms + 3_500_000
-    store.learn_server_time([8 * own_ms], sent_at)  # and back
+    store.learn_server_time([8 * own_ms], sent_at, sent_at)  # and back
     assert store.server_ms(sent_at) < own_ms + 1_000
-    store.learn_server_time([ResponseError("OOM no memory")], sent_at)  # says nothing of time
+    store.learn_server_time([ResponseError("OOM no memory")], sent_at, sent_at)  # no time
     assert store.server_ms(sent_at) < own_ms + 1_000
+
+
+def test_slow_request_is_not_a_clock_set_forward() -> None:
+    """After a fast exchange, one whose request was slow and whose reply was fast is ignored.
+
+    The fast exchange's estimate is early, by what the server's time was rounded down.
+    """
+    store = Store(FakeRedis())
+    store.learn_server_time([8 * 5_000_000], 1.0, 1.0002)  # at 1.0001 s and 5,000,000.9 ms
+    store.learn_server_time([8 * 5_001_001], 1.5, 2.0004)  # at 2.0003 s and 5,001,001.1 ms
+    assert store.server_ms(3.0) == 5_002_000
 
 
 def test_write_that_a_frozen_server_executes_later(redis: Any, store: Store) -> None:

@@ -151,7 +151,7 @@ class ClusterStore:
             results |= dict.fromkeys((index for index, _, _ in group), _unavailable(host, error))
             return []
         self._max_keys[host] = min(_MAX_KEYS_PER_NODE, 2 * self._limit(host))
-        node.learn_server_time(received, now)
+        node.learn_server_time(received, now, time.monotonic())
         replies, redirected = iter(received), []
         for index, _, is_asking in group:
             if is_asking:

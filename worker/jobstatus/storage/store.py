@@ -34,6 +34,9 @@ _SCRIPT_LOADS: Final = 4
 _MIN_REPLIES_TO_AWAIT: Final = 16
 """Replies from which on it pays to let the kernel wait for all of them."""
 
+_ROUNDING_MS: Final = 1
+"""The server's time is rounded down to whole ms, so the estimate may be early by that much."""
+
 _SOCKET_BUFFER_BYTES: Final = 16_384
 """Bytes that every socket's receive buffer can hold."""
 
@@ -70,7 +73,7 @@ class Store:
         now = time.monotonic()
         server_ms = self.server_ms(now)
         replies = self.send([write.packed(now, server_ms) for write in writes])
-        self.learn_server_time(replies, now)
+        self.learn_server_time(replies, now, time.monotonic())
         return [result_of(reply) for reply in replies]
 
     def server_ms(self, now: float) -> int:
@@ -80,15 +83,21 @@ class Store:
         """
         return 0 if self._server_offset_ms is None else int(1000 * now + self._server_offset_ms)
 
-    def learn_server_time(self, replies: Sequence[Any], sent_at: float) -> None:
-        """Learn the server's time from the replies to writes that were sent at `sent_at`."""
+    def learn_server_time(self, replies: Sequence[Any], sent_at: float, received_at: float) -> None:
+        """Learn the server's time from replies to writes.
+
+        Args:
+            replies: The replies; errors say nothing of the time.
+            sent_at: When the writes were sent, on the monotonic clock.
+            received_at: When the replies had arrived, on the monotonic clock.
+        """
         reply = next((each for each in reversed(replies) if isinstance(each, int)), None)
         if reply is None:
             return
         server_ms = server_ms_of(reply)
-        latest, earliest = server_ms - 1000 * sent_at, server_ms - 1000 * time.monotonic()
+        latest, earliest = server_ms - 1000 * sent_at, server_ms - 1000 * received_at
         offset = self._server_offset_ms
-        if offset is None or earliest > offset:  # the server's clock was set forward
+        if offset is None or earliest > offset + _ROUNDING_MS:  # the clock was set forward
             offset = latest
         self._server_offset_ms = min(offset, latest)
 
