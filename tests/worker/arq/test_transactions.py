@@ -1,6 +1,7 @@
 """Transactions are executed for the right run and attempt only, however often they are sent."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -35,6 +36,28 @@ def finishing(job_id: str, *, keep_in_progress_ms: int | None = None) -> Command
     )
 
 
+async def commit_late(
+    pool: StatusRedis, job_id: str, commands: Commands, token: bytes, score: int
+) -> CommitResult:
+    """Commit the first attempt of a job whose claim may have expired."""
+    return await commit(
+        pool,
+        commands,
+        None,
+        job_id=job_id,
+        queue=default_queue_name,
+        score=score,
+        is_claim_valid=False,
+        attempt=1,
+        token=token,
+    )
+
+
+def score_of(redis: Any, job_id: str) -> int:
+    """Return the score of a job in the queue."""
+    return int(redis.zscore(default_queue_name, job_id))
+
+
 async def claim(pool: StatusRedis, claims: Claims, job_id: str) -> bytes:
     """Claim a job; return the token."""
     assert list(await claims.claim(pool, [job_id])) == [job_id]
@@ -55,7 +78,7 @@ async def test_outcome_of_an_earlier_run(pool: StatusRedis, redis: Any, claims: 
     async def again(token: bytes) -> CommitResult:
         return await commit_again(pool, commands, None, job_id=job_id, token=token)
 
-    await commit(pool, commands, None, job_id=job_id)
+    await commit(pool, commands, None, job_id=job_id, queue=default_queue_name, score=0)
     assert await again(first) is CommitResult.SUPERSEDED
     await enqueue(pool, "add", 1, 2, _job_id="same")
     assert await again(first) is CommitResult.SUPERSEDED
@@ -76,10 +99,10 @@ async def test_outcome_of_a_cron_job_whose_reply_was_lost(
     redis.set(f"arq:retry:{job_id}", 1)
     commands = finishing(job_id, keep_in_progress_ms=60_000)
 
+    score = score_of(redis, job_id)
+
     async def send() -> CommitResult:
-        return await commit(
-            pool, commands, None, job_id=job_id, is_claim_valid=False, attempt=1, token=token
-        )
+        return await commit_late(pool, job_id, commands, token, score)
 
     assert await send() is CommitResult.WITHOUT_STATUS
     assert await send() is CommitResult.GONE
@@ -92,17 +115,28 @@ async def test_outcome_of_an_earlier_attempt(pool: StatusRedis, redis: Any, clai
     job_id = await enqueue(pool, "add", 1, 2)
     token = await claim(pool, claims, job_id)
     redis.set(f"arq:retry:{job_id}", 2)
-    result = await commit(
-        pool,
-        finishing(job_id),
-        None,
-        job_id=job_id,
-        is_claim_valid=False,
-        attempt=1,
-        token=token,
-    )
-    assert result is CommitResult.SUPERSEDED
+    commands, score = finishing(job_id), score_of(redis, job_id)
+    assert await commit_late(pool, job_id, commands, token, score) is CommitResult.SUPERSEDED
     assert redis.exists(f"arq:job:{job_id}")
+
+
+@pytest.mark.parametrize("has_finished", [False, True])
+async def test_late_outcome_of_a_job_that_was_enqueued_again(
+    pool: StatusRedis, redis: Any, claims: Claims, has_finished: bool
+) -> None:
+    """A worker that was frozen past its claim does not finish a later run of the same job id."""
+    job_id = await enqueue(pool, "add", 1, 2, _job_id="same")
+    token, score = await claim(pool, claims, job_id), score_of(redis, job_id)
+    commands = finishing(job_id)
+    if has_finished:  # on another worker
+        redis.delete(f"{in_progress_key_prefix}{job_id}")
+        await commit(pool, commands, None, job_id=job_id, queue=default_queue_name, score=score)
+        later = datetime.now(UTC) + timedelta(seconds=5)
+        await enqueue(pool, "add", 3, 4, _job_id="same", _defer_until=later)
+    result = await commit_late(pool, job_id, commands, token, score)
+    assert result is (CommitResult.GONE if has_finished else CommitResult.WITHOUT_STATUS)
+    assert redis.exists(f"arq:job:{job_id}") == has_finished
+    assert redis.zcard(default_queue_name) == has_finished
 
 
 @pytest.fixture
@@ -138,7 +172,8 @@ async def test_refused_status(
     if is_again:
         result = await commit_again(used, commands, write, job_id=job_id, token=token)
     else:
-        result = await commit(used, commands, write, job_id=job_id)
+        queue, score = default_queue_name, score_of(redis, job_id)
+        result = await commit(used, commands, write, job_id=job_id, queue=queue, score=score)
     expected = CommitResult.WITH_STATUS if is_permitted else CommitResult.WITHOUT_STATUS
     assert result is expected
     assert not redis.exists(f"arq:job:{job_id}", default_queue_name)

@@ -222,6 +222,8 @@ class Completion:
                 commands,
                 write,
                 job_id=job_id,
+                queue=self._queue,
+                score=job.score,
                 is_claim_valid=tries == 1 and self._is_claim_valid(job),
                 attempt=attempt.number if attempt is not None and job.coroutine else None,
                 token=token,

@@ -124,6 +124,8 @@ async def commit(
     write: Write | None,
     *,
     job_id: str,
+    queue: str,
+    score: int,
     is_claim_valid: bool = True,
     attempt: int | None = None,
     token: bytes = b"",
@@ -138,6 +140,8 @@ async def commit(
         commands: arq's commands.
         write: The status, if it is stored in the same Redis.
         job_id: The job.
+        queue: The queue's key.
+        score: The job's score in the queue when this worker claimed it.
         is_claim_valid: Whether no other worker can have claimed the job meanwhile. If not, the
             transaction first checks that, and whether a later attempt has begun or finished.
         attempt: The attempt's number; None if it has none.
@@ -153,14 +157,14 @@ async def commit(
         # FINISHED_TOKEN may come from this very transaction, if the reply to it was lost.
         if claimed_by not in {None, token, FINISHED_TOKEN}:
             return CommitResult.SUPERSEDED
-        if attempt is None:
-            return None
-        if latest_attempt := await pipe.get(retry_key_prefix + job_id):
+        latest_attempt = await pipe.get(retry_key_prefix + job_id)
+        if attempt is not None and latest_attempt:
             return None if int(latest_attempt) == attempt else CommitResult.SUPERSEDED
-        # arq lets the counter of attempts expire after a day. The job itself is stored until it
-        # has finished.
-        is_stored = await pipe.exists(job_key_prefix + job_id)
-        return None if is_stored else CommitResult.GONE
+        # arq lets the counter of attempts expire after a day. The job itself is in the queue until
+        # it has finished; if it was enqueued again since then, it has another score.
+        stored_score = await pipe.zscore(queue, job_id)
+        is_same_run = stored_score is not None and int(stored_score) == score
+        return None if is_same_run else CommitResult.GONE
 
     return await _execute(pool, commands, write, None if is_claim_valid else check)
 
