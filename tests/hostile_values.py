@@ -13,3 +13,10 @@ class RaisingValue:
         raise self._error
 
     __str__ = __repr__ = __int__ = __float__ = __length_hint__ = _raise
+
+
+class UnprintableError(Exception):
+    """An error whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError

@@ -23,6 +23,7 @@ def test_public_names() -> None:
         "JobStatus",
         "JobStatusError",
         "MissingExtraError",
+        "Outcome",
         "Publisher",
         "PublisherSettings",
         "SettingsError",
@@ -37,6 +38,7 @@ def test_public_names() -> None:
         "StatusWorker",
         "create_pool",
         "create_worker",
+        "instrument",
         "redis_settings",
         "run_worker",
     ]

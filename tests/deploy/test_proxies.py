@@ -84,7 +84,7 @@ def test_job_behind_a_proxy(
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(kind(own_valkey, tmp_path))
         ca = tmp_path / "ca.crt"
-        files = {"ca_file": str(ca)} if ca.exists() else {}
+        files: dict[str, Any] = {"ca_file": str(ca)} if ca.exists() else {}
         environ = {"JOBSTATUS_REDIS_CA_FILE": str(ca)} if files else {}
         client = stack.enter_context(service(url, **environ))
         publisher = stack.enter_context(Publisher.from_url(url, **files))

@@ -83,7 +83,11 @@ def test_jobs(tls: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Publishing, polling with the cache, the queue and the command-line tool work over TLS."""
     environ = tls.environ | {"RUNS": str(tmp_path / "runs")}
     url = environ.pop("JOBSTATUS_REDIS_URL")
-    files = {"ca_file": str(tls.ca), "cert_file": str(tls.cert), "key_file": str(tls.key)}
+    files: dict[str, Any] = {
+        "ca_file": str(tls.ca),
+        "cert_file": str(tls.cert),
+        "key_file": str(tls.key),
+    }
     with (
         service(url, **environ) as client,
         Publisher.from_url(url, **files) as publisher,

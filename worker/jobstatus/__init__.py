@@ -3,7 +3,7 @@
 from jobstatus.errors import JobStatusError, MissingExtraError, SettingsError
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.current import current_job
-from jobstatus.reporting.report import JobReport, Step
+from jobstatus.reporting.report import JobReport, Outcome, Step
 from jobstatus.reporting.shared_step import SharedStep, share
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, JobStatus, job_uuid
@@ -16,6 +16,7 @@ __all__ = [
     "JobStatus",
     "JobStatusError",
     "MissingExtraError",
+    "Outcome",
     "Publisher",
     "PublisherSettings",
     "SettingsError",

@@ -26,6 +26,7 @@ KNOWN_VARIABLES: Final = frozenset(
         *("REDIS_URL", "REDIS_URL_FILE", "REDIS_CONNECT_TIMEOUT", "REDIS_TIMEOUT"),
         *("REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE", "KEY_PREFIX", "LEASE"),
         *("RETENTION", "REPORT_INTERVAL", "CLAIM_LEASE", "MAX_HELD_RECORDS"),
+        "ERROR_DETAIL",
         *("QUEUE_URL", "QUEUE_URL_FILE", "JOB_COMPLETION_WAIT", "METRICS_PORT", "LOG_FORMAT"),
         *("API_KEYS", "API_KEYS_FILE", "NO_AUTH", "CACHE_SIZE", "MAX_STALENESS", "ACCESS_LOG"),
         *("MAX_WATCHERS", "MAX_WATCHERS_PER_KEY", "MAX_BULK_IDS", "RATE_LIMIT", "RATE_BURST"),
@@ -87,7 +88,8 @@ def choice(*values: str) -> Parser:
 
     def parse(text: str) -> str:
         if text not in values:
-            raise ValueError(f"must be {' or '.join(values)}")
+            *others, last = values
+            raise ValueError(f"must be {', '.join(others)} or {last}")
         return text
 
     return parse
@@ -254,6 +256,7 @@ class PublisherSettings(StatusSettings):
         retention: Seconds for which a record is kept after its job has finished.
         report_interval: Seconds between two readings of a running job's progress.
         claim_lease: Seconds after which the job of an arq worker that was killed is run again.
+        error_detail: What is stored of an exception that ends an attempt: `full`, `type` or `none`.
         max_held_records: Final states and pending jobs that are held at most while Redis is
             unavailable. Beyond that the oldest final states are dropped, counted and logged.
     """
@@ -261,4 +264,5 @@ class PublisherSettings(StatusSettings):
     retention: float = env("RETENTION", number(1, 315_360_000), 86_400.0)
     report_interval: float = env("REPORT_INTERVAL", number(0.01, 60), 0.1)
     claim_lease: float = env("CLAIM_LEASE", number(1, 604_800), 45.0)
+    error_detail: str = env("ERROR_DETAIL", choice("full", "type", "none"), "full")
     max_held_records: int = env("MAX_HELD_RECORDS", whole_number(1, 100_000_000), 1_000_000)

@@ -34,6 +34,13 @@ _HEX = re.compile(r"[0-9a-f]{32}")  # the form of the ids that arq creates
 MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in ms since the epoch: the latest time that a `datetime` can hold."""
 
+DETAIL_MARK: Final = "\x1f"
+"""Encloses the message of an exception in a stored reason (ASCII's unit separator).
+
+Such messages may contain URLs, paths and secrets, so a reader must be able to leave them out. No
+other text in a record contains control characters.
+"""
+
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIMESTAMP_MS)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
@@ -94,7 +101,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         name: The kind of job; under arq the function's name.
         state: One of the six stored states.
-        reason: Why the job is in this state, one line; may be empty.
+        reason: Why the job is in this state, one line; may be empty. The message of an exception
+            is enclosed in `DETAIL_MARK`.
         progress: 0..100 percent; None until a worker first reports it.
         created: When this run was enqueued, ms since the epoch. It identifies the run.
         attempt: 0 while pending, then 1, 2, ...
@@ -182,7 +190,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
             created_at=to_datetime(record.created),
             updated_at=to_datetime(record.updated),
             name=record.name,
-            reason=record.reason,
+            reason=full_reason(record.reason),
             has_progress=progress is not None,
             progress=progress or 0.0,
             state=record.state,
@@ -288,6 +296,31 @@ def one_line(text: object, limit: int) -> str:
     if not line.isprintable():
         line = "".join(c for c in " ".join(line.split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def stored_reason(reason: str) -> str:
+    """Return a reason as it is stored: one line, of which at most `REASON_LIMIT` are shown.
+
+    If it is too long, the message of the exception is shortened, and what follows it is kept.
+    """
+    before, mark, rest = reason.partition(DETAIL_MARK)
+    if not mark:
+        return one_line(reason, REASON_LIMIT)
+    message, _, after = rest.partition(DETAIL_MARK)
+    before, after = one_line(before, REASON_LIMIT // 3), one_line(after, REASON_LIMIT // 3)
+    message = one_line(message, REASON_LIMIT - len(before) - len(after))
+    return f"{before}{mark}{message}{mark if after else ''}{after}"
+
+
+def full_reason(stored: str) -> str:
+    """Return a stored reason with the message of its exception."""
+    return stored.replace(DETAIL_MARK, "") if DETAIL_MARK in stored else stored
+
+
+def public_reason(stored: str) -> str:
+    """Return a stored reason without the message of its exception, whose type remains."""
+    before, _, rest = stored.partition(DETAIL_MARK)
+    return before + rest.partition(DETAIL_MARK)[2]
 
 
 def raise_interrupt(error: BaseException) -> None:

@@ -74,6 +74,21 @@ async def always_again(_: Ctx) -> None:
     raise Retry
 
 
+async def always_again_after(_: Ctx, cause: str) -> None:
+    """Raise `Retry` in every attempt, because of a `ValueError`."""
+    raise Retry from ValueError(cause)
+
+
+async def returned(_: Ctx, value: Any) -> Any:
+    """Return the value."""
+    return value
+
+
+async def renamed(_: Ctx, name: str) -> None:
+    """Change the job's name while it runs."""
+    current_job().name = name
+
+
 async def retry_job(ctx: Ctx) -> None:
     """Raise `RetryJob` in the first attempt."""
     if ctx["job_try"] == 1:
@@ -210,6 +225,9 @@ class Base:
         fail,
         again,
         always_again,
+        always_again_after,
+        returned,
+        renamed,
         retry_job,
         explain,
         report_retry,

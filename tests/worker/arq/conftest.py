@@ -17,6 +17,7 @@ from tests.worker.arq import app
 from jobstatus import job_uuid
 from jobstatus.arq import StatusRedis, StatusWorker, create_pool, create_worker
 from jobstatus.settings import PublisherSettings
+from jobstatus.status import full_reason
 
 Status = dict[str, str]
 ReadStatus = Callable[[str], Status]
@@ -56,7 +57,7 @@ def status(redis: Any) -> ReadStatus:
 
     def read(job_id: str) -> Status:
         fields: Status = redis.hgetall(f"job:{job_uuid(job_id)}")
-        return fields
+        return {name: full_reason(value) for name, value in fields.items()}
 
     return read
 

@@ -8,6 +8,7 @@ from arq.jobs import Job
 from tests.worker.arq import app
 from tests.worker.arq.conftest import ReadStatus, Work, enqueue, soon
 
+from jobstatus import job_uuid
 from jobstatus.arq import StatusRedis, create_worker
 from jobstatus.settings import PublisherSettings
 
@@ -53,7 +54,13 @@ async def test_progress(pool: StatusRedis, status: ReadStatus, work: Work) -> No
         ("explicit", ("fail",), "failed", "nothing to do"),
         ("explicit", ("abort",), "aborted", "not wanted"),
         ("nowhere", (), "failed", "function 'nowhere' not found"),
-        ("always_again", (), "failed", "max 5 retries exceeded"),
+        (
+            "always_again",
+            (),
+            "failed",
+            "failed after 5 attempts: the last one asked to be run again",
+        ),
+        ("always_again_after", ("x; y",), "failed", "failed after 5 attempts: ValueError: x; y"),
         ("again", (), "succeeded", None),
         ("retry_job", (), "succeeded", None),
         ("explain", (), "succeeded", None),
@@ -108,6 +115,31 @@ async def test_attempts_after_a_retry(pool: StatusRedis, status: ReadStatus, wor
     await work()
     record = status(job_id)
     assert (record["state"], record["attempt"], record["created"]) == ("succeeded", "3", created)
+
+
+async def test_last_attempt(pool: StatusRedis, status: ReadStatus, work: Work) -> None:
+    """After the last attempt, which arq queues again, the reason does not promise another one."""
+    job_id = await enqueue(pool, "always_again_after", "slow")
+    await work(max_burst_jobs=1, max_tries=1)
+    record = status(job_id)
+    assert (record["state"], record["attempt"]) == ("retrying", "1")
+    assert record["reason"] == "attempt 1 of 1 failed: ValueError: slow; no attempts are left"
+    await work(max_tries=1)
+    record = status(job_id)
+    assert (record["state"], record["attempt"]) == ("failed", "1")
+    assert record["reason"] == "failed after 1 attempt: ValueError: slow"
+
+
+async def test_more_attempts_than_allowed_without_a_record(
+    pool: StatusRedis, redis: Any, status: ReadStatus, work: Work
+) -> None:
+    """A job that has no attempts left, and whose record is lost, has failed."""
+    job_id = await enqueue(pool, "add", 1, 2, _job_try=6)
+    redis.delete(f"job:{job_uuid(job_id)}")
+    await work()
+    record = status(job_id)
+    assert record["reason"] == "no attempts are left: 5 attempts are allowed"
+    assert (record["state"], record["name"]) == ("failed", "add")
 
 
 async def abort(pool: StatusRedis, job_id: str) -> bool:

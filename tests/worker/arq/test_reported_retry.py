@@ -71,9 +71,7 @@ async def test_no_attempts_are_left(
     worker = await work(max_tries=3)
     record = status(job_id)
     assert (record["state"], record["attempt"]) == ("failed", str(max_tries))
-    assert record["reason"] == (
-        f"attempt {max_tries} of {max_tries} failed: rate limited; no attempts are left"
-    )
+    assert record["reason"] == f"failed after {max_tries} attempts: rate limited"
     assert (worker.jobs_retried, worker.jobs_failed) == (max_tries - 1, 1)
     assert not redis.exists(default_queue_name, f"arq:job:{job_id}", f"arq:retry:{job_id}")
     result = await Job(job_id, pool).result_info()

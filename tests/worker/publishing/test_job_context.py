@@ -5,20 +5,14 @@ import contextvars
 from typing import Any
 
 import pytest
-from tests.hostile_values import RaisingValue
+from tests.hostile_values import RaisingValue, UnprintableError
 
 from jobstatus import JobState, current_job
-from jobstatus.publishing.job_context import describe, outcome_of
+from jobstatus.publishing.job_context import outcome_of
+from jobstatus.reporting.error_text import ErrorText
 from jobstatus.reporting.report import Outcome
+from jobstatus.status import full_reason
 from jobstatus.testing import RecordedStatuses
-
-
-class UnprintableError(Exception):
-    """An error whose text raises."""
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
 
 ERRORS: list[tuple[BaseException, JobState, str]] = [
     (ValueError("no\nsuch file"), JobState.FAILED, "ValueError: no such file"),
@@ -39,27 +33,13 @@ ERRORS: list[tuple[BaseException, JobState, str]] = [
 )
 def test_outcome_of_an_error(error: BaseException, state: JobState, reason: str) -> None:
     """The error decides the outcome."""
-    assert outcome_of(error) == Outcome(state, reason)
+    outcome = outcome_of(error, ErrorText())
+    assert (outcome.state, full_reason(outcome.reason)) == (state, reason)
 
 
 def test_outcome_without_an_error() -> None:
     """Without an error the job has succeeded."""
-    assert outcome_of(None) == Outcome(JobState.SUCCEEDED)
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ValueError("x"), "ValueError: x"),
-        (ValueError(""), "ValueError"),
-        (ValueError("a\r\nb"), "ValueError: a b"),
-        (UnprintableError(), "UnprintableError"),
-        (ValueError("x" * 600), "ValueError: " + "x" * 499 + "…"),
-    ],
-)
-def test_describe(error: BaseException, text: str) -> None:
-    """An error is described by its type, and by its message if it has one."""
-    assert describe(error) == text
+    assert outcome_of(None, ErrorText()) == Outcome(JobState.SUCCEEDED)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from jobstatus.errors import MissingExtraError
 
 try:
     from jobstatus.arq.factory import create_worker, run_worker
+    from jobstatus.arq.instrument import instrument
     from jobstatus.arq.pool import StatusRedis, create_pool
     from jobstatus.arq.queue_settings import redis_settings
     from jobstatus.arq.worker import StatusWorker
@@ -17,6 +18,7 @@ __all__ = [
     "StatusWorker",
     "create_pool",
     "create_worker",
+    "instrument",
     "redis_settings",
     "run_worker",
 ]

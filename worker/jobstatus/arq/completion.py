@@ -12,20 +12,26 @@ from typing import Any, Final, TypeVar
 import msgspec
 from arq.connections import ArqRedis
 from arq.constants import result_key_prefix
+from redis.exceptions import RedisError
 
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage
 from jobstatus.arq.outcomes import (
+    JobResult,
+    exhausted_outcome,
     finished_outcome,
     interrupted_outcome,
+    is_exhausted,
     retrying_outcome,
     unrun_outcome,
 )
 from jobstatus.arq.recent_commits import CommittedTransaction, RecentCommits
 from jobstatus.arq.running_job import RunningJob
+from jobstatus.arq.status_reader import StatusReader
 from jobstatus.arq.transactions import Commands, CommitResult, commit, unrun_commands
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
+from jobstatus.reporting.error_text import ErrorText
 from jobstatus.reporting.report import Outcome
 from jobstatus.status import FINAL_STATES
 from jobstatus.storage.write import Run, Write
@@ -68,7 +74,8 @@ class Completion:
         claims: Claims,
         *,
         queue: str,
-        is_same_redis: bool,
+        status: StatusReader,
+        errors: ErrorText,
     ) -> None:
         """Create it for one run of a worker.
 
@@ -78,7 +85,8 @@ class Completion:
             outage: Waits while Redis is unavailable.
             claims: The worker's claims.
             queue: The queue's key.
-            is_same_redis: Whether the status is stored in the Redis of the queue.
+            status: Reads the stored status.
+            errors: Describes exceptions.
         """
         self.stopping_since: float | None = None
         self._pool = pool
@@ -86,7 +94,8 @@ class Completion:
         self._outage = outage
         self._claims = claims
         self._queue = queue
-        self._is_same_redis = is_same_redis
+        self._stored_status = status
+        self._errors = errors
         self._recent_commits = RecentCommits()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,7 +138,7 @@ class Completion:
         job.attempt = self._publisher.attempt(
             job_id, result.function, result.enqueued, result.attempt, None
         )
-        return unrun_outcome(result)
+        return unrun_outcome(result, self._errors)
 
     def give_up_unrun(
         self, job_id: str, job: RunningJob, result: bytes | None, keep_result_ms: int | None
@@ -156,9 +165,37 @@ class Completion:
             )
             if created_ms is None and await self._has_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result = None, None
-            status = _final_status(job_id, job, unrun_outcome(job.result))
+            outcome = await self._unrun_outcome(job_id, job, job.result, created_ms)
+            status = _final_status(job_id, job, outcome)
         commands = unrun_commands(job_id, self._queue, result=result, keep_result_ms=keep_result_ms)
         await self._commit(job_id, job, commands, status, len(result or b""))
+
+    async def _unrun_outcome(
+        self, job_id: str, job: RunningJob, result: JobResult, created_ms: int | None
+    ) -> Outcome:
+        """Return the outcome of a job that arq gives up without running it (again).
+
+        A job without attempts left has failed in its last attempt, whose cause is in its record.
+        """
+        if not is_exhausted(result):
+            return unrun_outcome(result, self._errors)
+
+        async def read() -> Run | None:
+            try:
+                (last,) = await self._stored_status.runs([job_id])
+            except (RedisError, OSError):
+                if self._stored_status.is_same_redis:
+                    raise
+                return None  # the job does not wait for the Redis of the status
+            return last
+
+        last = await self._retry_through_outages(job_id, read)
+        if last is None or last.created != created_ms or not last.attempt:
+            return exhausted_outcome(result.attempt - 1, None)
+        job.attempt = self._publisher.attempt(
+            job_id, result.function, created_ms, last.attempt, None
+        )
+        return exhausted_outcome(result.attempt - 1, last)
 
     def _in_task(
         self, job_id: str, job: RunningJob, commit_: Coroutine[Any, Any, None]
@@ -208,7 +245,8 @@ class Completion:
             RedisError, OSError: The worker stops while Redis is unavailable: the outcome is lost.
         """
         attempt, started_at = job.attempt, time.monotonic()
-        write = status.write if status is not None and self._is_same_redis else None
+        is_same_redis = self._stored_status.is_same_redis
+        write = status.write if status is not None and is_same_redis else None
         token = job.claim.token if job.claim is not None else b""
         tries = 0
 
@@ -233,7 +271,9 @@ class Completion:
             result = await self._retry_through_outages(job_id, commit_once)
         except Exception as error:
             if attempt is not None:
-                outcome = interrupted_outcome(attempt.number, error, self._claims.lease)
+                outcome = interrupted_outcome(
+                    attempt.number, error, self._claims.lease, self._errors
+                )
                 self._publisher.end(attempt, outcome)
             raise
         if result is CommitResult.SUPERSEDED:
@@ -273,9 +313,9 @@ class Completion:
         async def read() -> bool:
             if await pool.exists(result_key_prefix + job_id):
                 return True
-            if not self._is_same_redis:
+            if not self._stored_status.is_same_redis:
                 return False  # the publisher assigns the attempt to its run
-            run = Run.from_fields(await pool.hmget(attempt.key, Run.FIELDS))
+            (run,) = await self._stored_status.runs([job_id])
             attempt.join(run)
             return run is not None and run.state in FINAL_STATES
 

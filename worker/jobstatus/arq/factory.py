@@ -1,14 +1,24 @@
-"""Making and running a worker from arq's settings class."""
+"""Making and running a worker from arq's settings class.
 
+arq's own `create_worker` makes the worker, because tools such as Sentry replace that function to
+wrap the functions of the settings.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
+import arq.worker
 from arq.worker import Worker
 
 from jobstatus.arq.queue_settings import redis_settings
 from jobstatus.arq.worker import StatusWorker
 
-_PARAMETERS = {*signature(Worker).parameters, "status"}
+_PARAMETERS = frozenset(signature(StatusWorker).parameters)
+
+_creating = threading.Lock()
 
 
 def worker_arguments(settings: Any) -> dict[str, Any]:
@@ -21,34 +31,56 @@ def worker_arguments(settings: Any) -> dict[str, Any]:
     return {k: getattr(settings, k) for k in _PARAMETERS if hasattr(settings, k)}
 
 
-def create_worker(settings: Any, **kwargs: Any) -> StatusWorker:
-    """Return a `StatusWorker` for arq's settings.
+def create_worker(
+    settings: Any, *, worker_class: type[StatusWorker] = StatusWorker, **kwargs: Any
+) -> StatusWorker:
+    """Return a `StatusWorker` for arq's settings, made by `arq.worker.create_worker`.
 
     If neither argument names the queue's Redis, `jobstatus.arq.redis_settings` does.
 
     Args:
         settings: A settings class, dict or object, such as arq's `WorkerSettings`.
-        **kwargs: Arguments for `StatusWorker`, which override those of the settings.
+        worker_class: A class derived from `StatusWorker`.
+        **kwargs: Arguments for the worker, which override those of the settings.
 
     Raises:
         SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
-    arguments = {**worker_arguments(settings), **kwargs}
-    if arguments.get("redis_settings") is None and arguments.get("redis_pool") is None:
+    known = settings if isinstance(settings, dict) else vars(settings)
+    # arq's function takes only what the class itself defines.
+    inherited = {k: v for k, v in worker_arguments(settings).items() if k not in known}
+    arguments = {**inherited, **kwargs}
+    names_redis = {"redis_settings", "redis_pool"}
+    if not any(arguments.get(name) or known.get(name) for name in names_redis):
         arguments["redis_settings"] = redis_settings()
-    return StatusWorker(**arguments)
+    with _creating, _arq_creates(worker_class):
+        return cast("StatusWorker", arq.worker.create_worker(settings, **arguments))
 
 
-def run_worker(settings: Any, **kwargs: Any) -> StatusWorker:
+@contextmanager
+def _arq_creates(worker_class: type[Worker]) -> Iterator[None]:
+    """Have `arq.worker.create_worker` make workers of another class while the block runs."""
+    module: Any = arq.worker
+    plain, module.Worker = module.Worker, worker_class
+    try:
+        yield
+    finally:
+        module.Worker = plain
+
+
+def run_worker(
+    settings: Any, *, worker_class: type[StatusWorker] = StatusWorker, **kwargs: Any
+) -> StatusWorker:
     """Run a worker until it is stopped, or in burst mode until the queue is empty.
 
     Args:
         settings: As for `create_worker`.
+        worker_class: As for `create_worker`.
         **kwargs: As for `create_worker`.
 
     Raises:
         SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
-    worker = create_worker(settings, **kwargs)
+    worker = create_worker(settings, worker_class=worker_class, **kwargs)
     worker.run()
     return worker

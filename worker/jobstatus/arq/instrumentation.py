@@ -9,12 +9,13 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from typing import Any
 
 from arq.utils import to_unix_ms
 from arq.worker import Worker
 
+from jobstatus.arq.hooks import StatusHooks
+from jobstatus.arq.names import name_of
 from jobstatus.arq.outcomes import CoroutineExit, JobResult, raise_requested_retry
 from jobstatus.arq.running_job import RunningJob
 from jobstatus.logs import LOG_CONTEXT
@@ -34,17 +35,21 @@ class Instrumentation:
         plain_serializer: The worker's own serializer, which is not wrapped; None: arq's default.
     """
 
-    def __init__(self, worker: Worker, publisher: Callable[[], Publisher | None]) -> None:
-        """Wrap the functions, the start hook and the serializers of a worker.
+    def __init__(
+        self, worker: Worker, hooks: StatusHooks, publisher: Callable[[], Publisher | None]
+    ) -> None:
+        """Wrap the start hook and the serializers of a worker.
 
         Args:
             worker: The worker.
+            hooks: The application's functions that decide what is shown.
             publisher: Returns the worker's publisher, or None while the worker is not running.
         """
         self.jobs: dict[str, RunningJob] = {}
         self.plain_serializer = worker.job_serializer
         self._plain_deserializer = worker.job_deserializer or pickle.loads
         self._worker = worker
+        self._hooks = hooks
         self._publisher = publisher
         self._tracer = tracer("jobstatus-worker")
         if self._tracer is not None:
@@ -53,25 +58,26 @@ class Instrumentation:
         if worker.on_job_start is not None:
             hook: Any = self._wrap_start_hook(worker.on_job_start)
             worker.on_job_start = hook
-        worker.functions = {
-            name: replace(function, coroutine=self._wrap_coroutine(function))
-            for name, function in worker.functions.items()
-        }
 
     def _deserialize_job(self, data: bytes) -> Any:
         """Deserialize a job, and remember in which trace it was enqueued."""
         fields = self._plain_deserializer(data)
-        job = self.jobs.get(LOG_CONTEXT.get().get("job_id", ""))
+        job = self._job_of_this_task()
         if job is not None and isinstance(fields, dict):
             job.trace_headers = fields.get(TRACE_FIELD, {})
         return fields
 
     def _serialize_result(self, data: dict[str, Any]) -> bytes:
         """Serialize a result as arq would, and remember what it contains."""
-        job = self.jobs.get(data.get("id", ""))
+        job = self._job_of_this_task()
         if job is not None and "s" in data:
-            job.result = JobResult(data["f"], data["t"], data["et"], data["s"], data["r"])
+            name = name_of(self._hooks.name, data["f"], data["a"], data["k"])
+            job.result = JobResult(name, data["t"], data["et"], data["s"], data["r"])
         return (self.plain_serializer or pickle.dumps)(data)
+
+    def _job_of_this_task(self) -> RunningJob | None:
+        """Return the job that arq is running in this task."""
+        return self.jobs.get(LOG_CONTEXT.get().get("job_id", ""))
 
     def _wrap_start_hook(self, hook: Any) -> Callable[[dict[Any, Any]], Coroutine[Any, Any, None]]:
         """Return a hook that marks its job as begun before it calls `hook`."""
@@ -83,7 +89,7 @@ class Instrumentation:
 
         return run
 
-    def _wrap_coroutine(self, function: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def wrap_coroutine(self, function: Any) -> Callable[..., Coroutine[Any, Any, Any]]:
         """Return the function's coroutine, which runs with a report of its attempt."""
         coroutine = function.coroutine
         worker = self._worker
@@ -95,7 +101,8 @@ class Instrumentation:
             if job is None:
                 return await coroutine(ctx, *args, **kwargs)
             with self._span(job, ctx, function.name):
-                attempt = self._begin_attempt(job, ctx, function.name, timeout)
+                name = name_of(self._hooks.name, function.name, args, kwargs)
+                attempt = self._begin_attempt(job, ctx, name, timeout)
                 if attempt is None:
                     return await coroutine(ctx, *args, **kwargs)
                 return await run_attempt(job, attempt, ctx, *args, **kwargs)
@@ -104,10 +111,12 @@ class Instrumentation:
             job: RunningJob, attempt: Attempt, ctx: dict[Any, Any], *args: Any, **kwargs: Any
         ) -> Any:
             error: BaseException | None = None
+            reported = None
             try:
                 result = await coroutine(ctx, *args, **kwargs)
+                reported = attempt.report.outcome or self._hooks.outcome_of(function.name, result)
                 raise_requested_retry(
-                    attempt.report.outcome,
+                    reported,
                     attempt=ctx["job_try"],
                     max_tries=max_tries,
                     retries_jobs=worker.retry_jobs,
@@ -125,7 +134,8 @@ class Instrumentation:
                     max_tries=max_tries,
                     timeout=timeout,
                     seconds=time.monotonic() - job.claimed_at,
-                    reported=attempt.report.outcome,
+                    reported=reported or attempt.report.outcome,
+                    errors=self._hooks.errors,
                 )
 
         return run

@@ -1,15 +1,23 @@
-"""The outcome of an attempt, for each path that a job takes through arq 0.28. Pure functions."""
+"""The outcome of an attempt, for each path that a job takes through arq. Pure functions."""
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 from arq.jobs import SerializationError
 from arq.worker import JobExecutionFailed, Retry
 
-from jobstatus.publishing.job_context import describe
+from jobstatus.reporting.error_text import ErrorText
 from jobstatus.reporting.report import Outcome
 from jobstatus.status import JobState
+from jobstatus.storage.write import Run
+
+_MAX_TRIES_EXCEEDED: Final = re.compile(r"max \d+ retries exceeded")
+"""arq's error text for a job that has no attempts left."""
+
+_ATTEMPT: Final = re.compile(r"attempt \d+ of \d+ (.*); [^;]*", re.DOTALL)
+"""The reason of an attempt after which arq runs the job again, made by `retrying_outcome`."""
 
 
 class JobResult(msgspec.Struct, frozen=True):
@@ -40,7 +48,8 @@ class CoroutineExit(msgspec.Struct, frozen=True):
         max_tries: How many attempts arq allows.
         timeout: Seconds that arq allows for one attempt; None: no limit.
         seconds: How long ago the worker claimed the job.
-        reported: The outcome that the job itself reported, if any.
+        reported: The outcome that the job itself reported, or the application's hook.
+        errors: Describes exceptions.
     """
 
     error: BaseException | None
@@ -50,6 +59,7 @@ class CoroutineExit(msgspec.Struct, frozen=True):
     timeout: float | None
     seconds: float
     reported: Outcome | None
+    errors: ErrorText
 
 
 def raise_requested_retry(
@@ -73,9 +83,28 @@ def raise_requested_retry(
         return
     if retries_jobs and attempt < max_tries:
         raise Retry(reported.delay)
-    why = "no attempts are left" if retries_jobs else "this worker does not retry jobs"
-    cause = f"failed: {reported.reason}" if reported.reason else "asked to be run again"
-    raise JobExecutionFailed(f"attempt {attempt} of {max_tries} {cause}; {why}")
+    if retries_jobs:
+        raise JobExecutionFailed(_exhausted_reason(attempt, _what_failed(reported.reason)))
+    what = _what_failed(reported.reason)
+    raise JobExecutionFailed(
+        f"attempt {attempt} of {max_tries} {what}; this worker does not retry jobs"
+    )
+
+
+def _what_failed(reason: str) -> str:
+    return f"failed: {reason}" if reason else "asked to be run again"
+
+
+def _exhausted_reason(attempts: int, what: str) -> str:
+    """Return the reason of a job after its last attempt.
+
+    Args:
+        attempts: The number of attempts.
+        what: What the last attempt did: `failed: …`, or another verb.
+    """
+    cause = what.removeprefix("failed: ")
+    tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    return f"failed after {tries}: {cause if cause != what else f'the last one {what}'}"
 
 
 def finished_outcome(coroutine: CoroutineExit, result: JobResult | None) -> Outcome:
@@ -94,11 +123,11 @@ def finished_outcome(coroutine: CoroutineExit, result: JobResult | None) -> Outc
         if is_retry and isinstance(error, JobExecutionFailed):  # by `raise_requested_retry`
             return Outcome(JobState.FAILED, str(error))
         return _reported_outcome(coroutine, JobState.FAILED, JobState.ABORTED) or Outcome(
-            JobState.FAILED, describe(error)
+            JobState.FAILED, coroutine.errors.of(error)
         )
     if result is not None and not result.success:
         # The coroutine returned, but arq stores a failure: the value can't be serialized.
-        return Outcome(JobState.FAILED, _failure_reason(result.value))
+        return Outcome(JobState.FAILED, _failure_reason(result.value, coroutine.errors))
     return _reported_outcome(coroutine, *JobState) or Outcome(JobState.SUCCEEDED)
 
 
@@ -134,6 +163,9 @@ def retrying_outcome(coroutine: CoroutineExit) -> Outcome:
     delay = score / 1000 if score else None
     which = f"attempt {coroutine.attempt} of {coroutine.max_tries}"
     when = "next at once" if delay is None else f"next in {delay:g} s"
+    if coroutine.attempt >= coroutine.max_tries:
+        # arq puts the job into the queue once more, and only then notices that it may not run.
+        when = "no attempts are left"
     return Outcome(JobState.RETRYING, f"{which} {_retry_cause(coroutine)}; {when}", delay)
 
 
@@ -145,14 +177,14 @@ def _retry_cause(coroutine: CoroutineExit) -> str:
         return f"failed: {coroutine.reported.reason}"
     cause = error and (error.__cause__ or error.__context__)
     if cause is not None:
-        return f"failed: {describe(cause)}"
+        return f"failed: {coroutine.errors.of(cause)}".removesuffix(": ")
     if isinstance(error, Retry) or error is None:
         return "asked to be run again"
-    return f"failed: {describe(error)}"
+    return f"failed: {coroutine.errors.of(error)}".removesuffix(": ")
 
 
 def interrupted_outcome(
-    attempt: int, error: BaseException | None, retry_within_seconds: float
+    attempt: int, error: BaseException | None, retry_within_seconds: float, errors: ErrorText
 ) -> Outcome:
     """Return the outcome of an attempt whose worker stopped before it could commit a result.
 
@@ -160,24 +192,50 @@ def interrupted_outcome(
         attempt: arq's `job_try`.
         error: The error that stopped the worker, if any.
         retry_within_seconds: Seconds after which the claim on the job has expired, at most.
+        errors: Describes exceptions.
     """
-    cause = f"{describe(error)} stopped its worker" if error else "its worker stopped"
+    shown = errors.of(error) if error else ""
+    cause = f"{shown} stopped its worker" if shown else "its worker stopped"
     reason = f"attempt {attempt} was cut short: {cause}; next within {retry_within_seconds:g} s"
     return Outcome(JobState.RETRYING, reason, retry_within_seconds)
 
 
-def unrun_outcome(result: JobResult) -> Outcome:
+def is_exhausted(result: JobResult) -> bool:
+    """Return whether arq gives up a job because it has no attempts left."""
+    return bool(_MAX_TRIES_EXCEEDED.fullmatch(str(result.value)))
+
+
+def exhausted_outcome(max_tries: int, last: Run | None) -> Outcome:
+    """Return the outcome of a job that has no attempts left.
+
+    Args:
+        max_tries: The number of attempts that the worker allows.
+        last: The stored run of the job, which contains what became of the last attempt.
+    """
+    attempts = max_tries if last is None or not last.attempt else last.attempt
+    attempt = None if last is None else _ATTEMPT.fullmatch(last.reason)
+    if attempt is not None:
+        return Outcome(JobState.FAILED, _exhausted_reason(attempts, attempt[1]))
+    if last is not None and last.state == JobState.IN_PROGRESS:
+        return Outcome(
+            JobState.FAILED, _exhausted_reason(attempts, "stopped without a report of its end")
+        )
+    tries = "1 attempt is" if attempts == 1 else f"{attempts} attempts are"
+    return Outcome(JobState.FAILED, f"no attempts are left: {tries} allowed")
+
+
+def unrun_outcome(result: JobResult, errors: ErrorText) -> Outcome:
     """Return the outcome of a job that arq gives up without running it (again)."""
     if isinstance(result.value, asyncio.CancelledError):
         return Outcome(JobState.ABORTED, "aborted before it started")
     if isinstance(result.value, TimeoutError):
         return Outcome(JobState.FAILED, "timed out before it started")
-    return Outcome(JobState.FAILED, _failure_reason(result.value))
+    return Outcome(JobState.FAILED, _failure_reason(result.value, errors))
 
 
-def _failure_reason(value: object) -> str:
+def _failure_reason(value: object, errors: ErrorText) -> str:
     if isinstance(value, SerializationError) and value.__cause__ is not None:
-        return f"{value}: {describe(value.__cause__)}"
+        return f"{value}: {errors.of(value.__cause__)}".removesuffix(": ")
     if isinstance(value, JobExecutionFailed):
         return str(value)
-    return describe(value) if isinstance(value, BaseException) else str(value)
+    return errors.of(value) if isinstance(value, BaseException) else str(value)

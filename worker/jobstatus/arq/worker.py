@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from datetime import datetime
+from inspect import Signature, signature
 from itertools import islice
 from typing import Any
 
@@ -23,17 +24,22 @@ from redis.exceptions import RedisError, ResponseError
 
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.completion import Completion
+from jobstatus.arq.functions import TrackedFunctions
+from jobstatus.arq.hooks import StatusHooks, StatusOutcome
 from jobstatus.arq.instrumentation import Instrumentation
+from jobstatus.arq.names import StatusName
 from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage, is_transient
 from jobstatus.arq.outcomes import interrupted_outcome
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.primary_monitor import PrimaryMonitor
 from jobstatus.arq.running_job import RunningJob
-from jobstatus.arq.sync_client import QueueClient, is_same_redis, publisher_for_pool
+from jobstatus.arq.status_reader import StatusReader
+from jobstatus.arq.sync_client import QueueClient, publisher_for_pool
 from jobstatus.arq.threads import carry_context_into_threads
 from jobstatus.arq.transactions import attempt_commands
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.publisher import Publisher
+from jobstatus.reporting.error_text import StatusError
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.write import SCRIPT
 
@@ -47,6 +53,12 @@ class StatusWorker(Worker):
 
     Args:
         status: Where and for how long the status is stored; None: from the environment.
+        status_outcome: Returns the outcome of an attempt from its function's name and the value
+            that it returned; None, or a hook that returns None: the attempt has succeeded.
+        status_name: Returns the name under which a job is shown, from its function's name,
+            arguments and keyword arguments; None: the function's name.
+        status_error: Returns the message to store of an exception, such as one without secrets;
+            None: the exception's own text.
 
     Attributes:
         publisher: Publishes the status; None while the worker is not running.
@@ -54,14 +66,30 @@ class StatusWorker(Worker):
             poll, when the worker was created.
     """
 
-    def __init__(self, *args: Any, status: PublisherSettings | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        status: PublisherSettings | None = None,
+        status_outcome: StatusOutcome | None = None,
+        status_name: StatusName | None = None,
+        status_error: StatusError | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._status_settings = status or PublisherSettings.from_env()
+        self._status_name = status_name
+        self._hooks = StatusHooks(
+            outcome=status_outcome,
+            name=status_name,
+            error=status_error,
+            error_detail=self._status_settings.error_detail,
+        )
         self.publisher: Publisher | None = None
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
-        self._instrumentation = Instrumentation(self, lambda: self.publisher)
+        self._instrumentation = Instrumentation(self, self._hooks, lambda: self.publisher)
         self._jobs = self._instrumentation.jobs
+        self.functions = TrackedFunctions(self.functions, self._instrumentation.wrap_coroutine)
         self._claims = Claims(
             self.queue_name, self.in_progress_timeout_s, self._status_settings.claim_lease
         )
@@ -69,6 +97,7 @@ class StatusWorker(Worker):
         self._outage = Outage()
         self._primary: PrimaryMonitor | None = None
         self._queue_client: QueueClient | None = None
+        self._stored_status: StatusReader | None = None
         self._crashes: list[BaseException] = []
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
@@ -97,27 +126,32 @@ class StatusWorker(Worker):
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
                 status=self._status_settings,
+                status_name=self._status_name,
             )
         self._primary = PrimaryMonitor(self._pool)
         self._monotonic_polled_at = time.monotonic()
         self._queue_client = QueueClient(self._pool, self._status_settings)
         self.publisher = publisher_for_pool(self._pool, self._status_settings)
         if type(self._pool) is ArqRedis:  # an instance of the user's own class is not replaced
-            self._pool = StatusRedis.wrap(self._pool, self._status_settings, self.publisher)
+            self._pool = StatusRedis.wrap(
+                self._pool, self._status_settings, self.publisher, self._status_name
+            )
         await self._claims.start_renewal(
             self._pool, self.queue_client, self._outage.count_renewal_refusal
         )
-        is_same_database = is_same_redis(self._pool, self._status_settings)
+        self._stored_status = StatusReader(self._pool, self._status_settings)
         self._completion = Completion(
             self._pool,
             self.publisher,
             self._outage,
             self._claims,
             queue=self.queue_name,
-            is_same_redis=is_same_database,
+            status=self._stored_status,
+            errors=self._hooks.errors,
         )
         carry_context_into_threads(self.loop)
-        if is_same_database:  # the script must be known before the first outcome is committed
+        if self._stored_status.is_same_redis:
+            # The script must be known before the first outcome is committed.
             with contextlib.suppress(ResponseError):  # this user may not write status either
                 await self._pool.script_load(SCRIPT)
 
@@ -335,6 +369,9 @@ class StatusWorker(Worker):
         if self._queue_client is not None:
             self._queue_client.close()
             self._queue_client = None
+        if self._stored_status is not None:
+            self._stored_status.close()
+            self._stored_status = None
 
     def _publish_interrupted_attempts(self) -> None:
         """Publish the outcome of the attempts that are not finished, which arq will run again."""
@@ -342,5 +379,18 @@ class StatusWorker(Worker):
         while self._jobs:
             _, job = self._jobs.popitem()
             if job.attempt is not None and self.publisher is not None:
-                outcome = interrupted_outcome(job.attempt.number, crash, self._claims.lease)
+                outcome = interrupted_outcome(
+                    job.attempt.number, crash, self._claims.lease, self._hooks.errors
+                )
                 self.publisher.end(job.attempt, outcome)
+
+
+def _signature() -> Signature:
+    """Return arq's parameters and those of the status, by which settings are selected."""
+    own = [
+        p for p in signature(StatusWorker.__init__).parameters.values() if p.kind == p.KEYWORD_ONLY
+    ]
+    return Signature([*signature(Worker).parameters.values(), *own])
+
+
+StatusWorker.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.reporting.report_reader import ReportReader
 from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import NAME_LIMIT, REASON_LIMIT, JobState, Record, one_line
+from jobstatus.status import NAME_LIMIT, JobState, Record, one_line, stored_reason
 from jobstatus.storage.write import Run, Write
 
 
@@ -126,6 +126,9 @@ class Attempt:
         if not (is_reading_due or self._renew_at == 0):
             return None
         read = self.reader.read()
+        if self.report.name is not None and self.report.name != self._name:
+            self._name = self.report.name
+            self._renew_at = 0.0
         if read == self._last_read and now < self._renew_at:
             return None
         self._last_read = read
@@ -139,7 +142,8 @@ class Attempt:
         percent = max((p for p in read if p is not None), default=None)
         if outcome.state is JobState.SUCCEEDED and self.reader.has_progress:
             percent = 100.0
-        reason = one_line(outcome.reason, REASON_LIMIT)
+        reason = stored_reason(outcome.reason)
+        self._name = self.report.name or self._name
         return self._write(outcome.state, percent, reason, 0, outcome.delay)
 
     def count_reports(self) -> tuple[int, bool]:

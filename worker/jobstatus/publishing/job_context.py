@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextvars import Token
 
 from jobstatus.publishing.attempt import Attempt
+from jobstatus.reporting.error_text import ErrorText
 from jobstatus.reporting.report import CURRENT_REPORT, JobReport, Outcome
-from jobstatus.status import REASON_LIMIT, JobState, one_line
+from jobstatus.status import JobState
 
 
 class JobContext:
@@ -23,11 +24,13 @@ class JobContext:
         attempt: Attempt,
         begin: Callable[[Attempt], None],
         end: Callable[[Attempt, Outcome], None],
+        errors: ErrorText,
     ) -> None:
-        """Create the context of one attempt; `begin` and `end` are those of the publisher."""
+        """Create the context of one attempt; the functions are those of the publisher."""
         self._attempt = attempt
         self._begin_attempt = begin
         self._end_attempt = end
+        self._errors = errors
         self._token: Token[JobReport] | None = None
 
     def __repr__(self) -> str:
@@ -44,7 +47,7 @@ class JobContext:
             with contextlib.suppress(ValueError):  # left in another context than entered
                 CURRENT_REPORT.reset(self._token)
         if self._attempt.outcome is None:
-            self._end(outcome_of(error))
+            self._end(outcome_of(error, self._errors))
 
     async def __aenter__(self) -> JobReport:
         return self.__enter__()
@@ -58,7 +61,7 @@ class JobContext:
             self._end_attempt(self._attempt, outcome)
 
 
-def outcome_of(error: BaseException | None) -> Outcome:
+def outcome_of(error: BaseException | None, errors: ErrorText) -> Outcome:
     """Return the outcome of a job that has ended with `error`, or without one."""
     match error:
         case None | SystemExit(code=None | 0):
@@ -68,11 +71,4 @@ def outcome_of(error: BaseException | None) -> Outcome:
         case KeyboardInterrupt():
             return Outcome(JobState.ABORTED, "interrupted")
         case _:
-            return Outcome(JobState.FAILED, describe(error))
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception as one line: its type, and its message if it has one."""
-    kind = type(error).__name__
-    message = one_line(error, REASON_LIMIT)
-    return f"{kind}: {message}" if message not in {"", f"<{kind}>"} else kind
+            return Outcome(JobState.FAILED, errors.of(error))

@@ -25,6 +25,8 @@ from jobstatus.publishing.enqueued_record import ms_until, pending_write
 from jobstatus.publishing.job_context import JobContext
 from jobstatus.publishing.sampler_thread import SamplerThread
 from jobstatus.publishing.stats import PublisherStats
+from jobstatus.reporting.error_text import ErrorText, StatusError
+from jobstatus.reporting.hook import hook_of
 from jobstatus.reporting.report import Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import MAX_TIMESTAMP_MS
@@ -53,22 +55,43 @@ class Publisher:
     It is thread-safe, and its thread starts with the first report. No method that job code calls
     raises or waits because of Redis; only `flush` and `close` wait, for a given time.
     A forked child begins without any reports: the jobs of the parent remain the parent's.
+
+    Attributes:
+        settings: Its settings.
+        errors: Describes the exceptions of jobs.
     """
 
-    def __init__(self, store: AnyStore, settings: PublisherSettings | None = None) -> None:
+    def __init__(
+        self,
+        store: AnyStore,
+        settings: PublisherSettings | None = None,
+        *,
+        status_error: StatusError | None = None,
+    ) -> None:
         self.settings = settings or PublisherSettings.from_env()
+        self.errors = ErrorText(
+            self.settings.error_detail, hook_of("status_error", status_error, str)
+        )
         self._store = store
         self._is_closed = False
         self._reset()
         _publishers.add(self)
 
     @classmethod
-    def from_url(cls, url: str | None = None, **settings: Any) -> Self:
+    def from_url(
+        cls,
+        url: str | None = None,
+        *,
+        status_error: StatusError | None = None,
+        **settings: Any,
+    ) -> Self:
         """Create a publisher for the Redis at `url`. It connects with the first report.
 
         Args:
             url: As `JOBSTATUS_REDIS_URL` (see `jobstatus.redis_url`). None: the value of that
                 variable, or else `redis://127.0.0.1:6379/0`.
+            status_error: Returns the message to store of an exception, such as one without
+                secrets; if it returns None, the exception's own text is stored.
             **settings: Fields of `PublisherSettings`, which override the environment.
 
         Raises:
@@ -77,7 +100,7 @@ class Publisher:
         if url is not None:
             settings["redis_url"] = url
         known = PublisherSettings.from_env(**settings)
-        return cls(store_for(known), known)
+        return cls(store_for(known), known, status_error=status_error)
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else f"{self.running} running"
@@ -150,7 +173,7 @@ class Publisher:
             TypeError: `job_id` is neither a str nor a UUID.
         """
         started = self.attempt(job_id, name, created, attempt, _seconds(timeout))
-        return JobContext(started, self.begin, self.end)
+        return JobContext(started, self.begin, self.end, self.errors)
 
     def attempt(
         self,

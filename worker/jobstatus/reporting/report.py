@@ -14,7 +14,7 @@ import msgspec
 
 from jobstatus.reporting import loop_position, sanitize
 from jobstatus.reporting.loop_position import CountingPosition, LoopPosition, ProgressFunction
-from jobstatus.status import REASON_LIMIT, JobState, one_line
+from jobstatus.status import NAME_LIMIT, REASON_LIMIT, JobState, one_line
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class JobReport:
 
     def __init__(self) -> None:
         self._percent: float | None = None
+        self._name: str | None = None
         self._reason = ""
         self._loops: list[LoopPosition] = []
         self._steps: list[Step] = []
@@ -70,6 +71,19 @@ class JobReport:
         self._report_count += 1
         if reason is not None:
             self._reason = reason
+
+    @property
+    def name(self) -> str | None:
+        """The kind of job that is shown, at most 120 characters; None: the name that it began with.
+
+        For jobs that find out only while they run what they are, such as those of a dispatcher.
+        """
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = one_line(name, NAME_LIMIT)
+        self._report_count += 1
 
     @property
     def reason(self) -> str:
@@ -207,14 +221,24 @@ class Step(JobReport):
 
     def __init__(self, parent: JobReport, name: str, weight: float) -> None:
         super().__init__()
-        self.name = name
+        self._name = name
         self.weight = weight
         self._is_running = False
         self._parent = parent
         self._token: Token[JobReport] | None = None
 
     def __repr__(self) -> str:
-        return f"<Step {self.name!r}: progress {self._percent}, reason {self._reason!r}>"
+        return f"<Step {self._name!r}: progress {self._percent}, reason {self._reason!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name of the step, shown before its own reason."""
+        return self._name or ""
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+        self._report_count += 1
 
     def __enter__(self) -> Self:
         self._is_running = True

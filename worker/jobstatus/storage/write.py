@@ -214,15 +214,17 @@ class Run(msgspec.Struct, frozen=True):
         state: The stored state.
         name: The stored name.
         previous: `created` of the run that this one has replaced; 0 if there is none.
+        reason: The stored reason.
     """
 
-    FIELDS: ClassVar = ("created", "attempt", "state", "name", "previous")
+    FIELDS: ClassVar = ("created", "attempt", "state", "name", "previous", "reason")
 
     created: int
     attempt: int
     state: str
     name: str
     previous: int = 0
+    reason: str = ""
 
     @classmethod
     def of(cls, record: Record) -> Self:
@@ -233,9 +235,9 @@ class Run(msgspec.Struct, frozen=True):
     def from_fields(cls, values: Any) -> "Run | None":
         """Parse the values of `FIELDS`; None if the record is missing or malformed."""
         try:
-            created, attempt, state, name, previous = values
+            created, attempt, state, name, previous, reason = values
             run = int(created), int(attempt), state.decode(), name.decode()
-            return cls(*run, int(previous or 0))
+            return cls(*run, int(previous or 0), (reason or b"").decode())
         except (TypeError, ValueError, AttributeError):
             return None
 
