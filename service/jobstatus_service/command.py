@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from jobstatus.errors import JobStatusError, MissingExtraError
+from jobstatus.errors import JobStatusError, missing_extra
 
 _SERVE_EPILOG = """\
 environment variables (all optional, but at least one API key is required):
@@ -213,7 +213,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     try:
         from jobstatus_service.server import serve  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise _missing_extra(error, "serve", "service") from None
+        raise missing_extra(error, "`jobstatus serve`", "service") from None
     serve(arguments.host, arguments.port, arguments.workers, no_auth=arguments.no_auth)
 
 
@@ -227,17 +227,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         from jobstatus_service.demo import run  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise _missing_extra(error, "demo", "demo") from None
+        raise missing_extra(error, "`jobstatus demo`", "demo") from None
     return run(arguments.path, once=arguments.once, port=arguments.port)
-
-
-def _missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> Exception:
-    """Return an error that names the extra to install, unless the missing module is our own."""
-    if error.name is None or error.name.partition(".")[0].startswith("jobstatus"):
-        return error
-    return MissingExtraError(
-        f"`jobstatus {command}` needs {error.name}: pip install 'jobstatus[{extra}]'"
-    )
 
 
 def _new_key(arguments: argparse.Namespace) -> None:
