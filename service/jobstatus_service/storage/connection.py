@@ -1,7 +1,8 @@
 """One connection to Redis: it carries reads, and Redis's invalidations of the keys read over it.
 
-redis-py connects and logs in (see `endpoints`). From then on this module owns the socket: it writes
-commands as bytes, and passes replies and invalidations on in the order in which Redis sent them.
+redis-py connects and logs in (see `redis_endpoints`). From then on this module owns the socket: it
+writes commands as bytes, and passes replies and invalidations on in the order in which Redis sent
+them.
 
 A pipeline is not atomic: Redis may send an invalidation between two of its replies. The replies are
 passed on together and those invalidations after them, so that an invalidation never comes before
