@@ -102,8 +102,9 @@ def test_imports_run_one_way_between_layers(package: Path, layers: list[str]) ->
 
 
 def test_modules_below_the_layers_import_none_of_them() -> None:
-    """Settings, logs, errors, traces, URLs and the status itself know no layer."""
-    for name in ("errors", "logs", "redis_url", "settings", "status", "tracing"):
+    """Settings, arguments, logs, errors, traces, URLs and the status itself know no layer."""
+    names = ("command_arguments", "errors", "logs", "redis_url", "settings", "status", "tracing")
+    for name in names:
         wrong = [
             i
             for i in imported(PACKAGE / f"{name}.py")

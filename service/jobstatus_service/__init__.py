@@ -6,7 +6,7 @@ this package needs no extra.
 
 from typing import TYPE_CHECKING, Any
 
-from jobstatus.errors import MissingExtraError
+from jobstatus.errors import missing_extra
 
 if TYPE_CHECKING:
     from jobstatus_service.http.app import create_app
@@ -20,9 +20,5 @@ def __getattr__(name: str) -> Any:
     try:
         from jobstatus_service.http.app import create_app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0].startswith("jobstatus"):
-            raise
-        raise MissingExtraError(
-            f"jobstatus_service.create_app needs {error.name}: pip install 'jobstatus[service]'"
-        ) from None
+        raise missing_extra(error, "jobstatus_service.create_app", "service") from None
     return create_app

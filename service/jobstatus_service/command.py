@@ -1,17 +1,18 @@
 """The console script `jobstatus`.
 
-Only the standard library and `jobstatus.errors` are imported at the top: `--help` must work, and
+Only the standard library and `jobstatus` are imported at the top: `--help` must work, and
 `jobstatus drain` must be quick, without the packages of the extras.
 """
 
 import argparse
 import secrets
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from jobstatus.errors import JobStatusError, MissingExtraError
+from jobstatus.command_arguments import argument
+from jobstatus.errors import JobStatusError, missing_extra
+from jobstatus.settings import number, whole_number
 
 _SERVE_EPILOG = """\
 environment variables (all optional, but at least one API key is required):
@@ -99,12 +100,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=_SERVE_EPILOG,
         formatter_class=raw,
     )
-    port = _whole_number("PORT", 0, 65_535)
+    port = argument(whole_number(0, 65_535), "PORT")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     serve.add_argument("--port", type=port, default=8000, help="TCP port (%(default)s)")
     serve.add_argument(
         "--workers",
-        type=_whole_number("WORKERS", 1),
+        type=argument(whole_number(1), "WORKERS"),
         default=1,
         help="processes that share the port (%(default)s)",
     )
@@ -118,12 +119,12 @@ def parser() -> argparse.ArgumentParser:
     )
     drain.add_argument(
         "--pid",
-        type=_whole_number("PID", 1),
+        type=argument(whole_number(1), "PID"),
         help="process id of the server (1, the first process of a container)",
     )
     drain.add_argument(
         "--wait",
-        type=_seconds,
+        type=argument(number(0, 3_600, unit=""), "SECONDS"),
         default=0.0,
         metavar="SECONDS",
         help="how long to wait afterwards, 0 to 3600 (0)",
@@ -164,34 +165,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _whole_number(name: str, least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` to `most`; None for no upper limit."""
-    range_text = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(
-                f"{name} must be a whole number {range_text}, not {text!r}"
-            )
-        return value
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 3_600:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"SECONDS must be a number from 0 to 3600, not {text!r}")
-    return value
-
-
 def main() -> None:
     """Run `jobstatus`."""
     arguments = parser().parse_args()
@@ -213,7 +186,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     try:
         from jobstatus_service.server import serve  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise _missing_extra(error, "serve", "service") from None
+        raise missing_extra(error, "`jobstatus serve`", "service") from None
     serve(arguments.host, arguments.port, arguments.workers, no_auth=arguments.no_auth)
 
 
@@ -227,17 +200,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         from jobstatus_service.demo import run  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise _missing_extra(error, "demo", "demo") from None
+        raise missing_extra(error, "`jobstatus demo`", "demo") from None
     return run(arguments.path, once=arguments.once, port=arguments.port)
-
-
-def _missing_extra(error: ModuleNotFoundError, command: str, extra: str) -> Exception:
-    """Return an error that names the extra to install, unless the missing module is our own."""
-    if error.name is None or error.name.partition(".")[0].startswith("jobstatus"):
-        return error
-    return MissingExtraError(
-        f"`jobstatus {command}` needs {error.name}: pip install 'jobstatus[{extra}]'"
-    )
 
 
 def _new_key(arguments: argparse.Namespace) -> None:

@@ -189,7 +189,7 @@ def test_command_without_redis() -> None:
     ("arguments", "code", "message"),
     [
         (("x",), 1, "jobstatus-report: Error"),
-        (("x", "--progress", "101"), 2, "must be a number from 0 to 100 percent"),
+        (("x", "--progress", "101"), 2, ": it must be a number from 0 to 100 percent, not '101'\n"),
         (("x", "--"), 2, "no command after --"),
         (("x", "--state", "unknown"), 2, "invalid choice"),
         (("x", "--lease", "nan"), 2, "must be a number from 1 to 31536000 seconds"),

@@ -16,11 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from jobstatus.command_arguments import argument
 from jobstatus.errors import JobStatusError
 from jobstatus.publishing.enqueued_record import key_of_job, now_ms
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import JobReport, Outcome
-from jobstatus.settings import Parser, PublisherSettings, number
+from jobstatus.settings import PublisherSettings, number
 from jobstatus.status import (
     FINAL_STATES,
     NAME_LIMIT,
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("-V", "--version", action="version", version=version("jobstatus"))
     top.add_argument("job_id", metavar="ID", help="the job's id")
     top.add_argument("--name", help="the kind of job")
-    top.add_argument("--progress", type=_argument(number(0, 100, "percent")), help="0..100")
+    top.add_argument("--progress", type=argument(number(0, 100, "percent")), help="0..100")
     top.add_argument("--reason", help="what the job is doing, or why it has ended")
     top.add_argument(
         "--state",
@@ -80,24 +81,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument(
         "--lease",
-        type=_argument(number(1, 31_536_000)),
+        type=argument(number(1, 31_536_000)),
         default=300.0,
         help="seconds for which the report is valid (%(default)g)",
     )
     top.add_argument("--show-id", action="store_true", help="print the job's UUID first")
     return top
-
-
-def _argument(parse: Parser) -> Parser:
-    """Return a parser for argparse, which shows the messages of this error only."""
-
-    def parse_argument(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"it {error}, not {text!r}") from None
-
-    return parse_argument
 
 
 def main() -> None:

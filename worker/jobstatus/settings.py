@@ -39,7 +39,10 @@ _log = logging.getLogger("jobstatus")
 
 
 def number(minimum: float, maximum: float, unit: str = "seconds") -> Parser:
-    """Return a parser of a number from `minimum` to `maximum`."""
+    """Return a parser of a number from `minimum` to `maximum`.
+
+    The unit is named in the message of the error; it may be empty.
+    """
 
     def parse(text: str) -> float:
         try:
@@ -48,7 +51,7 @@ def number(minimum: float, maximum: float, unit: str = "seconds") -> Parser:
             value = math.nan
         if not minimum <= value <= maximum:
             bounds = f"from {_decimal(minimum)} to {_decimal(maximum)}"
-            raise ValueError(f"must be a number {bounds} {unit}")
+            raise ValueError(f"must be a number {bounds} {unit}".rstrip())
         return value
 
     return parse
@@ -58,16 +61,17 @@ def _decimal(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-def whole_number(minimum: int, maximum: int) -> Parser:
-    """Return a parser of a whole number from `minimum` to `maximum`."""
+def whole_number(minimum: int, maximum: int | None = None) -> Parser:
+    """Return a parser of a whole number from `minimum` to `maximum`; None for no upper limit."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if not minimum <= value <= maximum:
-            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"must be a whole number {bounds}")
         return value
 
     return parse

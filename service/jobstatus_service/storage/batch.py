@@ -7,12 +7,11 @@ from typing import Any, Final
 import msgspec
 
 from jobstatus.status import Record
-from jobstatus_service.storage.connection import ReplyError
+from jobstatus.storage.slots import ASKING_COMMAND
+from jobstatus_service.storage.connection import TIME_COMMAND, ReplyError
 from jobstatus_service.storage.link import UnavailableError
 from jobstatus_service.storage.stored_record import StoredRecord
 
-_TIME_COMMAND: Final = b"*1\r\n$4\r\nTIME\r\n"
-_ASKING_COMMAND: Final = b"*1\r\n$6\r\nASKING\r\n"
 _READ_COMMANDS: Final = b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n"
 
 _log = logging.getLogger("jobstatus.service")
@@ -41,7 +40,7 @@ class Batch:
         The replies are: Redis's time if `has_time`; then for each key its fields and its TTL, each
         preceded by a reply to ASKING if the key was redirected.
         """
-        commands = [_TIME_COMMAND] if has_time else []
+        commands = [TIME_COMMAND] if has_time else []
         for key in self.waiters:
             name = key.encode()
             read = _READ_COMMANDS % (len(name), name, len(name), name)
@@ -65,7 +64,7 @@ def fail(waiters: Waiters, reason: str) -> None:
 def _with_asking(read: bytes) -> bytes:
     """Put ASKING before each of the two commands that read a key."""
     hgetall, pttl, arguments = read.partition(b"*2\r\n$4\r\nPTTL")
-    return _ASKING_COMMAND + hgetall + _ASKING_COMMAND + pttl + arguments
+    return ASKING_COMMAND + hgetall + ASKING_COMMAND + pttl + arguments
 
 
 def parse_record(key: str, fields: Any, ttl_ms: Any, now_ms: int) -> StoredRecord:

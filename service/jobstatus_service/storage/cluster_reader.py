@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from jobstatus.redis_url import HostPort
 from jobstatus.storage.client import redis_url_of
-from jobstatus.storage.slots import SLOTS, Layout, parse_cluster_slots, redirect_of
+from jobstatus.storage.slots import (
+    CLUSTER_SLOTS_COMMAND,
+    SLOTS,
+    Layout,
+    fuller_layout,
+    parse_cluster_slots,
+    redirect_of,
+)
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.batch import Waiters, fail
 from jobstatus_service.storage.connection import (
@@ -35,8 +42,6 @@ _MIN_REFRESH_INTERVAL_SECONDS: Final = 0.1
 
 _MAX_REDIRECTS: Final = 8
 """How often one read follows a redirect before it fails."""
-
-_CLUSTER_SLOTS_COMMAND: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
 _log = logging.getLogger("jobstatus.service")
 
@@ -198,7 +203,7 @@ class ClusterReader:
         best: Layout | None = None
         for node, reader in list(self._readers.items()):
             if reader.link.connection is not None:
-                best = _fuller(best, await self._layout_from(reader.link.connection, node))
+                best = fuller_layout(best, await self._layout_from(reader.link.connection, node))
                 if best is not None and best.size == SLOTS:
                     return best
         fault = "no node has answered"
@@ -211,7 +216,7 @@ class ClusterReader:
                 fault = str(error)
                 continue
             try:
-                best = _fuller(best, await self._layout_from(connection, node))
+                best = fuller_layout(best, await self._layout_from(connection, node))
             finally:
                 connection.close()
             if best is not None and best.size == SLOTS:
@@ -225,7 +230,7 @@ class ClusterReader:
     async def _layout_from(self, connection: RedisConnection, node: HostPort) -> Layout | None:
         try:
             async with asyncio.timeout(self._settings.timeout):
-                reply = await connection.execute(_CLUSTER_SLOTS_COMMAND)
+                reply = await connection.execute(CLUSTER_SLOTS_COMMAND)
             return parse_cluster_slots(reply, node)
         except (TimeoutError, ConnectionLostError):
             return None
@@ -251,9 +256,3 @@ class ClusterReader:
         self._layout_known.set()
         if not is_first:
             self._on_invalidation(None)
-
-
-def _fuller(one: Layout | None, other: Layout | None) -> Layout | None:
-    """Return the layout that knows more slots; None if both know none."""
-    known = [layout for layout in (one, other) if layout is not None and layout.size]
-    return max(known, key=lambda layout: layout.size, default=None)

@@ -1,7 +1,8 @@
 """One connection to Redis: it carries reads, and Redis's invalidations of the keys read over it.
 
-redis-py connects and logs in (see `endpoints`). From then on this module owns the socket: it writes
-commands as bytes, and passes replies and invalidations on in the order in which Redis sent them.
+redis-py connects and logs in (see `redis_endpoints`). From then on this module owns the socket: it
+writes commands as bytes, and passes replies and invalidations on in the order in which Redis sent
+them.
 
 A pipeline is not atomic: Redis may send an invalidation between two of its replies. The replies are
 passed on together and those invalidations after them, so that an invalidation never comes before
@@ -32,11 +33,13 @@ was flushed or no longer reports changes."""
 
 ReplyError = hiredis.ReplyError
 
+TIME_COMMAND: Final = b"*1\r\n$4\r\nTIME\r\n"
+"""Asks Redis for its time, encoded in RESP."""
+
 TIMEOUT_REASON: Final = "Redis did not answer in time"
 _LOST_REASON: Final = "the connection was lost"
 
 _TRACKING_COMMAND: Final = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n"
-_TIME_COMMAND: Final = b"*1\r\n$4\r\nTIME\r\n"
 _INCOMPLETE: Final = object()
 """What the parser returns while a reply has not arrived completely."""
 
@@ -129,7 +132,7 @@ class RedisConnection(asyncio.Protocol):
         """Connect with RESP2; if that is closed, without any command but the login."""
         try:
             connection = cls(await endpoint.connect(2), on_invalidation)
-            connection.has_time = await connection._accepts(_TIME_COMMAND)
+            connection.has_time = await connection._accepts(TIME_COMMAND)
         except AuthenticationError:
             raise
         except (RedisConnectionError, ConnectionLostError):

@@ -9,6 +9,7 @@ from jobstatus.storage.slots import (
     SLOTS,
     Layout,
     Redirect,
+    fuller_layout,
     parse_cluster_slots,
     redirect_of,
     slot_of,
@@ -61,6 +62,34 @@ def test_malformed_layout(reply: Any, message: str) -> None:
     """An error, or a malformed reply, is a ValueError."""
     with pytest.raises(ValueError, match=message):
         parse_cluster_slots(reply, ASKED)
+
+
+NO_SLOTS = Layout((), (), ())
+FEW_SLOTS = Layout((0, 20), (9, 29), (("a", 1), ("b", 1)))
+AS_MANY_SLOTS = Layout((0,), (19,), (("c", 1),))
+ALL_SLOTS = Layout((0,), (SLOTS - 1,), (("d", 1),))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (None, None, None),
+        (None, NO_SLOTS, None),
+        (NO_SLOTS, None, None),
+        (NO_SLOTS, NO_SLOTS, None),
+        (None, FEW_SLOTS, FEW_SLOTS),
+        (FEW_SLOTS, None, FEW_SLOTS),
+        (FEW_SLOTS, NO_SLOTS, FEW_SLOTS),
+        (NO_SLOTS, FEW_SLOTS, FEW_SLOTS),
+        (FEW_SLOTS, ALL_SLOTS, ALL_SLOTS),
+        (ALL_SLOTS, FEW_SLOTS, ALL_SLOTS),
+        (FEW_SLOTS, AS_MANY_SLOTS, FEW_SLOTS),
+        (AS_MANY_SLOTS, FEW_SLOTS, AS_MANY_SLOTS),
+    ],
+)
+def test_fuller_layout(one: Layout | None, other: Layout | None, expected: Layout | None) -> None:
+    """The layout that knows more slots is chosen, at a tie the first; one without slots never."""
+    assert fuller_layout(one, other) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Each part of the work has a module of its own: `claims` and `renewal` claim jobs, `instrumentation`
 wraps their coroutines, `outcomes` decides what an attempt's outcome is, `completion` commits it,
-`outage` and `failover` watch the queue's Redis.
+`outage` and `primary_monitor` watch the queue's Redis.
 """
 
 import asyncio

@@ -16,7 +16,15 @@ from jobstatus.settings import StatusSettings
 from jobstatus.status import WriteResult
 from jobstatus.storage.client import node_client, redis_url_of
 from jobstatus.storage.refusals import REDIS_ERRORS, TIMEOUT_ERRORS, Refusal, error_text
-from jobstatus.storage.slots import SLOTS, Layout, parse_cluster_slots, redirect_of
+from jobstatus.storage.slots import (
+    ASKING_COMMAND,
+    CLUSTER_SLOTS_COMMAND,
+    SLOTS,
+    Layout,
+    fuller_layout,
+    parse_cluster_slots,
+    redirect_of,
+)
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Run, Write, result_of
 
@@ -31,9 +39,6 @@ _MAX_KEYS_PER_NODE: Final = 1000
 
 _NODE_IS_SLOW: Final = Refusal("TRYAGAIN the node replies slowly", is_permanent=False)
 _SLOT_WITHOUT_OWNER: Final = Refusal("CLUSTERDOWN no node owns the slot", is_permanent=False)
-
-_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
-_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
 
 T = TypeVar("T")
 
@@ -143,7 +148,7 @@ class ClusterStore:
         packed, now = [], time.monotonic()
         server_ms = node.server_ms(now)
         for index, _, is_asking in group:
-            packed += [_ASKING] * is_asking + [writes[index].packed(now, server_ms)]
+            packed += [ASKING_COMMAND] * is_asking + [writes[index].packed(now, server_ms)]
         try:
             received = node.send(packed)
         except REDIS_ERRORS as error:
@@ -212,21 +217,19 @@ class ClusterStore:
         best: Layout | None = None
         for host in sorted(hosts, key=self._failed.__contains__):
             try:
-                layout = self._read_layout(host)
+                best = fuller_layout(best, self._read_layout(host))
             except (*REDIS_ERRORS, ValueError) as failure:
                 self._failed.add(host)
                 error = failure
                 continue
-            if best is None or layout.size > best.size:
-                best = layout
-            if best.size == SLOTS:  # a node that has left the Cluster knows of no slots
+            if best is not None and best.size == SLOTS:
                 break
-        if best is None or not best.size:
+        if best is None:
             raise RedisConnectionError(f"no node of the Cluster knows the layout: {error}")
         return self._use_layout(best)
 
     def _read_layout(self, host: HostPort) -> Layout:
-        (reply,) = self._node(host).send([_CLUSTER_SLOTS])
+        (reply,) = self._node(host).send([CLUSTER_SLOTS_COMMAND])
         return parse_cluster_slots(reply, host)
 
     def _use_layout(self, layout: Layout) -> Layout:

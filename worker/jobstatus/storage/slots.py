@@ -17,6 +17,12 @@ from jobstatus.redis_url import HostPort
 SLOTS: Final = 16_384
 """The number of slots of every Cluster."""
 
+CLUSTER_SLOTS_COMMAND: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+"""Asks a node for the layout, encoded in RESP; `parse_cluster_slots` parses the reply."""
+
+ASKING_COMMAND: Final = b"*1\r\n$6\r\nASKING\r\n"
+"""Precedes a command that an ASK redirect has sent to another node, encoded in RESP."""
+
 _REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (.*):(\d+)")
 
 
@@ -73,6 +79,15 @@ def parse_cluster_slots(reply: Sequence[Any], asked: HostPort) -> Layout:
         tuple(last for _, last, _ in ranges),
         tuple(node for _, _, node in ranges),
     )
+
+
+def fuller_layout(one: Layout | None, other: Layout | None) -> Layout | None:
+    """Return the layout in which more slots have an owner; the first if both have as many.
+
+    A node that has left the Cluster knows no slots: such a layout counts as None.
+    """
+    known = [layout for layout in (one, other) if layout is not None and layout.size]
+    return max(known, key=lambda layout: layout.size, default=None)
 
 
 def _host(node: Sequence[Any], asked: HostPort) -> HostPort:
