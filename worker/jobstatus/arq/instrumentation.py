@@ -33,6 +33,7 @@ class Instrumentation:
     Attributes:
         jobs: The running jobs, by job id.
         plain_serializer: The worker's own serializer, which is not wrapped; None: arq's default.
+        plain_deserializer: Likewise its deserializer.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Instrumentation:
         """
         self.jobs: dict[str, RunningJob] = {}
         self.plain_serializer = worker.job_serializer
-        self._plain_deserializer = worker.job_deserializer or pickle.loads
+        self.plain_deserializer = worker.job_deserializer
         self._worker = worker
         self._hooks = hooks
         self._publisher = publisher
@@ -61,7 +62,7 @@ class Instrumentation:
 
     def _deserialize_job(self, data: bytes) -> Any:
         """Deserialize a job, and remember in which trace it was enqueued."""
-        fields = self._plain_deserializer(data)
+        fields = (self.plain_deserializer or pickle.loads)(data)
         job = self._job_of_this_task()
         if job is not None and isinstance(fields, dict):
             job.trace_headers = fields.get(TRACE_FIELD, {})

@@ -37,6 +37,7 @@ from jobstatus.arq.status_reader import StatusReader
 from jobstatus.arq.sync_client import QueueClient, publisher_for_pool
 from jobstatus.arq.threads import carry_context_into_threads
 from jobstatus.arq.transactions import attempt_commands
+from jobstatus.arq.waiting_jobs import WaitingJobs
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.error_text import StatusError
@@ -98,6 +99,7 @@ class StatusWorker(Worker):
         self._primary: PrimaryMonitor | None = None
         self._queue_client: QueueClient | None = None
         self._stored_status: StatusReader | None = None
+        self._waiting_jobs: WaitingJobs | None = None
         self._crashes: list[BaseException] = []
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
@@ -149,6 +151,15 @@ class StatusWorker(Worker):
             status=self._stored_status,
             errors=self._hooks.errors,
         )
+        self._waiting_jobs = WaitingJobs(
+            self._pool,
+            self.queue_name,
+            self._status_settings,
+            self._stored_status,
+            publish=self.publisher.publish,
+            deserializer=self._instrumentation.plain_deserializer,
+            name=self._hooks.name,
+        )
         carry_context_into_threads(self.loop)
         if self._stored_status.is_same_redis:
             # The script must be known before the first outcome is committed.
@@ -197,6 +208,8 @@ class StatusWorker(Worker):
             self.polled_at, self._monotonic_polled_at = time.time(), time.monotonic()
             if self._outage.finish() and self.publisher is not None:
                 self.publisher.refresh()
+            if self._waiting_jobs is not None:
+                self._waiting_jobs.scan_soon()
 
     async def _recover(self, *, claims_may_be_gone: bool) -> None:
         """Restore what Redis may have lost during an outage: claims, and committed outcomes."""
@@ -359,6 +372,9 @@ class StatusWorker(Worker):
             _log.warning("the health check's key was not deleted, it will expire: %s", error)
 
     async def _close_connections(self) -> None:
+        if self._waiting_jobs is not None:
+            await self._waiting_jobs.close()
+            self._waiting_jobs = None
         await asyncio.to_thread(self._claims.stop_renewal)
         self._publish_interrupted_attempts()
         if self.publisher is not None:
