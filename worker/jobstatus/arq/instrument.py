@@ -15,8 +15,11 @@ from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import store_for
 
-_IS_INSTRUMENTED = "_jobstatus_is_instrumented"
-"""The attribute of the class that says that its methods are replaced."""
+_REPLACED = ("enqueue_job", "pipeline", "job_serializer")
+"""The attributes of the class that `instrument` replaces."""
+
+_plain: dict[str, Any] = {}
+"""What they were before; None: the class had no such attribute. Empty: nothing is replaced."""
 
 _REPORTER = "_jobstatus_reporter"
 """The attribute of a pool that holds its reporter."""
@@ -39,7 +42,7 @@ def instrument(
     Raises:
         SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
-    if hasattr(ArqRedis, _IS_INSTRUMENTED):
+    if _plain:
         return
     settings = status or PublisherSettings.from_env()
     publisher = None
@@ -65,7 +68,17 @@ def instrument(
         self.__dict__["job_serializer"] = serializer
 
     untyped: Any = ArqRedis
-    setattr(untyped, _IS_INSTRUMENTED, True)
+    _plain.update({name: untyped.__dict__.get(name) for name in _REPLACED})
     untyped.enqueue_job = enqueue_job
     untyped.pipeline = pipeline
     untyped.job_serializer = property(serializer_of, set_serializer)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`, for tests. What has wrapped its methods since then is undone as well."""
+    for name, value in _plain.items():
+        if value is None:
+            delattr(ArqRedis, name)
+        else:
+            setattr(ArqRedis, name, value)
+    _plain.clear()
