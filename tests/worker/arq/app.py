@@ -1,8 +1,10 @@
 """An ordinary arq application, which the tests run."""
 
 import asyncio
+import logging
 import os
 import random
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from arq.connections import RedisSettings
 from arq.worker import RetryJob
 
 from jobstatus import current_job
+from jobstatus.arq import create_worker
 
 Ctx = dict[Any, Any]
 
@@ -362,3 +365,24 @@ class SlowStart(Base):
     """Has a start hook that takes long."""
 
     on_job_start = staticmethod(_slow)
+
+
+class Unsignalled(Base):
+    """Leaves signals to the application, which does nothing about them."""
+
+    handle_signals = False
+
+
+def serve() -> None:
+    """Run a worker in an event loop of its own, and forget to close it after SIGTERM."""
+
+    async def run() -> None:
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        worker = create_worker(Unsignalled)
+        task = asyncio.create_task(worker.main())
+        await stopped.wait()
+        assert not task.done()
+
+    logging.basicConfig()
+    asyncio.run(run())

@@ -1,12 +1,16 @@
 """Worker processes that are stopped by signals, hooks and exits."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arq.jobs import Job
+from tests.processes import ROOT
 from tests.worker.arq.conftest import ReadStatus, Spawn, enqueue, soon
 
 from jobstatus.arq import StatusRedis
@@ -152,3 +156,44 @@ async def test_jobs_after_sigterm(pool: StatusRedis, spawn: Spawn, status: ReadS
     await soon(lambda: status(late).get("state") == "succeeded")
     await soon(lambda: status(long).get("attempt") == "2")
     await second.stop(signal.SIGKILL)
+
+
+async def test_sigterm_that_nobody_handles(
+    pool: StatusRedis, status: ReadStatus, spawn: Spawn
+) -> None:
+    """A worker without signal handlers ends at once, and its job is shown as retrying."""
+    job_id = await enqueue(pool, "sleep", 30)
+    worker = spawn("Unsignalled")
+    await until_running(status, job_id)
+    code, output = await worker.stop()
+    assert code == -signal.SIGTERM
+    assert "SIGTERM ends the process at once" in output
+    record = status(job_id)
+    assert (record["state"], record["reason"]) == (
+        "retrying",
+        "attempt 1 was cut short: its worker stopped; next within 45 s",
+    )
+
+
+async def test_worker_that_is_not_closed(
+    pool: StatusRedis, status: ReadStatus, redis_url: str
+) -> None:
+    """If the application ends without closing its worker, its job is shown as retrying."""
+    job_id = await enqueue(pool, "sleep", 30)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", "from tests.worker.arq import app; app.serve()"),
+        cwd=ROOT,
+        env={**os.environ, "TEST_REDIS_URL": redis_url},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        await until_running(status, job_id)
+        process.send_signal(signal.SIGTERM)
+        _, output = await asyncio.wait_for(process.communicate(), 20)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, output
+    assert b"unless that calls worker.close()" in output
+    assert status(job_id)["state"] == "retrying"

@@ -37,7 +37,11 @@ class Instrumentation:
     """
 
     def __init__(
-        self, worker: Worker, hooks: StatusHooks, publisher: Callable[[], Publisher | None]
+        self,
+        worker: Worker,
+        hooks: StatusHooks,
+        publisher: Callable[[], Publisher | None],
+        on_begun: Callable[[], None],
     ) -> None:
         """Wrap the start hook and the serializers of a worker.
 
@@ -45,6 +49,7 @@ class Instrumentation:
             worker: The worker.
             hooks: The application's functions that decide what is shown.
             publisher: Returns the worker's publisher, or None while the worker is not running.
+            on_begun: Called when an attempt has begun.
         """
         self.jobs: dict[str, RunningJob] = {}
         self.plain_serializer = worker.job_serializer
@@ -52,6 +57,7 @@ class Instrumentation:
         self._worker = worker
         self._hooks = hooks
         self._publisher = publisher
+        self._on_begun = on_begun
         self._tracer = tracer("jobstatus-worker")
         if self._tracer is not None:
             worker.job_deserializer = self._deserialize_job
@@ -161,6 +167,7 @@ class Instrumentation:
         attempt.span = job.span
         CURRENT_REPORT.set(attempt.report)
         publisher.begin(attempt)
+        self._on_begun()
         return attempt
 
     @contextlib.contextmanager

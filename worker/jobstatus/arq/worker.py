@@ -15,13 +15,14 @@ from collections.abc import Coroutine
 from datetime import datetime
 from inspect import Signature, signature
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from arq.connections import ArqRedis
 from arq.utils import to_ms
 from arq.worker import Worker
 from redis.exceptions import RedisError, ResponseError
 
+from jobstatus.arq.abrupt_exit import AbruptExit
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.completion import Completion
 from jobstatus.arq.functions import TrackedFunctions
@@ -43,6 +44,9 @@ from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.error_text import StatusError
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.write import SCRIPT
+
+_ABRUPT_EXIT_SECONDS: Final = 1.0
+"""Seconds for which the end of a process waits until its running jobs are reported as cut short."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -88,7 +92,9 @@ class StatusWorker(Worker):
         self.publisher: Publisher | None = None
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
-        self._instrumentation = Instrumentation(self, self._hooks, lambda: self.publisher)
+        self._instrumentation = Instrumentation(
+            self, self._hooks, lambda: self.publisher, self._on_attempt_begun
+        )
         self._jobs = self._instrumentation.jobs
         self.functions = TrackedFunctions(self.functions, self._instrumentation.wrap_coroutine)
         self._claims = Claims(
@@ -100,6 +106,7 @@ class StatusWorker(Worker):
         self._queue_client: QueueClient | None = None
         self._stored_status: StatusReader | None = None
         self._waiting_jobs: WaitingJobs | None = None
+        self._abrupt_exit: AbruptExit | None = None
         self._crashes: list[BaseException] = []
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
@@ -160,6 +167,8 @@ class StatusWorker(Worker):
             deserializer=self._instrumentation.plain_deserializer,
             name=self._hooks.name,
         )
+        if not self._handle_signals:
+            self._abrupt_exit = AbruptExit(self._end_abruptly, self._claims.lease)
         carry_context_into_threads(self.loop)
         if self._stored_status.is_same_redis:
             # The script must be known before the first outcome is committed.
@@ -376,6 +385,9 @@ class StatusWorker(Worker):
             await self._waiting_jobs.close()
             self._waiting_jobs = None
         await asyncio.to_thread(self._claims.stop_renewal)
+        if self._abrupt_exit is not None:
+            self._abrupt_exit.cancel()
+            self._abrupt_exit = None
         self._publish_interrupted_attempts()
         if self.publisher is not None:
             await asyncio.to_thread(self.publisher.close)
@@ -388,6 +400,16 @@ class StatusWorker(Worker):
         if self._stored_status is not None:
             self._stored_status.close()
             self._stored_status = None
+
+    def _end_abruptly(self) -> None:
+        """Publish that the running attempts are cut short, because the process ends."""
+        self._publish_interrupted_attempts()
+        if self.publisher is not None:
+            self.publisher.close(_ABRUPT_EXIT_SECONDS)
+
+    def _on_attempt_begun(self) -> None:
+        if self._abrupt_exit is not None:
+            self._abrupt_exit.before_exit()
 
     def _publish_interrupted_attempts(self) -> None:
         """Publish the outcome of the attempts that are not finished, which arq will run again."""
