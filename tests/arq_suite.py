@@ -45,8 +45,8 @@ if os.environ.get("WITH_STATUS"):
     arq.Worker = arq.worker.Worker = StatusWorker
     arq.ArqRedis = arq.connections.ArqRedis = StatusRedis
     arq.create_pool = arq.connections.create_pool = arq.worker.create_pool = create_pool
-    arq.cli.create_worker = arq.worker.create_worker = create_worker
-    arq.cli.run_worker = arq.run_worker = arq.worker.run_worker = run_worker
+    arq.cli.create_worker = arq.create_worker = create_worker
+    arq.cli.run_worker = arq.run_worker = run_worker
 
 
 class RedisContainer:

@@ -7,6 +7,7 @@ wrap the functions of the settings.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import signature
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from jobstatus.arq.worker import StatusWorker
 _PARAMETERS = frozenset(signature(StatusWorker).parameters)
 
 _creating = threading.Lock()
+
+_is_creating: ContextVar[bool] = ContextVar("jobstatus_is_creating", default=False)
 
 
 def worker_arguments(settings: Any) -> dict[str, Any]:
@@ -53,8 +56,14 @@ def create_worker(
     names_redis = {"redis_settings", "redis_pool"}
     if not any(arguments.get(name) or known.get(name) for name in names_redis):
         arguments["redis_settings"] = redis_settings()
-    with _creating, _arq_creates(worker_class):
-        return cast("StatusWorker", arq.worker.create_worker(settings, **arguments))
+    if _is_creating.get():  # `arq.worker.create_worker` is this function, or calls it
+        return worker_class(**{**worker_arguments(settings), **arguments})
+    token = _is_creating.set(True)
+    try:
+        with _creating, _arq_creates(worker_class):
+            return cast("StatusWorker", arq.worker.create_worker(settings, **arguments))
+    finally:
+        _is_creating.reset(token)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
 
 from jobstatus.arq.process_settings import ProcessSettings
 from jobstatus.errors import SettingsError
@@ -95,6 +97,18 @@ async def reread_login_on_connect(pool: ArqRedis, settings: RedisSettings) -> No
         options = connections.connection_kwargs
         login = options.pop("username", None), options.pop("password", None)
         options["credential_provider"] = FileCredentials(file, login)
+
+
+def do_not_retry(pool: ArqRedis, settings: RedisSettings | None) -> None:
+    """Have the pool raise the first error of a command, as redis-py does before version 6.
+
+    Later versions retry for several seconds. The worker notices an outage by the error, and then
+    waits for its end itself. Retries that the settings ask for are kept.
+    """
+    names = ("retry", "retry_on_timeout", "retry_on_error")  # since arq 0.26
+    if not any(getattr(settings, name, None) for name in names):
+        untyped: Any = pool
+        untyped.set_retry(Retry(NoBackoff(), 0))
 
 
 def sentinel_pool(settings: RedisSettings) -> ArqRedis:

@@ -33,6 +33,7 @@ from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage, is_transient
 from jobstatus.arq.outcomes import interrupted_outcome
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.primary_monitor import PrimaryMonitor
+from jobstatus.arq.queue_settings import do_not_retry
 from jobstatus.arq.running_job import RunningJob
 from jobstatus.arq.status_reader import StatusReader
 from jobstatus.arq.sync_client import QueueClient, publisher_for_pool
@@ -81,6 +82,7 @@ class StatusWorker(Worker):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._complete_arq_025()
         self._status_settings = status or PublisherSettings.from_env()
         self._status_name = status_name
         self._hooks = StatusHooks(
@@ -108,6 +110,17 @@ class StatusWorker(Worker):
         self._waiting_jobs: WaitingJobs | None = None
         self._abrupt_exit: AbruptExit | None = None
         self._crashes: list[BaseException] = []
+
+    def _complete_arq_025(self) -> None:
+        """Add what `arq.Worker` has since 0.26: a count of its jobs that never blocks a poll."""
+        if not hasattr(self, "max_jobs"):
+            self.max_jobs: int = self.sem._value  # noqa: SLF001
+            self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
+            self.job_counter: int = 0
+
+    def _release_sem_dec_counter_on_complete(self) -> None:  # as in arq 0.26
+        self.job_counter -= 1
+        self.sem.release()
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
 
@@ -137,6 +150,7 @@ class StatusWorker(Worker):
                 status=self._status_settings,
                 status_name=self._status_name,
             )
+            do_not_retry(self._pool, self.redis_settings)
         self._primary = PrimaryMonitor(self._pool)
         self._monotonic_polled_at = time.monotonic()
         self._queue_client = QueueClient(self._pool, self._status_settings)
