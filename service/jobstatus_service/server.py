@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import tempfile
+from dataclasses import replace
 from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
@@ -26,6 +27,8 @@ _HTTP_BUFFER_BYTES: Final = 32_768
 
 _OTHER_OPEN_FILES: Final = 200
 """Open files of a process beside its clients' connections."""
+
+_MAX_WATCHERS: Final = "JOBSTATUS_MAX_WATCHERS"
 
 _KILL_TIMEOUT_SECONDS: Final = 4
 """How long Granian waits for a process to exit on SIGTERM before it kills it."""
@@ -65,12 +68,12 @@ def serve(host: str, port: int, workers: int, *, no_auth: bool) -> None:
     """
     if no_auth:
         os.environ["JOBSTATUS_NO_AUTH"] = "1"  # Granian's processes read the environment
-    settings = ServiceSettings.from_env()
+    settings = _fitting(ServiceSettings.from_env())
     logging.config.dictConfig(logging_config(settings.log_format))
     create_app()  # report invalid settings once, before any process is started
     _check_address_is_free(host, port)
     forward_drain_signal()
-    _raise_open_files_limit(settings.max_watchers + _MAX_CONCURRENT_READS)
+    _raise_open_files_limit(settings.max_watchers)
     with tempfile.TemporaryDirectory(prefix="jobstatus-") as directory:
         if workers > 1:
             os.environ[DIRECTORY_VARIABLE] = directory
@@ -101,18 +104,32 @@ def _serve(host: str, port: int, workers: int, settings: ServiceSettings) -> Non
     ).serve()
 
 
-def _raise_open_files_limit(connections: int) -> None:
+def _fitting(settings: ServiceSettings) -> ServiceSettings:
+    """Return settings whose watchers fit into the limit of open files, unless they name a number.
+
+    Granian's processes read the number from the environment.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if os.environ.get(_MAX_WATCHERS) or hard == resource.RLIM_INFINITY:
+        return settings
+    fitting = min(settings.max_watchers, max(0, hard - _MAX_CONCURRENT_READS - _OTHER_OPEN_FILES))
+    os.environ[_MAX_WATCHERS] = str(fitting)
+    return replace(settings, max_watchers=fitting)
+
+
+def _raise_open_files_limit(max_watchers: int) -> None:
     """Raise the limit of open files to what the connections need, or to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + _OTHER_OPEN_FILES
+    needed = max_watchers + _MAX_CONCURRENT_READS + _OTHER_OPEN_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         _log.warning(
-            "the limit of open files is %d, but up to %d connections need %d: "
-            "raise the hard limit (systemd: LimitNOFILE, Docker: --ulimit nofile), or lower "
-            "JOBSTATUS_MAX_WATCHERS",
-            hard,
-            connections,
+            "JOBSTATUS_MAX_WATCHERS is %d, which needs %d open files, but their limit is %d: raise "
+            "the hard limit (systemd: LimitNOFILE, Docker: --ulimit nofile), or lower the setting "
+            "to at most %d",
+            max_watchers,
             needed,
+            hard,
+            max(0, hard - _MAX_CONCURRENT_READS - _OTHER_OPEN_FILES),
         )
         needed = hard
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.processes import run, service
+from tests.processes import SCRIPTS, environment, run, service
 from tests.waiting import eventually
 
 
@@ -163,3 +163,32 @@ def test_missing_extra_is_named(
     assert error in result.stderr
     assert "[" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("watchers", "warning"),
+    [("", ""), ("3000", "JOBSTATUS_MAX_WATCHERS is 3000, which needs 5200 open files")],
+)
+def test_limit_of_open_files(service_url: str, watchers: str, warning: str) -> None:
+    """The default fits itself into the limit; a number that does not fit is a warning."""
+    limited = ("sh", "-c", 'ulimit -n 4000 && exec "$@"', "sh", sys.executable, "-c")
+    process = subprocess.Popen(
+        [*limited, SCRIPTS["jobstatus"], "serve", "--port", "0"],
+        env=environment(
+            JOBSTATUS_REDIS_URL=service_url,
+            JOBSTATUS_NO_AUTH="1",
+            **({"JOBSTATUS_MAX_WATCHERS": watchers} if watchers else {}),
+        ),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "Started worker-1" in line:
+            break
+    process.terminate()
+    lines += process.communicate(timeout=20)[1].splitlines()
+    warnings = [line for line in lines if "open files" in line]
+    assert [warning in line for line in warnings] == ([True] if warning else [])

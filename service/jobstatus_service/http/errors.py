@@ -94,7 +94,10 @@ def invalid_job_id(*loc: str | int) -> ValidationError:
     Args:
         *loc: Where the id is in the request, such as `"path", "job_id"`.
     """
-    message = "A job id must be a UUID, with hyphens or as 32 hexadecimal digits."
+    message = (
+        "A job id must be a UUID, with hyphens or as 32 hexadecimal digits. "
+        "Ask for an id of any other form with GET /api/jobs?key=ID."
+    )
     return ValidationError(loc, message, "uuid_parsing")
 
 

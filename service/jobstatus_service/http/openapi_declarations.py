@@ -24,11 +24,22 @@ SECURITY: Final = [{"APIKeyHeader": list[str]()}]
 JobId = Annotated[str, Parameter(title="Job Id", schema_extra={"format": "uuid"})]
 
 JobIds = Annotated[
-    list[str],
+    list[str] | None,
     QueryParameter(
         name="id",
         title="Job Ids",
-        description=f"1 to {MAX_BULK_IDS} ids, each a UUID, with hyphens or as 32 hex digits.",
+        description="Ids that are UUIDs, with hyphens or as 32 hex digits. A request has 1 to "
+        f"{MAX_BULK_IDS} ids and keys, mixed as you like; the response has their order.",
+    ),
+]
+
+JobKeys = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="key",
+        title="Job Keys",
+        description="Ids of any form, as they were given to the queue, such as `cron:tidy:1764` or "
+        "`tenant7:resize:2026-11`. A UUID is taken as an id.",
     ),
 ]
 
@@ -62,7 +73,12 @@ QUERY_SCHEMAS: Final = {
         type=OpenAPIType.ARRAY,
         title="Job Ids",
         items=Schema(type=OpenAPIType.STRING, title="Job Id", format=OpenAPIFormat.UUID),
-        min_items=1,
+        max_items=MAX_BULK_IDS,
+    ),
+    "key": Schema(
+        type=OpenAPIType.ARRAY,
+        title="Job Keys",
+        items=Schema(type=OpenAPIType.STRING, title="Job Key", min_length=1),
         max_items=MAX_BULK_IDS,
     ),
 }
@@ -72,7 +88,7 @@ QUERY_SCHEMAS: Final = {
 
 
 class JobStatuses(msgspec.Struct, frozen=True):
-    """The statuses of many jobs, in the order of the ids in the request."""
+    """The statuses of many jobs, in the order of the ids and keys in the request."""
 
     jobs: list[JobStatus]
 
@@ -109,8 +125,8 @@ EVENTS_RESPONSES: Final = {
     **_ERRORS,
 }
 STATUSES_RESPONSES: Final = {
-    200: _response(JobStatuses, "The jobs' statuses, in the order of the ids"),
-    422: _response(HTTPValidationError, "An invalid id, no id, or too many ids"),
+    200: _response(JobStatuses, "The jobs' statuses, in the order of the ids and keys"),
+    422: _response(HTTPValidationError, "An invalid id or key, none, or too many"),
     **_NOT_MODIFIED,
     **_ERRORS,
 }
@@ -128,10 +144,14 @@ RESPONSE_HEADERS: Final = {
     "`private, no-cache`.",
     "Retry-After": "The poll interval: whole seconds after which the next request is useful.",
     "Preference-Applied": "The wait that was taken from `Prefer`.",
+    "Job-Unknown-Cause": "Why the state is `unknown`: `no_record`, `lease_expired` or "
+    "`unreadable`. In other states there is no such header.",
     "WWW-Authenticate": "How to send an API key.",
 }
 
-_STATUS_HEADERS: Final = ("ETag", "Cache-Control", "Retry-After", "Preference-Applied")
+_STATUS_HEADERS: Final = (
+    *("ETag", "Cache-Control", "Retry-After", "Job-Unknown-Cause", "Preference-Applied"),
+)
 _BULK_HEADERS: Final = ("ETag", "Cache-Control")
 
 HeadersByStatus = dict[str, tuple[str, ...]]

@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+from collections import Counter
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from litestar import get
@@ -10,7 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp
 
-from jobstatus.status import parse_uuid, record_key
+from jobstatus.status import job_uuid, parse_uuid, record_key
 from jobstatus_service.http.api_keys import ApiKeys
 from jobstatus_service.http.errors import (
     AnyRequest,
@@ -27,6 +29,7 @@ from jobstatus_service.http.openapi_declarations import (
     STATUSES_RESPONSES,
     JobId,
     JobIds,
+    JobKeys,
     Until,
     Wait,
 )
@@ -130,17 +133,13 @@ async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
     summary="Get Many Job Statuses",
     responses=STATUSES_RESPONSES,
 )
-async def get_job_statuses(request: AnyRequest, ids: JobIds) -> ASGIApp:
+async def get_job_statuses(
+    request: AnyRequest,
+    ids: JobIds = None,  # noqa: ARG001 - for the OpenAPI document; the order of both is needed
+    keys: JobKeys = None,  # noqa: ARG001 - likewise
+) -> ASGIApp:
     """Get the statuses of many jobs, with one round trip to Redis."""
-    max_ids = request.app.state.settings.max_bulk_ids
-    if not 1 <= len(ids) <= max_ids:
-        message = f"The request has {len(ids)} ids; it must have 1 to {max_ids}."
-        raise InvalidRequestError(ValidationError(("query", "id"), message, "list_length"))
-    uuids = [parse_uuid(job_id) for job_id in ids]
-    invalid = [invalid_job_id("query", "id", n) for n, uuid in enumerate(uuids) if uuid is None]
-    if invalid:
-        raise InvalidRequestError(*invalid)
-    jobs = [_requested_job(request, uuid) for uuid in uuids if uuid is not None]
+    jobs = [_requested_job(request, uuid) for uuid in _parse_ids_and_keys(request)]
     statuses = _statuses(request)
     found = await asyncio.gather(*(statuses.get(job.key) for job in jobs))
     outcome: Outcome = "miss" if any(each == "miss" for _, each in found) else "hit"
@@ -153,6 +152,36 @@ def _parse_job_id(job_id: str) -> UUID:
     if uuid is None:
         raise InvalidRequestError(invalid_job_id("path", "job_id"))
     return uuid
+
+
+def _parse_ids_and_keys(request: AnyRequest) -> list[UUID]:
+    """Return the UUIDs of the jobs that the parameters `id` and `key` name, in their order.
+
+    Raises:
+        InvalidRequestError: There are none or too many, an id is not a UUID, or a key is empty.
+    """
+    query = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    named = [(name, value) for name, value in query if name in {"id", "key"}]
+    max_ids = request.app.state.settings.max_bulk_ids
+    if not 1 <= len(named) <= max_ids:
+        message = f"The request has {len(named)} ids and keys; it must have 1 to {max_ids}."
+        raise InvalidRequestError(ValidationError(("query", "id"), message, "list_length"))
+    uuids: list[UUID] = []
+    invalid: list[ValidationError] = []
+    counts: Counter[str] = Counter()
+    for name, value in named:
+        loc = ("query", name, counts[name])
+        counts[name] += 1
+        uuid = parse_uuid(value) if name == "id" else job_uuid(value)
+        if not value and name == "key":
+            invalid.append(ValidationError(loc, "A job's key must not be empty.", "value_error"))
+        elif uuid is None:
+            invalid.append(invalid_job_id(*loc))
+        else:
+            uuids.append(uuid)
+    if invalid:
+        raise InvalidRequestError(*invalid)
+    return uuids
 
 
 def _requested_job(request: AnyRequest, job_id: UUID) -> RequestedJob:

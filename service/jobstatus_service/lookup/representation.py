@@ -5,6 +5,7 @@ Every response about a job is made from `status_of` and `poll_interval`, whichev
 
 import math
 import re
+from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 from uuid import UUID
@@ -17,6 +18,20 @@ from jobstatus_service.storage.stored_record import StoredRecord
 NO_RECORD_REASON: Final = "no record of this job: it never existed, or is no longer kept"
 """The reason is the same for a job that never existed, has expired, or belongs to another tenant,
 so that a client can't find out which jobs other tenants have."""
+
+
+class UnknownCause(StrEnum):
+    """Why the state of a job is `unknown`."""
+
+    NO_RECORD = "no_record"
+    """There is no record: see `NO_RECORD_REASON`."""
+
+    LEASE_EXPIRED = "lease_expired"
+    """The attempt has not been reported for longer than its lease: its worker has probably died."""
+
+    UNREADABLE = "unreadable"
+    """The stored record is malformed."""
+
 
 POLL_INTERVALS_SECONDS: Final = (1, 2, 5, 10, 30)
 """The values of `Retry-After`."""
@@ -62,6 +77,20 @@ def status_of(job_id: UUID, stored: StoredRecord, lease_seconds: float) -> tuple
     span, valid_seconds = _round_span(lease_seconds - valid_seconds)
     reason = f"no report for over {span}; the last state was {record.state}"
     return replace(status, state=JobState.UNKNOWN, reason=reason), valid_seconds
+
+
+def unknown_cause(status: JobStatus, stored: StoredRecord) -> UnknownCause | None:
+    """Return why the state of a job is `unknown`; None if it is another state.
+
+    Args:
+        status: What `status_of` has returned.
+        stored: What was read from Redis.
+    """
+    if status.state is not JobState.UNKNOWN:
+        return None
+    if stored.record is not None:
+        return UnknownCause.LEASE_EXPIRED
+    return UnknownCause.UNREADABLE if stored.error else UnknownCause.NO_RECORD
 
 
 def poll_interval(stored: StoredRecord, change_interval: float = 0.0) -> tuple[int, float]:

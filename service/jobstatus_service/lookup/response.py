@@ -11,10 +11,12 @@ from litestar.types import HTTPResponseBodyEvent, Send
 
 from jobstatus.status import JobState
 from jobstatus_service.lookup.representation import (
+    UnknownCause,
     etag_matches,
     etag_of,
     poll_interval,
     status_of,
+    unknown_cause,
 )
 from jobstatus_service.metrics.metrics import Outcome
 from jobstatus_service.storage.link import Verification
@@ -145,7 +147,7 @@ def response_for(
     age = (stored.now_ms - stored.record.updated) / 1000 if stored.record else math.inf
     return StatusResponse(
         (b"etag", etag_of(body)),
-        _status_headers(interval),
+        _status_headers(interval, unknown_cause(status, stored)),
         body,
         status.state,
         valid_until=asked_at + min(valid_seconds, max_cached_seconds),
@@ -161,9 +163,15 @@ def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
     return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
 
 
-@functools.cache  # so that all responses with the same interval share one tuple
-def _status_headers(interval: int | None) -> tuple[Header, ...]:
-    """Return the headers that depend on the poll interval; None for a job in a final state."""
+@functools.cache  # so that all responses with the same headers share one tuple
+def _status_headers(interval: int | None, cause: UnknownCause | None) -> tuple[Header, ...]:
+    """Return the headers that depend on the job.
+
+    Args:
+        interval: The poll interval; None for a job in a final state.
+        cause: Why the state is unknown, if it is.
+    """
     if interval is None:
         return _FINAL_HEADERS
-    return _REVALIDATE_HEADER, (b"retry-after", b"%d" % interval)
+    headers = _REVALIDATE_HEADER, (b"retry-after", b"%d" % interval)
+    return headers if cause is None else (*headers, (b"job-unknown-cause", cause.value.encode()))

@@ -148,7 +148,11 @@ class Link:
                 connection = await self._connect()
             except ConnectionLostError as error:
                 if str(error) != self.fault:
-                    _log.warning("cannot connect to %s, retrying: %s", self._endpoint.name, error)
+                    _log.warning(
+                        "cannot connect to %s, which JOBSTATUS_REDIS_URL names, retrying: %s",
+                        self._endpoint.name,
+                        error,
+                    )
                 self.fault = str(error)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_RECONNECT_DELAY_SECONDS)

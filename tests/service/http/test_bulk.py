@@ -1,12 +1,13 @@
 """`GET /api/jobs`: many statuses in one request."""
 
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
 from tests.service.conftest import Poller, Put
 
-from jobstatus.status import JobState
+from jobstatus.status import JobState, job_uuid
 
 IDS = [str(UUID(int=n)) for n in range(100)]
 
@@ -80,3 +81,36 @@ async def test_no_key(client: Poller) -> None:
     """The API key is checked before the ids."""
     del client.headers["Authorization"]
     assert (await client.get(url_of(["x"]))).status_code == 401
+
+
+async def test_keys(client: Poller, put: Put) -> None:
+    """Ids of any form are asked for by keys; ids and keys may be mixed, and keep their order."""
+    keys = ["tenant7:resize:2026-11", "cron:tidy:1764", "a b&c=d/é"]
+    for key in keys:
+        put(job_uuid(key), name=key, state=JobState.SUCCEEDED)
+    query = [("key", keys[0]), ("id", IDS[0]), ("key", keys[1]), ("key", keys[2]), ("key", IDS[1])]
+    jobs = (await client.get("/api/jobs?" + urlencode(query))).json()["jobs"]
+    assert [job["name"] for job in jobs] == [keys[0], "", keys[1], keys[2], ""]
+    assert [jobs[1]["id"], jobs[4]["id"]] == IDS[:2]
+
+
+async def test_empty_key(client: Poller) -> None:
+    """An empty key is named by its index among the keys."""
+    response = await client.get(f"/api/jobs?id={IDS[0]}&key=a&key=")
+    assert response.status_code == 422
+    (error,) = response.json()["detail"]
+    assert (error["loc"], error["msg"]) == (["query", "key", 1], "A job's key must not be empty.")
+
+
+async def test_number_of_ids_and_keys(client: Poller) -> None:
+    """The limit is that of ids and keys together."""
+    response = await client.get(url_of(IDS) + "&key=a")
+    assert response.status_code == 422
+    (error,) = response.json()["detail"]
+    assert error["msg"] == "The request has 101 ids and keys; it must have 1 to 100."
+
+
+async def test_error_says_how_to_ask_for_other_ids(client: Poller) -> None:
+    """The error of an id that is not a UUID names the way to ask for it."""
+    (error,) = (await client.get("/api/jobs/cron:tidy:1764")).json()["detail"]
+    assert "GET /api/jobs?key=ID" in error["msg"]

@@ -19,14 +19,19 @@ CONTRACT = Path("tests/contract/job-status.openapi.yaml")
 
 
 def without_known_faults(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document without what is wrong or missing in the contract.
+    """Return the document without what is wrong or missing in it.
 
-    Its default name doesn't match its own pattern, and it doesn't describe the 401.
+    The contract's default name doesn't match its own pattern, and it doesn't describe the 401. It
+    can't be described that the parameters `id` and `key` together have 1 to 100 values.
     """
     document = copy.deepcopy(document)
     del document["components"]["schemas"]["JobStatus"]["properties"]["name"]["pattern"]
     for path in document["paths"].values():
         path["get"]["responses"].setdefault("401", {"description": "No API key, or a wrong one"})
+        for parameter in path["get"].get("parameters", []):
+            if parameter["name"] in {"id", "key"}:
+                parameter["schema"] |= {"minItems": 1, "maxItems": 50}
+                parameter["required"] = parameter["name"] == "id"
     return document
 
 

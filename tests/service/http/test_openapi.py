@@ -63,7 +63,7 @@ async def test_operation(document: dict[str, Any]) -> None:
         ),
         (
             "/api/jobs",
-            {"id", "If-None-Match"},
+            {"id", "key", "If-None-Match"},
             {"200", "304", "401", "422", "429", "503"},
         ),
     ],

@@ -13,6 +13,7 @@ from jobstatus_service.lookup.representation import (
     etag_of,
     poll_interval,
     status_of,
+    unknown_cause,
 )
 from jobstatus_service.storage.stored_record import StoredRecord
 
@@ -55,7 +56,9 @@ def test_progress(state: JobState, progress: float | None, expected: tuple[bool,
 )
 def test_no_record(error: str, reason: str) -> None:
     """A missing or malformed record is an unknown job, with a reason that says which it is."""
-    status, valid_seconds = status_of(JOB, StoredRecord(None, error, NOW_MS, -2), LEASE_SECONDS)
+    record = StoredRecord(None, error, NOW_MS, -2)
+    status, valid_seconds = status_of(JOB, record, LEASE_SECONDS)
+    assert unknown_cause(status, record) == ("unreadable" if error else "no_record")
     assert (status.state, status.reason) == (JobState.UNKNOWN, reason)
     assert status.created_at.timestamp() == status.updated_at.timestamp() == 0
     assert valid_seconds == math.inf

@@ -70,7 +70,22 @@ def test_valid_until(made: StatusResponse, valid_seconds: float) -> None:
     ("made", "headers"),
     [
         (response(), {b"cache-control": b"private, no-cache", b"retry-after": b"1"}),
-        (MISSING, {b"cache-control": b"private, no-cache", b"retry-after": b"2"}),
+        (
+            MISSING,
+            {
+                b"cache-control": b"private, no-cache",
+                b"retry-after": b"2",
+                b"job-unknown-cause": b"no_record",
+            },
+        ),
+        (
+            response(JobState.IN_PROGRESS, lease=-1),
+            {
+                b"cache-control": b"private, no-cache",
+                b"retry-after": b"1",
+                b"job-unknown-cause": b"lease_expired",
+            },
+        ),
         (response(JobState.FAILED), {b"cache-control": b"private, max-age=30"}),
         (bulk_response([MISSING]), {b"cache-control": b"private, no-cache"}),
     ],
