@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -386,3 +387,9 @@ def serve() -> None:
 
     logging.basicConfig()
     asyncio.run(run())
+
+
+class NoPatience(Base):
+    """Connects to the queue's Redis once."""
+
+    redis_settings = replace(Base.redis_settings, conn_retries=0)

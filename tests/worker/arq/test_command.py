@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +82,98 @@ async def test_json_logs(pool: StatusRedis, spawn: Spawn, status: ReadStatus) ->
 def test_invalid_settings(variable: str, value: str, word: str) -> None:
     """An invalid setting stops the worker with one line that names the variable."""
     status, output = run("jobstatus-worker", "tests.deploy.app.WorkerSettings", **{variable: value})
-    assert status == 1
+    assert status == 2
     assert output.startswith(f"jobstatus-worker: {variable}")
     assert word in output
     assert "DEF" not in output
     assert output.count("\n") == 1
 
 
+BROKEN = {
+    "no_such_module.py": "import nowhere\n",
+    "raises.py": "def fail():\n    raise RuntimeError('no licence')\n\nfail()\n",
+    "syntax.py": "class WorkerSettings(\n",
+    "fine.py": "class Empty: pass\n\nclass Wrong:\n    functions = ['fine.nothing']\n",
+}
+
+
 @pytest.mark.parametrize(
-    "path", ["WorkerSettings", "nowhere.WorkerSettings", "tests.worker.arq.app.Nothing"]
+    ("path", "error"),
+    [
+        ("WorkerSettings", "can't import WorkerSettings: "),
+        ("nowhere.WorkerSettings", "can't import nowhere.WorkerSettings: No module named"),
+        ("fine.Nothing", 'can\'t import fine.Nothing: Module "fine" does not define a "Nothing"'),
+        ("fine:Empty", "can't import fine:Empty: write the path with dots only, as fine.Empty"),
+        ("fine.Empty", "fine.Empty can't be used: at least one function or cron_job must be"),
+        ("fine.Wrong", 'fine.Wrong can\'t be used: Module "fine" does not define a "nothing"'),
+        ("no_such_module.Settings", "ModuleNotFoundError: No module named 'nowhere' ("),
+        ("raises.Settings", "RuntimeError: no licence ("),
+        ("syntax.WorkerSettings", "SyntaxError: '(' was never closed ("),
+    ],
 )
-def test_settings_that_do_not_exist(path: str) -> None:
-    """A path that can't be imported stops the worker with one line that contains the path."""
-    status, output = run("jobstatus-worker", path)
-    assert status == 1
-    assert output.startswith(f"jobstatus-worker: can't import {path}: ")
+def test_settings_that_can_not_be_used(path: str, error: str, tmp_path: Path) -> None:
+    """Settings that can't be imported or used stop the worker with one line; 2 is its status."""
+    for name, text in BROKEN.items():
+        (tmp_path / name).write_text(text)
+    status, output = run("jobstatus-worker", path, PYTHONPATH=str(tmp_path))
+    assert status == 2
+    assert output.startswith("jobstatus-worker: ")
+    assert error in output
     assert output.count("\n") == 1
+
+
+def test_verbose(tmp_path: Path) -> None:
+    """`--verbose` shows the traceback before the line."""
+    (tmp_path / "raises.py").write_text(BROKEN["raises.py"])
+    environ = {"PYTHONPATH": str(tmp_path)}
+    status, output = run("jobstatus-worker", "raises.Settings", "--verbose", **environ)
+    assert status == 2
+    assert output.startswith("Traceback")
+    assert "    raise RuntimeError('no licence')" in output
+    assert output.splitlines()[-1].startswith("jobstatus-worker: can't import raises.Settings: ")
+
+
+def wrong_url(url: str, what: str) -> str:
+    """Return a URL at which nobody listens, or with a login that does not exist."""
+    return "redis://127.0.0.1:1" if what == "address" else url.replace("worker:worker", "no:no")
+
+
+@pytest.mark.parametrize("what", ["address", "password"])
+def test_queue_that_can_not_be_used(redis_url: str, what: str) -> None:
+    """A wrong address or password of the queue is one line that names the settings."""
+    url = wrong_url(redis_url, what)
+    app = "tests.worker.arq.app.NoPatience"
+    status, output = run("jobstatus-worker", app, TEST_REDIS_URL=url)
+    assert status == 2
+    line = output.splitlines()[-1]
+    assert line.startswith("jobstatus-worker: can't use the queue's Redis at 127.0.0.1:")
+    assert "JOBSTATUS_QUEUE_URL" in line
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("what", ["address", "password"])
+async def test_status_that_can_not_be_used(
+    pool: StatusRedis, redis_url: str, spawn: Spawn, what: str
+) -> None:
+    """A wrong address or password of the status's Redis is a warning; jobs are run."""
+    url = (
+        "redis://127.0.0.1:1" if what == "address" else redis_url.replace("worker:worker", "no:no")
+    )
+    job = await pool.enqueue_job("add", 1, 2)
+    assert job is not None
+    worker = spawn(JOBSTATUS_REDIS_URL=url)
+    assert await job.result(timeout=20) == 3
+    _, output = await worker.stop()
+    warning = "can't use the Redis of the status, which JOBSTATUS_REDIS_URL names"
+    assert output.count(warning) == 1
+
+
+def test_module() -> None:
+    """`python -m jobstatus.arq` is the same command."""
+    result = subprocess.run(
+        [sys.executable, "-m", "jobstatus.arq", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith("Usage: python -m jobstatus.arq [OPTIONS] WORKER_SETTINGS")

@@ -128,7 +128,7 @@ def test_port_that_is_in_use(redis_url: str) -> None:
             "JOBSTATUS_METRICS_PORT": str(used.getsockname()[1]),
         }
         status, output = run("jobstatus-worker", "tests.worker.arq.app.WorkerSettings", **environ)
-    assert status == 1
+    assert status == 2
     assert output.splitlines()[-1].startswith("jobstatus-worker: JOBSTATUS_METRICS_PORT: can't")
 
 

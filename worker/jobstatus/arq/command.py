@@ -1,23 +1,33 @@
 """The command `jobstatus-worker`: arq's command line for a `StatusWorker`."""
 
 import asyncio
+import contextlib
+import functools
 import logging.config
 import sys
+import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, Final
 
 import click
+from arq.connections import RedisSettings
 from arq.logs import default_log_config
 from arq.utils import import_string
 from arq.worker import check_health
+from redis.exceptions import RedisError
 
 from jobstatus.arq.factory import create_worker, worker_arguments
 from jobstatus.arq.process_settings import ProcessSettings
+from jobstatus.arq.worker import StatusWorker
 from jobstatus.errors import JobStatusError, MissingExtraError
 from jobstatus.logs import formatter
 from jobstatus.tracing import tracer
+
+_USAGE_ERROR: Final = 2
+"""The exit status if the worker can't be started as it was called."""
 
 _EPILOG = """\b
 Examples:
@@ -32,6 +42,7 @@ Environment variables, all optional, with their defaults in parentheses:
   JOBSTATUS_RETENTION              seconds for which a finished job is shown (86400)
   JOBSTATUS_REPORT_INTERVAL        seconds between two writes of a job's progress (0.1)
   JOBSTATUS_CLAIM_LEASE            seconds until the job of a killed worker is run again (45)
+  JOBSTATUS_ERROR_DETAIL           what is stored of a job's exception: full, type or none (full)
   JOBSTATUS_MAX_HELD_RECORDS       records held at most while Redis is unavailable (1000000)
   JOBSTATUS_JOB_COMPLETION_WAIT    seconds to complete jobs after SIGTERM (as the settings say)
   JOBSTATUS_REDIS_CONNECT_TIMEOUT  seconds for connecting to Redis (0.5)
@@ -57,7 +68,7 @@ JOBSTATUS_REDIS_URL_FILE and JOBSTATUS_QUEUE_URL_FILE name files that contain th
     type=click.Path(exists=True, dir_okay=True, file_okay=False),
     help="Restart the worker when a file in this directory changes.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log debug messages.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages, and show tracebacks.")
 @click.option("--custom-log-dict", help="Import path of a dictionary for logging.config.")
 def cli(
     worker_settings: str,
@@ -75,52 +86,113 @@ def cli(
     """
     sys.path.append(str(Path.cwd()))
     try:
-        arguments = worker_arguments(_import(worker_settings))
+        settings = _import(worker_settings)
         process = ProcessSettings.from_env()
         config = _import(custom_log_dict) if custom_log_dict else log_config(verbose, process)
         logging.config.dictConfig(config)
         if check:
-            sys.exit(check_health(arguments))
+            sys.exit(check_health(worker_arguments(settings)))
+        tracer("jobstatus-worker")  # a bad value of JOBSTATUS_TRACES is reported before any job
+        start = functools.partial(_create_worker, worker_settings, settings, process)
         if watch:
-            asyncio.run(_restart_on_change(watch, arguments))
+            asyncio.run(_restart_on_change(watch, start))
         else:
-            _run(arguments, process, {} if burst is None else {"burst": burst})
+            _run(start(**({} if burst is None else {"burst": burst})), process.metrics_port)
     except JobStatusError as error:
-        sys.exit(f"jobstatus-worker: {error}")
+        if verbose:
+            traceback.print_exception(error.__cause__ or error)
+        click.echo(f"jobstatus-worker: {error}", err=True)
+        sys.exit(_USAGE_ERROR)
 
 
 def _import(path: str) -> Any:
     """Import the object at a dotted path.
 
     Raises:
-        JobStatusError: There is no such module or attribute. An error within the module is raised
-            as it is.
+        JobStatusError: There is no such module or attribute, or importing it raises an exception.
     """
+    if ":" in path:
+        raise JobStatusError(
+            f"can't import {path}: write the path with dots only, as {path.replace(':', '.')}"
+        )
     try:
         return import_string(path)
-    except ImportError as error:
-        is_inside_module = error.name is not None and not f"{path}.".startswith(f"{error.name}.")
-        if is_inside_module:
-            raise
-        raise JobStatusError(f"can't import {path}: {error}") from None
+    except Exception as error:
+        raise JobStatusError(f"can't import {path}: {_described(error)}") from error
 
 
-def _run(arguments: dict[str, Any], process: ProcessSettings, options: dict[str, Any]) -> None:
-    tracer("jobstatus-worker")  # a bad value of JOBSTATUS_TRACES is reported before the first job
-    if process.job_completion_wait is not None and not arguments.get("job_completion_wait"):
+def _described(error: Exception) -> str:
+    """Return what an exception says and, if it is not raised by the import itself, where it was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_of_import = isinstance(error, ImportError) and error.name not in {None, ""}
+    file, line = frames[-1].filename, frames[-1].lineno
+    if isinstance(error, SyntaxError):
+        file, line = error.filename or file, error.lineno
+        return f"{type(error).__name__}: {error.msg} ({file}, line {line})"
+    if "importlib" in file or file == import_string.__code__.co_filename:
+        inside = [frame for frame in frames if "importlib" not in frame.filename][2:]
+        if not (is_of_import and inside):
+            return str(error)
+        file, line = inside[-1].filename, inside[-1].lineno
+    return f"{type(error).__name__}: {error} ({file}, line {line})"
+
+
+def _create_worker(
+    path: str, settings: Any, process: ProcessSettings, **options: Any
+) -> StatusWorker:
+    """Create the worker.
+
+    Raises:
+        JobStatusError: The settings can't be used.
+    """
+    known = worker_arguments(settings)
+    if process.job_completion_wait is not None and not known.get("job_completion_wait"):
         options["job_completion_wait"] = process.job_completion_wait
-    worker = create_worker({"status": process} | arguments, **options)
-    if not process.metrics_port:
-        worker.run()
-        return
+    if known.get("status") is None:
+        options["status"] = process
     try:
-        from jobstatus.arq.metrics import serving  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"JOBSTATUS_METRICS_PORT needs {error.name}: pip install 'jobstatus[metrics]'"
-        ) from None
-    with serving(worker, process.metrics_port):
-        worker.run()
+        return create_worker(settings, **options)
+    except JobStatusError:
+        raise
+    except Exception as error:
+        raise JobStatusError(f"{path} can't be used: {error}") from error
+
+
+def _run(worker: StatusWorker, metrics_port: int) -> None:
+    """Run the worker, with its metrics if there is a port for them.
+
+    Raises:
+        JobStatusError: The queue's Redis can't be reached, or the port can't be listened on.
+    """
+    with contextlib.ExitStack() as stack:
+        if metrics_port:
+            try:
+                from jobstatus.arq.metrics import serving  # noqa: PLC0415 - an extra
+            except ModuleNotFoundError as error:
+                raise MissingExtraError(
+                    f"JOBSTATUS_METRICS_PORT needs {error.name}: pip install 'jobstatus[metrics]'"
+                ) from None
+            stack.enter_context(serving(worker, metrics_port))
+        try:
+            worker.run()
+        except (RedisError, OSError) as error:
+            if worker.has_connected:
+                raise
+            raise JobStatusError(
+                f"can't use the queue's Redis at {_address(worker.redis_settings)}, which the "
+                f"worker's redis_settings, JOBSTATUS_QUEUE_URL or else JOBSTATUS_REDIS_URL name: "
+                f"{error}"
+            ) from error
+
+
+def _address(settings: RedisSettings | None) -> str:
+    if settings is None:
+        return "the address of redis_pool"
+    if settings.unix_socket_path:
+        return settings.unix_socket_path
+    if isinstance(settings.host, str):
+        return f"{settings.host}:{settings.port}"
+    return ", ".join(f"{host}:{port}" for host, port in settings.host)
 
 
 def log_config(verbose: bool, process: ProcessSettings) -> dict[str, Any]:
@@ -136,12 +208,16 @@ def log_config(verbose: bool, process: ProcessSettings) -> dict[str, Any]:
     return config
 
 
-async def _restart_on_change(directory: str, arguments: dict[str, Any]) -> None:
-    """Run a worker until it is stopped by a signal; restart it when a file changes."""
+async def _restart_on_change(directory: str, start: Callable[[], StatusWorker]) -> None:
+    """Run a worker until it is stopped by a signal; restart it when a file changes.
+
+    Raises:
+        JobStatusError: The worker can't be created.
+    """
     try:
         from watchfiles import awatch  # noqa: PLC0415 - an extra of arq's
     except ImportError:
-        sys.exit("jobstatus-worker --watch needs watchfiles: pip install watchfiles")
+        raise JobStatusError("--watch needs watchfiles: pip install watchfiles") from None
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
@@ -149,7 +225,7 @@ async def _restart_on_change(directory: str, arguments: dict[str, Any]) -> None:
         if signal != Signals.SIGUSR1:  # the signal by which the loop below stops the worker
             stopped.set()
 
-    worker = create_worker(arguments)
+    worker = start()
     worker.on_stop = on_stop
     try:
         running = loop.create_task(worker.async_run())

@@ -1,16 +1,20 @@
 """Reading stored runs of jobs, in the queue's Redis or in another one."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
 from jobstatus.arq.sync_client import is_same_redis
 from jobstatus.publishing.enqueued_record import key_of_job
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import AnyStore, store_for
 from jobstatus.storage.write import Run
+
+_log = logging.getLogger("jobstatus")
 
 
 class StatusReader:
@@ -42,6 +46,17 @@ class StatusReader:
             for key in keys:
                 pipe.hmget(key, Run.FIELDS)
             return [Run.from_fields(fields) for fields in await pipe.execute()]
+
+    async def warn_if_unavailable(self) -> None:
+        """Log a warning if the status can't be read at the moment."""
+        try:
+            await self.runs([""])
+        except (RedisError, OSError) as error:
+            _log.warning(
+                "can't use the Redis of the status, which JOBSTATUS_REDIS_URL names; jobs are run, "
+                "and their status is written when it can be used: %s",
+                error,
+            )
 
     def _read(self, keys: list[str]) -> list[Any]:
         if self._store is None:

@@ -6,7 +6,6 @@ wraps their coroutines, `outcomes` decides what an attempt's outcome is, `comple
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
@@ -29,7 +28,12 @@ from jobstatus.arq.functions import TrackedFunctions
 from jobstatus.arq.hooks import StatusHooks, StatusOutcome
 from jobstatus.arq.instrumentation import Instrumentation
 from jobstatus.arq.names import StatusName
-from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage, is_transient
+from jobstatus.arq.outage import (
+    COMMAND_TIMEOUT_SECONDS,
+    Outage,
+    is_transient,
+    raise_if_transient,
+)
 from jobstatus.arq.outcomes import interrupted_outcome
 from jobstatus.arq.pool import StatusRedis, create_pool
 from jobstatus.arq.primary_monitor import PrimaryMonitor
@@ -68,6 +72,7 @@ class StatusWorker(Worker):
 
     Attributes:
         publisher: Publishes the status; None while the worker is not running.
+        has_connected: Whether it has reached the queue's Redis.
         polled_at: When the queue was last polled, in seconds since the epoch; before the first
             poll, when the worker was created.
     """
@@ -92,6 +97,7 @@ class StatusWorker(Worker):
             error_detail=self._status_settings.error_detail,
         )
         self.publisher: Publisher | None = None
+        self.has_connected = False
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
         self._instrumentation = Instrumentation(
@@ -109,6 +115,7 @@ class StatusWorker(Worker):
         self._stored_status: StatusReader | None = None
         self._waiting_jobs: WaitingJobs | None = None
         self._abrupt_exit: AbruptExit | None = None
+        self._status_check: asyncio.Task[None] | None = None
         self._crashes: list[BaseException] = []
 
     def _complete_arq_025(self) -> None:
@@ -184,10 +191,21 @@ class StatusWorker(Worker):
         if not self._handle_signals:
             self._abrupt_exit = AbruptExit(self._end_abruptly, self._claims.lease)
         carry_context_into_threads(self.loop)
-        if self._stored_status.is_same_redis:
-            # The script must be known before the first outcome is committed.
-            with contextlib.suppress(ResponseError):  # this user may not write status either
-                await self._pool.script_load(SCRIPT)
+        await self._prepare_status(self._pool, self._stored_status)
+        self.has_connected = True
+
+    async def _prepare_status(self, pool: ArqRedis, status: StatusReader) -> None:
+        """Load the script, or say that the Redis of the status can't be used at the moment."""
+        if not status.is_same_redis:
+            self._status_check = asyncio.create_task(status.warn_if_unavailable())
+            return
+        try:  # the script must be known before the first outcome is committed
+            await pool.script_load(SCRIPT)
+        except ResponseError as error:
+            raise_if_transient(error)
+            _log.warning(
+                "the worker's Redis user may not write status, its jobs are not shown: %s", error
+            )
 
     # ── state for the metrics ────────────────────────────────────────────────────────────────
 
@@ -395,6 +413,8 @@ class StatusWorker(Worker):
             _log.warning("the health check's key was not deleted, it will expire: %s", error)
 
     async def _close_connections(self) -> None:
+        if self._status_check is not None:
+            self._status_check.cancel()
         if self._waiting_jobs is not None:
             await self._waiting_jobs.close()
             self._waiting_jobs = None
