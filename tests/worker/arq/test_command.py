@@ -156,9 +156,7 @@ async def test_status_that_can_not_be_used(
     pool: StatusRedis, redis_url: str, spawn: Spawn, what: str
 ) -> None:
     """A wrong address or password of the status's Redis is a warning; jobs are run."""
-    url = (
-        "redis://127.0.0.1:1" if what == "address" else redis_url.replace("worker:worker", "no:no")
-    )
+    url = wrong_url(redis_url, what)
     job = await pool.enqueue_job("add", 1, 2)
     assert job is not None
     worker = spawn(JOBSTATUS_REDIS_URL=url)

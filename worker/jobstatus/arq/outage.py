@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from jobstatus.arq.loop_monitor import LoopMonitor
 from jobstatus.storage.refusals import RefusalLog, error_text, is_permanent, refusal_of
 
 T = TypeVar("T")
@@ -20,6 +21,8 @@ COMMAND_TIMEOUT_SECONDS: Final = 10.0
 
 OUTAGE_ERRORS: Final = (OSError, RedisConnectionError, RedisTimeoutError)
 """The errors that are raised when Redis is unavailable, too slow or still loading its data."""
+
+_TIMEOUTS: Final = (TimeoutError, RedisTimeoutError)
 
 _RETRY_SECONDS: Final = 0.3
 """Seconds between two attempts to reach Redis while it is unavailable."""
@@ -59,8 +62,10 @@ class Outage:
         refusals: How often Redis has refused arq's own commands, by error code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: LoopMonitor) -> None:
+        """Create it; `loop` tells an outage from an event loop that is blocked."""
         self.is_active = False
+        self._loop = loop
         self.started_at = 0.0
         self.refusals: Counter[str] = Counter()
         self._renewal_refusals = RefusalLog(
@@ -90,6 +95,9 @@ class Outage:
 
     async def wait(self, error: BaseException) -> None:
         """Note that Redis is unavailable because of `error`, and wait before the next attempt."""
+        if isinstance(error, _TIMEOUTS) and self._was_loop_blocked():
+            await asyncio.sleep(0)
+            return
         is_refusal = isinstance(error, TransientRefusalError)
         refusal = refusal_of(error.__cause__ if is_refusal else error)
         problem, message = "is unavailable", f"{type(error).__name__}: {error}"
@@ -103,6 +111,18 @@ class Outage:
                 "the queue's Redis %s, no jobs are claimed meanwhile: %s", problem, message
             )
         await asyncio.sleep(_RETRY_SECONDS)
+
+    def _was_loop_blocked(self) -> bool:
+        """Log that the event loop was blocked during the command that has just timed out, if so."""
+        since = asyncio.get_running_loop().time() - COMMAND_TIMEOUT_SECONDS
+        seconds = self._loop.blocked_seconds(since)
+        if seconds:
+            _log.warning(
+                "a job has blocked the event loop for %.0f s with code that does not await, no "
+                "jobs were claimed meanwhile: call such code with asyncio.to_thread",
+                seconds,
+            )
+        return bool(seconds)
 
     def count_renewal_refusal(self, error: BaseException) -> None:
         """Count an error with which Redis refused to renew claims; log each code once a minute."""

@@ -27,6 +27,7 @@ from jobstatus.arq.completion import Completion
 from jobstatus.arq.functions import TrackedFunctions
 from jobstatus.arq.hooks import StatusHooks, StatusOutcome
 from jobstatus.arq.instrumentation import Instrumentation
+from jobstatus.arq.loop_monitor import LoopMonitor
 from jobstatus.arq.names import StatusName
 from jobstatus.arq.outage import (
     COMMAND_TIMEOUT_SECONDS,
@@ -109,7 +110,8 @@ class StatusWorker(Worker):
             self.queue_name, self.in_progress_timeout_s, self._status_settings.claim_lease
         )
         self._completion: Completion | None = None
-        self._outage = Outage()
+        self._loop_monitor = LoopMonitor(self.loop)
+        self._outage = Outage(self._loop_monitor)
         self._primary: PrimaryMonitor | None = None
         self._queue_client: QueueClient | None = None
         self._stored_status: StatusReader | None = None
@@ -193,6 +195,7 @@ class StatusWorker(Worker):
         carry_context_into_threads(self.loop)
         await self._prepare_status(self._pool, self._stored_status)
         self.has_connected = True
+        self._loop_monitor.start()
 
     async def _prepare_status(self, pool: ArqRedis, status: StatusReader) -> None:
         """Load the script, or say that the Redis of the status can't be used at the moment."""
@@ -413,6 +416,7 @@ class StatusWorker(Worker):
             _log.warning("the health check's key was not deleted, it will expire: %s", error)
 
     async def _close_connections(self) -> None:
+        self._loop_monitor.stop()
         if self._status_check is not None:
             self._status_check.cancel()
         if self._waiting_jobs is not None:

@@ -1,0 +1,45 @@
+"""Noticing that a job blocks the event loop, which looks like a Redis that does not answer."""
+
+import asyncio
+from typing import Final
+
+_INTERVAL_SECONDS: Final = 0.5
+"""Seconds between two looks at the clock."""
+
+_BLOCKED_SECONDS: Final = 1.0
+"""Seconds by which a look must be late to count as a block."""
+
+
+class LoopMonitor:
+    """Measures for how long the event loop could not run anything else than one callback."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due_at = 0.0
+        self._ended_at = float("-inf")
+        self._seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Measure from now on."""
+        self._due_at = self._loop.time() + _INTERVAL_SECONDS
+        self._timer = self._loop.call_at(self._due_at, self._look)
+
+    def stop(self) -> None:
+        """Measure no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def blocked_seconds(self, since: float) -> float:
+        """Return for how long the loop was last blocked, if that ended after `since`; else 0.
+
+        Args:
+            since: A time of the loop's clock.
+        """
+        return self._seconds if self._ended_at >= since else 0.0
+
+    def _look(self) -> None:
+        late = self._loop.time() - self._due_at
+        if late > _BLOCKED_SECONDS:
+            self._ended_at, self._seconds = self._loop.time(), late
+        self.start()
