@@ -32,7 +32,7 @@ def stored(state: JobState, attempt: int, created: int = 10) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("new", "before", "own", "has_own_ended", "created"),
+    ("new", "before", "own", "has_own_finished", "created"),
     [
         pytest.param(record(RUNNING, 1), None, None, False, 50, id="no record"),
         pytest.param(record(RUNNING, 1), stored(PENDING, 0), None, False, 10, id="waiting run"),
@@ -56,11 +56,11 @@ def stored(state: JobState, attempt: int, created: int = 10) -> Run:
     ],
 )
 def test_join(
-    new: Record, before: Run | None, own: int | None, has_own_ended: bool, created: int | None
+    new: Record, before: Run | None, own: int | None, has_own_finished: bool, created: int | None
 ) -> None:
     """A write joins the run that waits for it, begins a new run, or comes too late."""
     write = Write("job:1", new, 60_000, is_run_known=False)
-    joined = write.join(before, own, has_own_ended=has_own_ended)
+    joined = write.join(before, own, has_own_finished=has_own_finished)
     if created is None:
         assert joined is None
     else:
