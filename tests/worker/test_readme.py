@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.processes import ROOT, environment
 from tests.records import key
+from tests.worker.recipes.queue_recipe import MODULES
 
 TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
 RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
@@ -20,7 +21,13 @@ TESTS = re.findall(r"<!-- a test runs this: (\S+) -->\n```python\n(.*?)```", TEX
 def test_every_recipe_is_run() -> None:
     """Every block of code in the page is tested."""
     blocks = re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)
-    assert len(RECIPES) + len(TESTS) == len(blocks) > 7
+    assert len(RECIPES) + len(TESTS) + len(MODULES) == len(blocks) > 7
+
+
+def test_modules_for_other_queues_are_short() -> None:
+    """Each module that reports for another queue has fewer than 40 lines."""
+    lengths = {name: len(code.splitlines()) for name, code in MODULES.items()}
+    assert max(lengths.values()) < 40, lengths
 
 
 @pytest.mark.parametrize(
