@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from jobstatus import job_uuid
-from jobstatus.status import Record
+from jobstatus.status import Record, full_reason
 
 
 def key(job_id: str) -> str:
@@ -12,6 +14,9 @@ def key(job_id: str) -> str:
 
 
 def read(redis: Any, job_id: str) -> Record | None:
-    """Return the record of a job; None if there is none."""
+    """Return the record of a job, with the reason as pollers see it; None if there is none."""
     fields = redis.hgetall(key(job_id))
-    return Record.from_fields(fields) if fields else None
+    if not fields:
+        return None
+    record = Record.from_fields(fields)
+    return replace(record, reason=full_reason(record.reason))

@@ -1,4 +1,4 @@
-"""The recipes of worker/README.md."""
+"""The recipes of worker/README.md and worker/arq.md."""
 
 import os
 import re
@@ -10,17 +10,25 @@ from typing import Any
 import pytest
 from tests.processes import ROOT, environment
 from tests.records import key
+from tests.worker.recipes.queue_recipe import MODULES
 
-TEXT = (ROOT / "worker" / "README.md").read_text(encoding="utf-8")
+PAGES = [(ROOT / "worker" / name).read_text(encoding="utf-8") for name in ("README.md", "arq.md")]
+TEXT = "\n".join(PAGES)
 RECIPE = re.compile(r"((?:<!-- shows: [^\n]+ -->\n)+)```(python|sh)\n(.*?)```", re.DOTALL)
 RECIPES = RECIPE.findall(TEXT)
 TESTS = re.findall(r"<!-- a test runs this: (\S+) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_every_recipe_is_run() -> None:
-    """Every block of code in the page is tested."""
+    """Every block of code in the pages is tested."""
     blocks = re.findall(r"^```(?:python|sh)$", TEXT, re.MULTILINE)
-    assert len(RECIPES) + len(TESTS) == len(blocks) > 7
+    assert len(RECIPES) + len(TESTS) + len(MODULES) == len(blocks) > 7
+
+
+def test_modules_for_other_queues_are_short() -> None:
+    """Each module that reports for another queue has fewer than 40 lines."""
+    lengths = {name: len(code.splitlines()) for name, code in MODULES.items()}
+    assert max(lengths.values()) < 40, lengths
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,32 @@ def test_runs_within_a_millisecond(publisher: Publisher, redis: Any) -> None:
         assert redis.hget(key("a"), "state") == "succeeded"
 
 
+@pytest.mark.parametrize("is_second_seen", [True, False])
+@pytest.mark.parametrize("is_first_seen", [True, False])
+@pytest.mark.parametrize("is_enqueued", [True, False])
+def test_immediate_retry(
+    publisher: Publisher, redis: Any, is_enqueued: bool, is_first_seen: bool, is_second_seen: bool
+) -> None:
+    """The attempt after a retry belongs to the same run, however short the attempts are."""
+
+    def is_running(attempt: int) -> bool:
+        expected = ["in_progress", str(attempt)]
+        return bool(redis.hmget(key("a"), "state", "attempt") == expected)
+
+    if is_enqueued:
+        publisher.pending("a", name="copy")
+        assert publisher.flush()
+    with publisher.job("a", name="copy") as report:
+        if is_first_seen:
+            eventually(lambda: is_running(1))
+        report.retry("not yet")
+    with publisher.job("a", name="copy", attempt=2):
+        if is_second_seen:
+            eventually(lambda: is_running(2))
+    assert publisher.flush()
+    assert redis.hmget(key("a"), "state", "attempt", "previous") == ["succeeded", "2", None]
+
+
 def test_attempt_that_was_replaced(redis: Any, settings: PublisherSettings) -> None:
     """A publisher whose attempt was replaced by a later one changes nothing any more."""
     with (

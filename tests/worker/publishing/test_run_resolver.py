@@ -10,6 +10,7 @@ from tests.worker.unreliable_store import unreliable
 
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.run_resolver import RunResolver
+from jobstatus.reporting.report import Outcome
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record
 from jobstatus.storage.refusals import Refusal
@@ -42,14 +43,17 @@ def resolver(store: Any) -> tuple[RunResolver, list[Refusal]]:
     return RunResolver(store, refusals.append), refusals
 
 
-def attempt_at(job_key: str) -> Attempt:
-    attempt = Attempt(PublisherSettings(), "a", name="x", created=None, number=1, timeout=None)
+def attempt_at(job_key: str, number: int = 1) -> Attempt:
+    attempt = Attempt(PublisherSettings(), "a", name="x", created=None, number=number, timeout=None)
     attempt.key = job_key
     return attempt
 
 
-def write_to(job_key: str, *, is_run_known: bool = False, ttl: int = 60_000) -> Write:
-    record = Record(name="x", state=JobState.FAILED, created=50, attempt=1)
+def write_to(
+    job_key: str, *, is_run_known: bool = False, ttl: int = 60_000, attempt: int = 1
+) -> Write:
+    state = JobState.FAILED if attempt else JobState.PENDING
+    record = Record(name="x", state=state, created=50, attempt=attempt)
     return Write(job_key, record, ttl, happened_at=1_000.0, is_run_known=is_run_known)
 
 
@@ -82,9 +86,46 @@ def test_own_run_that_seems_to_wait() -> None:
     runs.join_attempts([second], 10)
     assert first.created == 7 != second.created
     third = attempt_at("a")
-    runs.release("a", second.created)  # the outcome is stored
+    runs.release("a", second.created, 1)  # the outcome is stored
     runs.join_attempts([third], 10)
     assert third.created == 7
+
+
+@pytest.mark.parametrize("stored", [None, WAITING])
+def test_next_attempts(stored: Run | None) -> None:
+    """The next attempt belongs to the same run before the outcome of the last one is stored."""
+    runs, _ = resolver(StoredRuns(**{} if stored is None else {"a": stored}))
+    first, second, third = (attempt_at("a", number) for number in (1, 2, 3))
+    runs.join_attempts([first], 10)
+    first.outcome = Outcome(JobState.RETRYING)
+    runs.join_attempts([second], 10)
+    runs.release("a", first.created, 1)  # the outcome of the first is stored, the second runs
+    runs.join_attempts([third], 10)
+    assert first.created == second.created == third.created
+    third.outcome = Outcome(JobState.FAILED)
+    new_run = attempt_at("a", 4)
+    runs.join_attempts([new_run], 10)
+    assert new_run.created != third.created
+
+
+def test_writes_after_a_retry() -> None:
+    """A report as pending changes nothing while a retry is not stored; the next outcome does."""
+    runs, _ = resolver(StoredRuns(a=WAITING))
+    first, next_attempt = attempt_at("a"), attempt_at("a", 2)
+    runs.join_attempts([first], 10)
+    first.outcome = Outcome(JobState.RETRYING)
+    waiting = write_to("a", attempt=0)
+    outcome = next_attempt.final_write(Outcome(JobState.SUCCEEDED))
+    _, joined, _ = runs.join_writes([(None, waiting), (None, outcome)], 1_001.0)
+    assert [(write.record.attempt, write.record.created) for _, write in joined] == [(2, 7)]
+
+
+def test_late_retry() -> None:
+    """The outcome of an attempt whose run was not known is left out after the next has begun."""
+    runs, _ = resolver(StoredRuns(a=WAITING))
+    outcome = attempt_at("a").final_write(Outcome(JobState.RETRYING))
+    runs.join_attempts([attempt_at("a", 2)], 10)
+    assert runs.join_writes([(None, outcome)], 1_001.0) == ([], [], [])
 
 
 def test_batches() -> None:

@@ -32,7 +32,7 @@ def stored(state: JobState, attempt: int, created: int = 10) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("new", "before", "own", "has_own_ended", "created"),
+    ("new", "before", "own", "has_own_finished", "created"),
     [
         pytest.param(record(RUNNING, 1), None, None, False, 50, id="no record"),
         pytest.param(record(RUNNING, 1), stored(PENDING, 0), None, False, 10, id="waiting run"),
@@ -56,11 +56,11 @@ def stored(state: JobState, attempt: int, created: int = 10) -> Run:
     ],
 )
 def test_join(
-    new: Record, before: Run | None, own: int | None, has_own_ended: bool, created: int | None
+    new: Record, before: Run | None, own: int | None, has_own_finished: bool, created: int | None
 ) -> None:
     """A write joins the run that waits for it, begins a new run, or comes too late."""
     write = Write("job:1", new, 60_000, is_run_known=False)
-    joined = write.join(before, own, has_own_ended=has_own_ended)
+    joined = write.join(before, own, has_own_finished=has_own_finished)
     if created is None:
         assert joined is None
     else:
@@ -134,18 +134,19 @@ def parsed(packed: bytes) -> list[str]:
 
 def test_read_run() -> None:
     """The run is read with one command."""
-    fields = ["created", "attempt", "state", "name", "previous"]
+    fields = ["created", "attempt", "state", "name", "previous", "reason"]
     assert parsed(read_run("job:1")) == ["HMGET", "job:1", *fields]
 
 
 @pytest.mark.parametrize(
     ("values", "run"),
     [
-        ([b"1", b"2", b"pending", b"x", None], Run(1, 2, "pending", "x")),
-        ([b"1", b"2", b"pending", b"x", b"7"], Run(1, 2, "pending", "x", 7)),
-        ([None] * 5, None),
-        ([b"soon", b"2", b"pending", b"x", None], None),
-        ([b"1", b"2", b"pending", b"\xff", None], None),
+        ([b"1", b"2", b"pending", b"x", None, None], Run(1, 2, "pending", "x")),
+        ([b"1", b"2", b"failed", b"x", b"7", b"y"], Run(1, 2, "failed", "x", 7, "y")),
+        ([b"1", b"2", b"failed", b"x", b"7", b"\xff"], Run(1, 2, "failed", "x", 7, "\ufffd")),
+        ([None] * 6, None),
+        ([b"soon", b"2", b"pending", b"x", None, None], None),
+        ([b"1", b"2", b"pending", b"\xff", None, None], None),
         ([b"1", b"2", b"pending"], None),
         (ValueError("WRONGTYPE"), None),
     ],

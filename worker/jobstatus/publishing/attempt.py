@@ -78,6 +78,11 @@ class Attempt:
         return self.outcome is not None
 
     @property
+    def has_finished_run(self) -> bool:
+        """Whether its outcome is final, so that no other attempt of the run follows."""
+        return self.outcome is not None and self.outcome.state.is_final
+
+    @property
     def is_run_known(self) -> bool:
         """Whether it is known which run the attempt belongs to."""
         return self.created is not None
@@ -96,6 +101,22 @@ class Attempt:
     def is_past_deadline(self) -> bool:
         """Whether it has run longer than its timeout allows; its lease is not renewed then."""
         return self._deadline is not None and time.monotonic() > self._deadline
+
+    def run_before(self, number: int) -> Run | None:
+        """Return its run if attempt `number` continues it; else None.
+
+        A queue may begin the next attempt before this one has ended: some announce a retry after
+        they have enqueued it.
+        """
+        if self.created is None or self.has_finished_run or number <= self.number:
+            return None
+        state = JobState.IN_PROGRESS if self.outcome is None else self.outcome.state
+        return Run(self.created, self.number, state, self._name)
+
+    def is_later_than(self, write: Write) -> bool:
+        """Whether `write` reports an earlier attempt that this one has followed."""
+        began_at, number = write.began_at, write.record.attempt
+        return began_at is not None and began_at < self._began_at and 0 < number < self.number
 
     def join(self, stored: Run | None, own: int | None = None) -> Run:
         """Find out which run the attempt belongs to; return that run.

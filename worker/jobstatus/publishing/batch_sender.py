@@ -165,7 +165,7 @@ class BatchSender:
         if attempt is not None:
             self._on_settled(attempt)
         if write.record.attempt:
-            self._runs.release(write.key, write.record.created)
+            self._runs.release(write.key, write.record.created, write.record.attempt)
 
     def _is_stored(self, write: Write, result: WriteResult | Refusal) -> bool:
         """Count and log the result of a write; return whether the record is stored."""
@@ -218,7 +218,7 @@ class BatchSender:
         """Give up a write that can't be sent because of a bug: it must not stop other writes."""
         _log.exception("the status of %s can't be written and is dropped", _job_of(write))
         self._stats.refused_writes += 1
-        self._runs.release(write.key, write.record.created)
+        self._runs.release(write.key, write.record.created, write.record.attempt)
         if attempt is not None:
             attempt.is_released = True
             self._on_settled(attempt)

@@ -108,7 +108,7 @@ class Delivery:
         with self.lock:
             attempt.is_released = True
             self._running.pop(attempt, None)
-        self._runs.release(attempt.key, attempt.created)
+        self._runs.release(attempt.key, attempt.created, attempt.number)
 
     def refresh(self) -> None:
         """Write the whole record of every running attempt again: Redis may have lost it."""
@@ -307,7 +307,7 @@ class Delivery:
         now = time.monotonic()
         dropped = self._backlog.add(writes)
         for write in dropped:
-            self._runs.release(write.key, write.record.created)
+            self._runs.release(write.key, write.record.created, write.record.attempt)
         if dropped and now >= self._drop_logged_at + _DROP_LOG_INTERVAL_SECONDS:
             self._drop_logged_at = now
             _log.error(

@@ -34,11 +34,11 @@ class RunResolver:
         """By key: the latest attempt of this process that has joined a run, until its outcome is
         stored. Before that, the stored record may seem to wait for the job's next attempt."""
 
-    def release(self, key: str, created: int | None) -> None:
-        """Forget an attempt whose outcome is stored, or that has been replaced."""
+    def release(self, key: str, created: int | None, number: int) -> None:
+        """Forget attempt `number` of a run: its outcome is stored, or it has been replaced."""
         with self._lock:
             latest = self._latest.get(key)
-            if latest is not None and latest.created == created:
+            if latest is not None and (latest.created, latest.number) == (created, number):
                 del self._latest[key]
 
     def join_attempts(self, attempts: Sequence[Attempt], batch_size: int) -> None:
@@ -57,8 +57,7 @@ class RunResolver:
                     self._on_refusal(run)
                     attempt.was_refused(time.monotonic())
                     continue
-                latest = self._latest.get(attempt.key)
-                own = None if latest is None else latest.created
+                run, own = self._run_and_own(attempt.key, run, attempt.number)
                 runs[attempt.key] = attempt.join(run, own)
                 self._latest[attempt.key] = attempt
 
@@ -83,7 +82,7 @@ class RunResolver:
         for attempt, original in batch:
             write = original
             if original.is_expired(now):
-                self.release(original.key, original.record.created)
+                self.release(original.key, original.record.created, original.record.attempt)
                 continue
             if not original.is_run_known:
                 run = runs[original.key]
@@ -92,11 +91,11 @@ class RunResolver:
                     refused.append((attempt, original))
                     continue
                 latest = self._latest.get(original.key)
-                resolved = original.join(
-                    run,
-                    None if latest is None else latest.created,
-                    has_own_ended=latest is not None and latest.has_ended,
-                )
+                if latest is not None and latest.is_later_than(original):
+                    continue
+                run, own = self._run_and_own(original.key, run, original.record.attempt)
+                has_finished = latest is not None and latest.has_finished_run
+                resolved = original.join(run, own, has_own_finished=has_finished)
                 if resolved is None:
                     continue
                 write = resolved
@@ -104,6 +103,20 @@ class RunResolver:
             remaining.append((attempt, original))
             joined.append((attempt, write))
         return remaining, joined, refused
+
+    def _run_and_own(
+        self, key: str, stored: Run | None, number: int
+    ) -> tuple[Run | None, int | None]:
+        """Return the run before attempt `number`, and `created` of this process's own run.
+
+        The run is the stored one, unless the attempt continues that of this process's latest
+        attempt, whose outcome is not stored yet.
+        """
+        latest = self._latest.get(key)
+        if latest is None:
+            return stored, None
+        retried = latest.run_before(number)
+        return (stored, latest.created) if retried is None else (retried, None)
 
     def _read(self, keys: Sequence[str]) -> dict[str, Run | Refusal | None]:
         unique = list(dict.fromkeys(keys))

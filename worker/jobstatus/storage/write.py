@@ -96,7 +96,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     span: Any = None
 
     def join(
-        self, stored: "Run | None", own: int | None = None, *, has_own_ended: bool = False
+        self, stored: "Run | None", own: int | None = None, *, has_own_finished: bool = False
     ) -> "Write | None":
         """Return the write with the run that it belongs to; None if it comes too late.
 
@@ -108,14 +108,14 @@ class Write(msgspec.Struct, frozen=True, gc=False):
             stored: The run of the stored record; None if there is no well-formed record.
             own: `created` of the run of this process's latest attempt at the job, if its outcome
                 is not stored yet: the stored record may seem to wait for a next attempt.
-            has_own_ended: Whether that attempt has ended.
+            has_own_finished: Whether that run has finished.
         """
         record = self.record
         if stored is not None:
             is_unfinished, is_own = stored.state in UNFINISHED_STATES, stored.created == own
             if is_unfinished and stored.attempt < record.attempt and not is_own:
                 created = stored.created
-            elif is_unfinished and record.attempt == 0 and not (is_own and has_own_ended):
+            elif is_unfinished and record.attempt == 0 and not (is_own and has_own_finished):
                 return None
             else:
                 created = max(record.created, stored.created + 1)
@@ -237,7 +237,7 @@ class Run(msgspec.Struct, frozen=True):
         try:
             created, attempt, state, name, previous, reason = values
             run = int(created), int(attempt), state.decode(), name.decode()
-            return cls(*run, int(previous or 0), (reason or b"").decode())
+            return cls(*run, int(previous or 0), (reason or b"").decode(errors="replace"))
         except (TypeError, ValueError, AttributeError):
             return None
 
