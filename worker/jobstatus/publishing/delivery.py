@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Final
 
@@ -244,7 +244,7 @@ class Delivery:
         self._runs.join_attempts(unknown, self._sender.batch_size)
         due = chain(self._take_new_writes(), self._due(running, now, is_reading_due=is_reading_due))
         while batch := list(islice(due, self._sender.batch_size)):
-            self._send(batch)
+            self._send(batch, self._add_to_backlog)
         self._hold_refused()
 
     def _take_new_writes(self) -> Iterator[Due]:
@@ -273,7 +273,8 @@ class Delivery:
         until = time.monotonic() + _BACKLOG_SECONDS
         while self._backlog and time.monotonic() < until and now >= self._backlog_at:
             batch = self._backlog.take(self._sender.batch_size)
-            has_progress = self._send([(None, write) for write in batch])
+            due: list[Due] = [(None, write) for write in batch]
+            has_progress = self._send(due, self._backlog.put_back)
             self._hold_refused()
             if not has_progress:
                 # Redis refuses them all. Writes behind them may be accepted in the next tick.
@@ -281,8 +282,9 @@ class Delivery:
                 return
             self._backlog_retry.reset()
 
-    def _send(self, batch: list[Due]) -> bool:
-        has_progress = self._sender.send(batch, self._backlog.put_back)
+    def _send(self, batch: list[Due], put_back: Callable[[Iterable[Write]], None]) -> bool:
+        """Send one batch; `put_back` takes the writes that were not sent, in their order of age."""
+        has_progress = self._sender.send(batch, put_back)
         if self._sender.accepted:
             self._outage_retry.reset()
             if self._is_unavailable:
