@@ -21,6 +21,7 @@ class StatusHooks:
     """The hooks of one worker.
 
     Attributes:
+        status_name: The application's function for names, for pools; None if there is none.
         name: Returns the name of a job; None if there is no such hook.
         errors: Describes exceptions.
     """
@@ -33,6 +34,7 @@ class StatusHooks:
         error: StatusError | None,
         error_detail: str,
     ) -> None:
+        self.status_name = name
         self.name: Hook[str] | None = hook_of("status_name", name, str)
         self.errors = ErrorText(error_detail, hook_of("status_error", error, str))
         self._outcome = hook_of("status_outcome", outcome and _only_final(outcome), Outcome)

@@ -18,9 +18,9 @@ from jobstatus.arq.hooks import StatusHooks
 from jobstatus.arq.names import name_of
 from jobstatus.arq.outcomes import CoroutineExit, JobResult, raise_requested_retry
 from jobstatus.arq.running_job import RunningJob
+from jobstatus.arq.session import Session
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.attempt import Attempt
-from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import CURRENT_REPORT
 from jobstatus.tracing import TRACE_FIELD, tracer
 
@@ -32,32 +32,24 @@ class Instrumentation:
 
     Attributes:
         jobs: The running jobs, by job id.
+        session: The worker's session; None while the worker is not running.
         plain_serializer: The worker's own serializer, which is not wrapped; None: arq's default.
         plain_deserializer: Likewise its deserializer.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        hooks: StatusHooks,
-        publisher: Callable[[], Publisher | None],
-        on_begun: Callable[[], None],
-    ) -> None:
+    def __init__(self, worker: Worker, hooks: StatusHooks) -> None:
         """Wrap the start hook and the serializers of a worker.
 
         Args:
             worker: The worker.
             hooks: The application's functions that decide what is shown.
-            publisher: Returns the worker's publisher, or None while the worker is not running.
-            on_begun: Called when an attempt has begun.
         """
         self.jobs: dict[str, RunningJob] = {}
         self.plain_serializer = worker.job_serializer
         self.plain_deserializer = worker.job_deserializer
         self._worker = worker
         self._hooks = hooks
-        self._publisher = publisher
-        self._on_begun = on_begun
+        self.session: Session | None = None
         self._tracer = tracer("jobstatus-worker")
         if self._tracer is not None:
             worker.job_deserializer = self._deserialize_job
@@ -151,12 +143,12 @@ class Instrumentation:
         self, job: RunningJob, ctx: dict[Any, Any], name: str, timeout: float | None
     ) -> Attempt | None:
         """Publish the job as in progress; return None if that was not possible."""
-        publisher = self._publisher()
-        if publisher is None:
+        session = self.session
+        if session is None:
             return None
         try:
             created_ms = to_unix_ms(ctx["enqueue_time"])
-            attempt = publisher.attempt(
+            attempt = session.publisher.attempt(
                 ctx["job_id"], name, created_ms, ctx["job_try"], timeout or None
             )
         except Exception:  # the job must run, with or without its status
@@ -166,8 +158,8 @@ class Instrumentation:
         job.attempt = attempt
         attempt.span = job.span
         CURRENT_REPORT.set(attempt.report)
-        publisher.begin(attempt)
-        self._on_begun()
+        session.publisher.begin(attempt)
+        session.on_attempt_begun()
         return attempt
 
     @contextlib.contextmanager

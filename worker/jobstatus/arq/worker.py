@@ -14,16 +14,13 @@ from collections.abc import Coroutine
 from datetime import datetime
 from inspect import Signature, signature
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
-from arq.connections import ArqRedis
 from arq.utils import to_ms
 from arq.worker import Worker
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from jobstatus.arq.abrupt_exit import AbruptExit
 from jobstatus.arq.claims import Claims
-from jobstatus.arq.completion import Completion
 from jobstatus.arq.functions import TrackedFunctions
 from jobstatus.arq.hooks import StatusHooks, StatusOutcome
 from jobstatus.arq.instrumentation import Instrumentation
@@ -33,26 +30,17 @@ from jobstatus.arq.outage import (
     COMMAND_TIMEOUT_SECONDS,
     Outage,
     is_transient,
-    raise_if_transient,
 )
-from jobstatus.arq.outcomes import interrupted_outcome
-from jobstatus.arq.pool import StatusRedis, create_pool
-from jobstatus.arq.primary_monitor import PrimaryMonitor
+from jobstatus.arq.pool import create_pool
 from jobstatus.arq.queue_settings import do_not_retry
 from jobstatus.arq.running_job import RunningJob
-from jobstatus.arq.status_reader import StatusReader
-from jobstatus.arq.sync_client import QueueClient, publisher_for_pool
+from jobstatus.arq.session import Session
 from jobstatus.arq.threads import carry_context_into_threads
 from jobstatus.arq.transactions import attempt_commands
-from jobstatus.arq.waiting_jobs import WaitingJobs
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.error_text import StatusError
 from jobstatus.settings import PublisherSettings
-from jobstatus.storage.write import SCRIPT
-
-_ABRUPT_EXIT_SECONDS: Final = 1.0
-"""Seconds for which the end of a process waits until its running jobs are reported as cut short."""
 
 _log = logging.getLogger("jobstatus")
 
@@ -72,7 +60,6 @@ class StatusWorker(Worker):
             None: the exception's own text.
 
     Attributes:
-        publisher: Publishes the status; None while the worker is not running.
         has_connected: Whether it has reached the queue's Redis.
         polled_at: When the queue was last polled, in seconds since the epoch; before the first
             poll, when the worker was created.
@@ -90,34 +77,24 @@ class StatusWorker(Worker):
         super().__init__(*args, **kwargs)
         self._complete_arq_025()
         self._status_settings = status or PublisherSettings.from_env()
-        self._status_name = status_name
         self._hooks = StatusHooks(
             outcome=status_outcome,
             name=status_name,
             error=status_error,
             error_detail=self._status_settings.error_detail,
         )
-        self.publisher: Publisher | None = None
         self.has_connected = False
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
-        self._instrumentation = Instrumentation(
-            self, self._hooks, lambda: self.publisher, self._on_attempt_begun
-        )
+        self._instrumentation = Instrumentation(self, self._hooks)
         self._jobs = self._instrumentation.jobs
         self.functions = TrackedFunctions(self.functions, self._instrumentation.wrap_coroutine)
         self._claims = Claims(
             self.queue_name, self.in_progress_timeout_s, self._status_settings.claim_lease
         )
-        self._completion: Completion | None = None
         self._loop_monitor = LoopMonitor(self.loop)
         self._outage = Outage(self._loop_monitor)
-        self._primary: PrimaryMonitor | None = None
-        self._queue_client: QueueClient | None = None
-        self._stored_status: StatusReader | None = None
-        self._waiting_jobs: WaitingJobs | None = None
-        self._abrupt_exit: AbruptExit | None = None
-        self._status_check: asyncio.Task[None] | None = None
+        self._session: Session | None = None
         self._crashes: list[BaseException] = []
 
     def _complete_arq_025(self) -> None:
@@ -139,9 +116,9 @@ class StatusWorker(Worker):
             super().run()
         finally:
             self._claims.stop_renewal()
-            if self.publisher is not None:  # the event loop was stopped before `close`
-                self._publish_interrupted_attempts()
-                self.publisher.close()
+            if self._session is not None:  # the event loop was stopped before `close`
+                self._session.publish_interrupted_attempts(self._crash)
+                self._session.publisher.close()
 
     async def main(self) -> None:
         """Connect to Redis, then work as arq does."""
@@ -157,60 +134,33 @@ class StatusWorker(Worker):
                 default_queue_name=self.queue_name,
                 expires_extra_ms=self.expires_extra_ms,
                 status=self._status_settings,
-                status_name=self._status_name,
+                status_name=self._hooks.status_name,
             )
             do_not_retry(self._pool, self.redis_settings)
-        self._primary = PrimaryMonitor(self._pool)
         self._monotonic_polled_at = time.monotonic()
-        self._queue_client = QueueClient(self._pool, self._status_settings)
-        self.publisher = publisher_for_pool(self._pool, self._status_settings)
-        if type(self._pool) is ArqRedis:  # an instance of the user's own class is not replaced
-            self._pool = StatusRedis.wrap(
-                self._pool, self._status_settings, self.publisher, self._status_name
-            )
-        await self._claims.start_renewal(
-            self._pool, self.queue_client, self._outage.count_renewal_refusal
-        )
-        self._stored_status = StatusReader(self._pool, self._status_settings)
-        self._completion = Completion(
+        self._session = Session(
             self._pool,
-            self.publisher,
-            self._outage,
-            self._claims,
-            queue=self.queue_name,
-            status=self._stored_status,
-            errors=self._hooks.errors,
-        )
-        self._waiting_jobs = WaitingJobs(
-            self._pool,
-            self.queue_name,
             self._status_settings,
-            self._stored_status,
-            publish=self.publisher.publish,
+            queue=self.queue_name,
+            jobs=self._jobs,
+            claims=self._claims,
+            outage=self._outage,
+            hooks=self._hooks,
             deserializer=self._instrumentation.plain_deserializer,
-            name=self._hooks.name,
         )
-        if not self._handle_signals:
-            self._abrupt_exit = AbruptExit(self._end_abruptly, self._claims.lease)
+        self._pool = self._session.pool
+        self._instrumentation.session = self._session
+        await self._session.start(self.queue_client, handles_signals=self._handle_signals)
         carry_context_into_threads(self.loop)
-        await self._prepare_status(self._pool, self._stored_status)
-        self.has_connected = True
         self._loop_monitor.start()
-
-    async def _prepare_status(self, pool: ArqRedis, status: StatusReader) -> None:
-        """Load the script, or say that the Redis of the status can't be used at the moment."""
-        if not status.is_same_redis:
-            self._status_check = asyncio.create_task(status.warn_if_unavailable())
-            return
-        try:  # the script must be known before the first outcome is committed
-            await pool.script_load(SCRIPT)
-        except ResponseError as error:
-            raise_if_transient(error)
-            _log.warning(
-                "the worker's Redis user may not write status, its jobs are not shown: %s", error
-            )
+        self.has_connected = True
 
     # ── state for the metrics ────────────────────────────────────────────────────────────────
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """Publishes the status; None while the worker is not running."""
+        return None if self._session is None else self._session.publisher
 
     @property
     def is_waiting_for_redis(self) -> bool:
@@ -228,7 +178,7 @@ class StatusWorker(Worker):
         Returns:
             The client, the same one for all threads; None while the worker is not running.
         """
-        return None if self._queue_client is None else self._queue_client.get()
+        return None if self._session is None else self._session.queue_client.get()
 
     # ── polling the queue ────────────────────────────────────────────────────────────────────
 
@@ -236,8 +186,8 @@ class StatusWorker(Worker):
         """Poll the queue once and start the jobs that are due; wait if Redis is unavailable."""
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
-                if self._primary is not None:
-                    await self._primary.check()
+                if self._session is not None:
+                    await self._session.primary.check()
                 if self._outage.is_active:
                     seconds = time.monotonic() - self._outage.started_at
                     await self._recover(claims_may_be_gone=seconds > self._claims.lease / 2)
@@ -250,19 +200,20 @@ class StatusWorker(Worker):
             await self._outage.wait(error)
         else:
             self.polled_at, self._monotonic_polled_at = time.time(), time.monotonic()
-            if self._outage.finish() and self.publisher is not None:
-                self.publisher.refresh()
-            if self._waiting_jobs is not None:
-                self._waiting_jobs.scan_soon()
+            has_recovered = self._outage.finish()
+            if self._session is not None:
+                if has_recovered:
+                    self._session.publisher.refresh()
+                self._session.waiting_jobs.scan_soon()
 
     async def _recover(self, *, claims_may_be_gone: bool) -> None:
         """Restore what Redis may have lost during an outage: claims, and committed outcomes."""
         self._monotonic_polled_at = time.monotonic()
-        if self._primary is not None:
-            self._primary.mark_available(claims_may_be_gone=claims_may_be_gone)
+        if self._session is not None:
+            self._session.primary.mark_available(claims_may_be_gone=claims_may_be_gone)
         await self._claims.restore(self.pool, [i for i in self._jobs if self._is_running(i)])
-        if self._completion is not None:
-            await self._completion.commit_lost()
+        if self._session is not None:
+            await self._session.completion.commit_lost()
 
     async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
         """Enqueue the cron jobs that are due; if Redis refuses them, the next poll tries again."""
@@ -279,7 +230,7 @@ class StatusWorker(Worker):
         if time.monotonic() - self._monotonic_polled_at > self._claims.lease / 2:
             # Redis or this process was frozen: claims may have expired meanwhile.
             await self._recover(claims_may_be_gone=True)
-        if self._primary is not None and self._primary.is_quiet_time:
+        if self._session is not None and self._session.primary.is_quiet_time:
             return
         waiting = (job_id for job_id in map(bytes.decode, job_ids) if not self._is_running(job_id))
         while batch := list(islice(waiting, max(0, self.max_jobs - self.job_counter))):
@@ -323,7 +274,7 @@ class StatusWorker(Worker):
 
     @property
     def _is_stopping(self) -> bool:
-        return self._completion is None or self._completion.stopping_since is not None
+        return self._session is None or self._session.completion.stopping_since is not None
 
     def finish_job(
         self,
@@ -336,7 +287,7 @@ class StatusWorker(Worker):
         keep_in_progress: float | None,
     ) -> Coroutine[Any, Any, None]:
         """Commit the outcome of an attempt together with its status."""
-        if self._completion is None:  # the job was not run by `main`
+        if self._session is None:  # the job was not run by `main`
             return super().finish_job(
                 job_id,
                 finish,
@@ -356,7 +307,7 @@ class StatusWorker(Worker):
             next_score=job.score + incr_score if incr_score else None,
             keep_in_progress_ms=to_ms(keep_in_progress),
         )
-        return self._completion.finish_attempt(
+        return self._session.completion.finish_attempt(
             job_id, job, commands, is_finished=finish, result_bytes=len(result_data or b"")
         )
 
@@ -364,10 +315,10 @@ class StatusWorker(Worker):
         self, job_id: str, result_data: bytes | None
     ) -> Coroutine[Any, Any, None]:
         """Commit the failure of a job that arq gives up without running it, with its status."""
-        if self._completion is None:  # the job was not run by `main`
+        if self._session is None:  # the job was not run by `main`
             return super().finish_failed_job(job_id, result_data)
         is_kept = self.keep_result_forever or self.keep_result_s
-        return self._completion.give_up_unrun(
+        return self._session.completion.give_up_unrun(
             job_id,
             self._pop_job(job_id),
             result_data if is_kept else None,
@@ -387,21 +338,21 @@ class StatusWorker(Worker):
         Raises:
             Exception: The first one that a hook of a job raised, or that `on_shutdown` raised.
         """
-        if self._completion is not None:
-            self._completion.stopping_since = time.monotonic()
+        if self._session is not None:
+            self._session.completion.stopping_since = time.monotonic()
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if self._pool is None:
             return
         results = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        if self._completion is not None:  # a job's task may be cancelled before its commit is done
-            await self._completion.wait()
+        if self._session is not None:  # a job's task may be cancelled before its commit is done
+            await self._session.completion.wait()
         try:
             await self._delete_own_keys()
             if self.on_shutdown:
                 await self.on_shutdown(self.ctx)
         finally:
-            await self._close_connections()
+            await self._close_session()
         for result in results:
             if isinstance(result, Exception) and not is_transient(result):
                 raise result
@@ -415,50 +366,18 @@ class StatusWorker(Worker):
         except (RedisError, OSError) as error:
             _log.warning("the health check's key was not deleted, it will expire: %s", error)
 
-    async def _close_connections(self) -> None:
+    @property
+    def _crash(self) -> BaseException | None:
+        """The first error of a hook, or an exit of the process by a job, if there was one."""
+        return self._crashes[0] if self._crashes else None
+
+    async def _close_session(self) -> None:
         self._loop_monitor.stop()
-        if self._status_check is not None:
-            self._status_check.cancel()
-        if self._waiting_jobs is not None:
-            await self._waiting_jobs.close()
-            self._waiting_jobs = None
-        await asyncio.to_thread(self._claims.stop_renewal)
-        if self._abrupt_exit is not None:
-            self._abrupt_exit.cancel()
-            self._abrupt_exit = None
-        self._publish_interrupted_attempts()
-        if self.publisher is not None:
-            await asyncio.to_thread(self.publisher.close)
-            self.publisher = None
-        await self.pool.aclose(close_connection_pool=True)
-        self._pool = None
-        if self._queue_client is not None:
-            self._queue_client.close()
-            self._queue_client = None
-        if self._stored_status is not None:
-            self._stored_status.close()
-            self._stored_status = None
-
-    def _end_abruptly(self) -> None:
-        """Publish that the running attempts are cut short, because the process ends."""
-        self._publish_interrupted_attempts()
-        if self.publisher is not None:
-            self.publisher.close(_ABRUPT_EXIT_SECONDS)
-
-    def _on_attempt_begun(self) -> None:
-        if self._abrupt_exit is not None:
-            self._abrupt_exit.before_exit()
-
-    def _publish_interrupted_attempts(self) -> None:
-        """Publish the outcome of the attempts that are not finished, which arq will run again."""
-        crash = self._crashes[0] if self._crashes else None
-        while self._jobs:
-            _, job = self._jobs.popitem()
-            if job.attempt is not None and self.publisher is not None:
-                outcome = interrupted_outcome(
-                    job.attempt.number, crash, self._claims.lease, self._hooks.errors
-                )
-                self.publisher.end(job.attempt, outcome)
+        if self._session is None:  # the pool was given to a worker that never ran
+            await self.pool.aclose(close_connection_pool=True)
+        else:
+            await self._session.close(self._crash)
+        self._pool = self._session = self._instrumentation.session = None
 
 
 def _signature() -> Signature:
