@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.processes import run
 from tests.worker.arq.conftest import ReadStatus, Spawn, enqueue, soon
 
 from jobstatus.arq import StatusRedis
+from jobstatus.arq.command import cli
 
 SETTINGS = "tests.worker.arq.app.WorkerSettings"
 
@@ -90,10 +92,10 @@ def test_invalid_settings(variable: str, value: str, word: str) -> None:
 
 
 BROKEN = {
-    "no_such_module.py": "import nowhere\n",
-    "raises.py": "def fail():\n    raise RuntimeError('no licence')\n\nfail()\n",
-    "syntax.py": "class WorkerSettings(\n",
-    "fine.py": "class Empty: pass\n\nclass Wrong:\n    functions = ['fine.nothing']\n",
+    "no_such_module": "import nowhere\n",
+    "raises": "def fail():\n    raise RuntimeError('no licence')\n\nfail()\n",
+    "syntax": "class WorkerSettings(\n",
+    "fine": "class Empty: pass\n\nclass Wrong:\n    functions = ['fine.nothing']\n",
 }
 
 
@@ -111,20 +113,26 @@ BROKEN = {
         ("syntax.WorkerSettings", "SyntaxError: '(' was never closed ("),
     ],
 )
-def test_settings_that_can_not_be_used(path: str, error: str, tmp_path: Path) -> None:
+def test_settings_that_can_not_be_used(
+    path: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Settings that can't be imported or used stop the worker with one line; 2 is its status."""
     for name, text in BROKEN.items():
-        (tmp_path / name).write_text(text)
-    status, output = run("jobstatus-worker", path, PYTHONPATH=str(tmp_path))
-    assert status == 2
-    assert output.startswith("jobstatus-worker: ")
-    assert error in output
-    assert output.count("\n") == 1
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
+    result = CliRunner().invoke(cli, [path])
+    for name in BROKEN:
+        sys.modules.pop(name, None)
+    assert result.exit_code == 2
+    assert result.output.startswith("jobstatus-worker: ")
+    assert error in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_verbose(tmp_path: Path) -> None:
     """`--verbose` shows the traceback before the line."""
-    (tmp_path / "raises.py").write_text(BROKEN["raises.py"])
+    (tmp_path / "raises.py").write_text(BROKEN["raises"])
     environ = {"PYTHONPATH": str(tmp_path)}
     status, output = run("jobstatus-worker", "raises.Settings", "--verbose", **environ)
     assert status == 2
