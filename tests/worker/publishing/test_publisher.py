@@ -273,3 +273,14 @@ def test_repr(publisher: Publisher) -> None:
         assert repr(publisher) == "<Publisher, key prefix 'job': 1 running>"
     publisher.close()
     assert repr(publisher) == "<Publisher, key prefix 'job': closed>"
+
+
+def test_pending_just_before_the_job(publisher: Publisher, redis: Any) -> None:
+    """A job that is reported as pending, and begins before that is written, is one run."""
+    with publisher._delivery.lock:  # the thread sees both at once
+        publisher.pending("a", name="x")
+        job = publisher.job("a", name="x")
+        job.__enter__()
+    eventually(lambda: redis.hget(key("a"), "state") == "in_progress")
+    assert redis.hget(key("a"), "previous") is None
+    job.__exit__(None, None, None)

@@ -241,11 +241,17 @@ class Delivery:
     def _send_new(self, running: Iterable[Attempt], now: float, *, is_reading_due: bool) -> None:
         """Send recent changes, and what is due of the running attempts."""
         unknown = [attempt for attempt in running if not attempt.is_run_known]
-        self._runs.join_attempts(unknown, self._sender.batch_size)
-        due = chain(self._take_new_writes(), self._due(running, now, is_reading_due=is_reading_due))
+        if unknown:
+            # The `pending` record of the same run must be stored before the attempt looks for it.
+            self._send_all(self._take_new_writes())
+            self._runs.join_attempts(unknown, self._sender.batch_size)
+        due = self._due(running, now, is_reading_due=is_reading_due)
+        self._send_all(chain(self._take_new_writes(), due))
+        self._hold_refused()
+
+    def _send_all(self, due: Iterator[Due]) -> None:
         while batch := list(islice(due, self._sender.batch_size)):
             self._send(batch, self._add_to_backlog)
-        self._hold_refused()
 
     def _take_new_writes(self) -> Iterator[Due]:
         while self._new_writes:
