@@ -4,6 +4,7 @@ arq calls these on its own, and passes on what only they can see: which attempt 
 coroutine returned or raised, what result is stored, and in which trace the job was enqueued.
 """
 
+import asyncio
 import contextlib
 import logging
 import pickle
@@ -136,6 +137,7 @@ class Instrumentation:
             finally:
                 job.coroutine = CoroutineExit(
                     error=error,
+                    is_cancelled=_is_cancelled(),
                     is_aborting=ctx["job_id"] in worker.aborting_tasks,
                     attempt=ctx["job_try"],
                     max_tries=max_tries,
@@ -179,3 +181,9 @@ class Instrumentation:
         attributes = {"job_id": ctx["job_id"], "job_name": name, "job_attempt": ctx["job_try"]}
         with self._tracer.span(name, "CONSUMER", job.trace_headers, **attributes) as job.span:
             yield
+
+
+def _is_cancelled() -> bool:
+    """Return whether the cancellation of the present task has been requested."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
