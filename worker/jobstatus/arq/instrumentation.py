@@ -91,7 +91,7 @@ class Instrumentation:
         """Return a hook that marks its job as begun before it calls `hook`."""
 
         async def run(ctx: dict[Any, Any]) -> None:
-            if (job := self.jobs.get(ctx["job_id"])) is not None:
+            if (job := self.jobs.get(ctx.get("job_id", ""))) is not None:
                 job.begin()
             await hook(ctx)
 
@@ -105,8 +105,8 @@ class Instrumentation:
         max_tries = worker.max_tries if function.max_tries is None else function.max_tries
 
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
-            job = self.jobs.get(ctx["job_id"])
-            if job is None:
+            job = self.jobs.get(ctx.get("job_id", ""))
+            if job is None:  # the application calls the function itself, as in its tests
                 return await coroutine(ctx, *args, **kwargs)
             with self._span(job, ctx, function.name):
                 name = name_of(self._hooks.name, function.name, args, kwargs)
