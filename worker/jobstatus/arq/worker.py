@@ -99,6 +99,7 @@ class StatusWorker(Worker):
         )
         self.publisher: Publisher | None = None
         self.has_connected = False
+        self._is_connected = False
         self.polled_at = time.time()
         self._monotonic_polled_at = time.monotonic()
         self._instrumentation = Instrumentation(
@@ -144,8 +145,10 @@ class StatusWorker(Worker):
                 self.publisher.close()
 
     async def main(self) -> None:
-        """Connect to Redis, then work as arq does."""
-        await self._connect()
+        """Connect to Redis, then work as arq does. It may be called again before `close`."""
+        if not self._is_connected:
+            await self._connect()
+        self._monotonic_polled_at = time.monotonic()
         await super().main()
 
     async def _connect(self) -> None:
@@ -161,13 +164,17 @@ class StatusWorker(Worker):
             )
             do_not_retry(self._pool, self.redis_settings)
         self._primary = PrimaryMonitor(self._pool)
-        self._monotonic_polled_at = time.monotonic()
         self._queue_client = QueueClient(self._pool, self._status_settings)
         self.publisher = publisher_for_pool(self._pool, self._status_settings)
         if type(self._pool) is ArqRedis:  # an instance of the user's own class is not replaced
+            own_pool = self._pool
+            closes_connections = own_pool.auto_close_connection_pool
             self._pool = StatusRedis.wrap(
-                self._pool, self._status_settings, self.publisher, self._status_name
+                own_pool, self._status_settings, self.publisher, self._status_name
             )
+            # The application may use its own pool afterwards, and then closes it.
+            own_pool.auto_close_connection_pool = closes_connections
+            self._pool.auto_close_connection_pool = False
         await self._claims.start_renewal(
             self._pool, self.queue_client, self._outage.count_renewal_refusal
         )
@@ -194,7 +201,7 @@ class StatusWorker(Worker):
             self._abrupt_exit = AbruptExit(self._end_abruptly, self._claims.lease)
         carry_context_into_threads(self.loop)
         await self._prepare_status(self._pool, self._stored_status)
-        self.has_connected = True
+        self.has_connected = self._is_connected = True
         self._loop_monitor.start()
 
     async def _prepare_status(self, pool: ArqRedis, status: StatusReader) -> None:
@@ -416,6 +423,7 @@ class StatusWorker(Worker):
             _log.warning("the health check's key was not deleted, it will expire: %s", error)
 
     async def _close_connections(self) -> None:
+        self._is_connected = False
         self._loop_monitor.stop()
         if self._status_check is not None:
             self._status_check.cancel()
