@@ -73,6 +73,11 @@ async def again(ctx: Ctx, defer: float | None = None, cause: str = "") -> str:
     return "at last"
 
 
+async def cancels_itself(_: Ctx) -> None:
+    """Raise the exception of a cancellation that nobody has requested."""
+    raise asyncio.CancelledError
+
+
 async def always_again(_: Ctx) -> None:
     """Raise `Retry` in every attempt."""
     raise Retry
@@ -228,6 +233,7 @@ class Base:
         steps,
         fail,
         again,
+        cancels_itself,
         always_again,
         always_again_after,
         returned,

@@ -194,6 +194,16 @@ async def test_abort_that_the_job_ignores(
     assert status(job_id)["state"] == "succeeded"
 
 
+async def test_cancelled_by_itself(pool: StatusRedis, status: ReadStatus, work: Work) -> None:
+    """A job that raises `CancelledError` itself is not said to be cut short by its worker."""
+    job_id = await enqueue(pool, "cancels_itself")
+    await work(max_burst_jobs=1)
+    reason = "attempt 1 of 5 failed: CancelledError; next at once"
+    assert (status(job_id)["state"], status(job_id)["reason"]) == ("retrying", reason)
+    await work(retry_jobs=False)
+    assert (status(job_id)["state"], status(job_id)["reason"]) == ("failed", "CancelledError")
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError, TimeoutError])
 async def test_cancelled_before_its_first_step(
     pool: StatusRedis, status: ReadStatus, work: Work, error: type[BaseException]

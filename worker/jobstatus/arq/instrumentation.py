@@ -4,6 +4,7 @@ arq calls these on its own, and passes on what only they can see: which attempt 
 coroutine returned or raised, what result is stored, and in which trace the job was enqueued.
 """
 
+import asyncio
 import contextlib
 import logging
 import pickle
@@ -82,7 +83,7 @@ class Instrumentation:
         """Return a hook that marks its job as begun before it calls `hook`."""
 
         async def run(ctx: dict[Any, Any]) -> None:
-            if (job := self.jobs.get(ctx["job_id"])) is not None:
+            if (job := self.jobs.get(ctx.get("job_id", ""))) is not None:
                 job.begin()
             await hook(ctx)
 
@@ -96,8 +97,8 @@ class Instrumentation:
         max_tries = worker.max_tries if function.max_tries is None else function.max_tries
 
         async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
-            job = self.jobs.get(ctx["job_id"])
-            if job is None:
+            job = self.jobs.get(ctx.get("job_id", ""))
+            if job is None:  # the application calls the function itself, as in its tests
                 return await coroutine(ctx, *args, **kwargs)
             with self._span(job, ctx, function.name):
                 name = name_of(self._hooks.name, function.name, args, kwargs)
@@ -128,6 +129,7 @@ class Instrumentation:
             finally:
                 job.coroutine = CoroutineExit(
                     error=error,
+                    is_cancelled=_is_cancelled(),
                     is_aborting=ctx["job_id"] in worker.aborting_tasks,
                     attempt=ctx["job_try"],
                     max_tries=max_tries,
@@ -171,3 +173,9 @@ class Instrumentation:
         attributes = {"job_id": ctx["job_id"], "job_name": name, "job_attempt": ctx["job_try"]}
         with self._tracer.span(name, "CONSUMER", job.trace_headers, **attributes) as job.span:
             yield
+
+
+def _is_cancelled() -> bool:
+    """Return whether the cancellation of the present task has been requested."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -43,6 +43,7 @@ class CoroutineExit(msgspec.Struct, frozen=True):
 
     Attributes:
         error: The exception that it raised, if any.
+        is_cancelled: Whether arq has cancelled it; otherwise a `CancelledError` is the job's own.
         is_aborting: Whether arq was aborting the job at that moment.
         attempt: arq's `job_try`.
         max_tries: How many attempts arq allows.
@@ -53,6 +54,7 @@ class CoroutineExit(msgspec.Struct, frozen=True):
     """
 
     error: BaseException | None
+    is_cancelled: bool
     is_aborting: bool
     attempt: int
     max_tries: int
@@ -115,7 +117,7 @@ def finished_outcome(coroutine: CoroutineExit, result: JobResult | None) -> Outc
         result: The result that arq stores; None if it stores none.
     """
     error = coroutine.error
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError) and coroutine.is_cancelled:
         return _cancelled_outcome(coroutine, result)
     if error is not None:
         reported = coroutine.reported
@@ -171,7 +173,7 @@ def retrying_outcome(coroutine: CoroutineExit) -> Outcome:
 
 def _retry_cause(coroutine: CoroutineExit) -> str:
     error = coroutine.error
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError) and coroutine.is_cancelled:
         return "was cut short: its worker is shutting down"
     if coroutine.reported is not None and coroutine.reported.reason:
         return f"failed: {coroutine.reported.reason}"

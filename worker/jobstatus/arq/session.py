@@ -69,7 +69,11 @@ class Session:
         self.queue_client = QueueClient(pool, settings)
         self.publisher = publisher_for_pool(pool, settings)
         if type(pool) is ArqRedis:  # an instance of the user's own class is not replaced
-            pool = StatusRedis.wrap(pool, settings, self.publisher, hooks.status_name)
+            own_pool, closes_connections = pool, pool.auto_close_connection_pool
+            pool = StatusRedis.wrap(own_pool, settings, self.publisher, hooks.status_name)
+            # The application may use its own pool afterwards, and then closes it.
+            own_pool.auto_close_connection_pool = closes_connections
+            pool.auto_close_connection_pool = False
         self.pool = pool
         self.primary = PrimaryMonitor(pool)
         self._jobs = jobs

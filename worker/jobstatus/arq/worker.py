@@ -121,8 +121,10 @@ class StatusWorker(Worker):
                 self._session.publisher.close()
 
     async def main(self) -> None:
-        """Connect to Redis, then work as arq does."""
-        await self._connect()
+        """Connect to Redis, then work as arq does. It may be called again before `close`."""
+        if self._session is None:
+            await self._connect()
+        self._monotonic_polled_at = time.monotonic()
         await super().main()
 
     async def _connect(self) -> None:
@@ -137,7 +139,6 @@ class StatusWorker(Worker):
                 status_name=self._hooks.status_name,
             )
             do_not_retry(self._pool, self.redis_settings)
-        self._monotonic_polled_at = time.monotonic()
         self._session = Session(
             self._pool,
             self._status_settings,
