@@ -1,7 +1,7 @@
 """Programs that these tests need and that the extra `dev` does not install.
 
-`.ci/tools` installs them: Debian packages, and a folder `.tools` with a virtual environment and
-with npm packages.
+`.ci/tools` installs them: Debian packages, and a folder `.tools` with virtual environments and with
+npm packages.
 """
 
 import os
@@ -14,8 +14,11 @@ from tests.processes import ROOT
 
 TOOLS = ROOT / ".tools" / "bin"
 
+PACKAGING = ROOT / ".tools" / "packaging" / "bin"
+"""The virtual environment of the tools that build and check packages."""
+
 _FOLDERS = (
-    *(TOOLS, ROOT / ".tools" / "node_modules" / ".bin"),
+    *(TOOLS, PACKAGING, ROOT / ".tools" / "node_modules" / ".bin"),
     *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from arq.connections import RedisSettings
 
@@ -29,6 +29,7 @@ from jobstatus_service.demo.processes import (
 
 _POLL_INTERVAL_SECONDS: Final = 0.2
 _BAR_WIDTH: Final = 30
+_SIGNAL_DELIVERY_SECONDS: Final = 0.5
 _TEMPORARY_PREFIX: Final = "jobstatus-demo-"
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,7 +64,7 @@ def run(path: Path | None, *, once: bool, port: int) -> int:
             if not once:
                 print("The service still answers the command above.")
                 print("Press Ctrl-C to stop everything and remove all files.", flush=True)
-                signal.pause()
+                _sleep_until_interrupted()
         is_kept = status.state is JobState.SUCCEEDED
     except KeyboardInterrupt:
         print("\nInterrupted: all processes are stopped, all files are removed.", flush=True)
@@ -94,6 +95,16 @@ def _raise_on_stop_signals() -> None:
     for number in _STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handle)
+
+
+def _sleep_until_interrupted() -> NoReturn:
+    """Sleep until a signal handler raises.
+
+    `signal.pause` could miss a signal that arrives just before it is called: the signal would be
+    handled only after the next one.
+    """
+    while True:
+        time.sleep(_SIGNAL_DELIVERY_SECONDS)
 
 
 @contextlib.contextmanager

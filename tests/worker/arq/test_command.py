@@ -18,6 +18,13 @@ from jobstatus.arq.command import cli
 SETTINGS = "tests.worker.arq.app.WorkerSettings"
 
 
+def test_help() -> None:
+    """`--help` describes the options and environment variables."""
+    code, output = run("jobstatus-worker", "--help")
+    assert code == 0
+    assert all(word in output for word in ("--burst", "--watch", "--check", "JOBSTATUS_LEASE"))
+
+
 async def test_check(redis: Any, redis_url: str, spawn: Spawn) -> None:
     """`--check` exits with 0 if a worker is healthy, otherwise with 1."""
     before, _ = await asyncio.to_thread(

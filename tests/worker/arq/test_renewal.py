@@ -116,7 +116,7 @@ async def test_arqs_own_worker_respects_the_claim(
     assert worker.jobs_complete + worker.jobs_failed == 0
     first.send(signal.SIGKILL)
     await soon(lambda: worker.jobs_failed == 1, LEASE + START_SECONDS)  # its arguments are wrong
-    await soon(lambda: all(each.done() for each in worker.tasks.values()))
+    await asyncio.gather(*worker.tasks.values())  # the result is stored; close() would cancel that
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await worker.close()
