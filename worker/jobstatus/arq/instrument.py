@@ -18,6 +18,9 @@ from jobstatus.storage.cluster_store import store_for
 _REPLACED = ("enqueue_job", "pipeline", "job_serializer")
 """The attributes of the class that `instrument` replaces."""
 
+_publishers: list[Publisher] = []
+"""The publisher that all instrumented pools share, if there is one."""
+
 _plain: dict[str, Any] = {}
 """What they were before; None: the class had no such attribute. Empty: nothing is replaced."""
 
@@ -48,6 +51,7 @@ def instrument(
     publisher = None
     if settings.redis_url is not None:  # one thread for all pools; it starts with the first report
         publisher = Publisher(store_for(settings), settings)
+        _publishers.append(publisher)
     plain_enqueue, plain_pipeline = ArqRedis.enqueue_job, ArqRedis.pipeline
 
     @functools.wraps(plain_enqueue)
@@ -82,3 +86,5 @@ def uninstrument() -> None:
         else:
             setattr(ArqRedis, name, value)
     _plain.clear()
+    while _publishers:
+        _publishers.pop().close()
