@@ -12,6 +12,7 @@ from tests.worker.arq.applications.side import (
     Run,
     Shown,
     Side,
+    all_done,
     counters,
     func,
     result_of,
@@ -157,6 +158,7 @@ async def dashboard(side: Side) -> Run:
     may_return.set()
     await result_of(Job("running", pool))
     observed.append(await page(pool))
+    await all_done(worker)
     await worker.close()
     await asyncio.gather(running, return_exceptions=True)
     return Run(

@@ -1,5 +1,6 @@
 """What an application takes from arq: arq's own pool and worker, or ours in their place."""
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -104,6 +105,15 @@ class Side:
 def counters(worker: Any) -> tuple[int, int, int]:
     """Return how many jobs a worker has completed, failed and retried."""
     return worker.jobs_complete, worker.jobs_failed, worker.jobs_retried
+
+
+async def all_done(worker: Any) -> None:
+    """Wait until a worker has left all of its jobs.
+
+    A result is in Redis a moment before that, and `close` of arq's worker raises a CancelledError,
+    and leaves its connections open, if it cancels a job in that moment.
+    """
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
 
 
 async def stored(pool: Any, job_id: str) -> Any:

@@ -17,6 +17,7 @@ from tests.worker.arq.applications.side import (
     Run,
     Shown,
     Side,
+    all_done,
     counters,
     func,
     queued,
@@ -126,6 +127,7 @@ async def web_template(side: Side) -> Run:
     may_return.set()
     result = await result_of(job)
     states += [result, await state(job), await queued(pool)]
+    await all_done(worker)
     await worker.close()
     ended = await asyncio.gather(running, return_exceptions=True)
     return Run(
@@ -175,9 +177,12 @@ async def supervised(side: Side) -> Run:
     job = await pool.enqueue_job("add", 1, 2, _job_id="add")
     settings = {"functions": [func(add, name="add")], "on_startup": startup}
 
+    workers: list[Any] = []
+
     async def supervise() -> None:
         while True:
             worker = side.worker(settings)
+            workers.append(worker)
             try:
                 await worker.async_run()
             except ConnectionError as error:
@@ -187,6 +192,7 @@ async def supervised(side: Side) -> Run:
 
     task = asyncio.create_task(supervise())
     result = await result_of(job)
+    await all_done(workers[-1])
     task.cancel()
     ended = await asyncio.gather(task, return_exceptions=True)
     return Run((rows, result, [type(each) for each in ended]), {"add": Shown("succeeded", "add")})
