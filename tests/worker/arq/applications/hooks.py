@@ -128,7 +128,7 @@ async def schedule(side: Side) -> Run:
             "cron_jobs": [
                 cron(crawl, name="crawl", job_id="crawl", keep_result=60, **at_night),
                 cron(clean, name="clean", unique=False, timeout=timedelta(seconds=5), **at_night),
-                cron(warm, name="warm", job_id="warm", max_tries=1, month=set(range(1, 13))),
+                cron(warm, name="warm", hour=3, minute=9, max_tries=1, month=set(range(1, 13))),
                 cron(warm, name="never", weekday="mon", hour={1, 2}, microsecond=5),
             ],
             "timezone": UTC,
@@ -137,8 +137,6 @@ async def schedule(side: Side) -> Run:
         ctx={},
     )
     pool = await side.pool()
-    # The one without `run_at_startup` may be due in this very second.
-    rows = [row for row in rows if row != "warm"]
     return Run(
         (sorted(rows), await stored(pool, "crawl"), [job.name for job in worker.cron_jobs]),
         {"crawl": Shown("succeeded", "crawl"), "store": Shown("succeeded", "store")},
@@ -148,16 +146,19 @@ async def schedule(side: Side) -> Run:
 async def locks(side: Side) -> Run:
     """An importer of which only one job of a customer runs: a busy job enqueues itself again."""
     rows: list[str] = []
-    both_tried = asyncio.Event()
+    is_locked, both_tried = asyncio.Event(), asyncio.Event()
 
     async def load(ctx: Ctx, customer: str, how: str) -> str:
         redis, lock = ctx["redis"], f"arq:lock:{customer}"
+        if how == "second":
+            await asyncio.wait_for(is_locked.wait(), 10)
         if not await redis.set(lock, how, nx=True, px=10_000):
             rows.append("busy")
             both_tried.set()
             again = f"{ctx['job_id']} again"
             await redis.enqueue_job("load", customer, how, _job_id=again, _defer_by=0.02)
             return "moved"
+        is_locked.set()
         try:
             await asyncio.wait_for(both_tried.wait(), 10)
         finally:
