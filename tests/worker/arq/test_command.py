@@ -162,7 +162,7 @@ def test_queue_that_can_not_be_used(redis_url: str, what: str) -> None:
     assert status == 2
     line = output.splitlines()[-1]
     assert line.startswith("jobstatus-worker: can't use the queue's Redis at 127.0.0.1:")
-    assert "JOBSTATUS_QUEUE_URL" in line
+    assert f"(named by the settings of {app})" in line
     assert "Traceback" not in output
 
 

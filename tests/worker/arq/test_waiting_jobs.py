@@ -125,6 +125,7 @@ async def test_work_is_bounded(
     """Each scan looks at a part of the queue, and reads a limited number of bytes."""
     monkeypatch.setattr(waiting_jobs, "_MAX_JOBS", 3)
     monkeypatch.setattr(waiting_jobs, "_MAX_PAYLOAD_BYTES", 500)
+    monkeypatch.setattr(waiting_jobs, "_MAX_READ", 1)
     for n in range(7):
         await plain_pool.enqueue_job("add", b"x" * 400, n, _job_id=f"{n}", _defer_by=n + 1)
     counts = []

@@ -195,5 +195,5 @@ async def test_worker_that_is_not_closed(
         if process.returncode is None:
             process.kill()
     assert process.returncode == 0, output
-    assert b"unless that calls worker.close()" in output
+    assert b"without calling worker.close()" in output
     assert status(job_id)["state"] == "retrying"

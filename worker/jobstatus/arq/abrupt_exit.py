@@ -41,9 +41,9 @@ class AbruptExit:
             )
         else:
             _log.warning(
-                "handle_signals is off, and SIGTERM is left to the application: unless that calls "
-                "worker.close(), running jobs are shown as in_progress until the process ends, and "
-                "are run again within %g s after that",
+                "handle_signals is off, and SIGTERM is left to the application: if that ends "
+                "without calling worker.close(), running jobs are reported as retrying only when "
+                "the process ends, and are run again within %g s after that",
                 claim_lease,
             )
 

@@ -97,7 +97,11 @@ def cli(
         if watch:
             asyncio.run(_restart_on_change(watch, start))
         else:
-            _run(start(**({} if burst is None else {"burst": burst})), process.metrics_port)
+            _run(
+                start(**({} if burst is None else {"burst": burst})),
+                process.metrics_port,
+                _source_of_address(worker_settings, settings, process),
+            )
     except JobStatusError as error:
         if verbose:
             traceback.print_exception(error.__cause__ or error)
@@ -158,8 +162,23 @@ def _create_worker(
         raise JobStatusError(f"{path} can't be used: {error}") from error
 
 
-def _run(worker: StatusWorker, metrics_port: int) -> None:
+def _source_of_address(path: str, settings: Any, process: ProcessSettings) -> str:
+    """Return what has named the queue's Redis."""
+    known = worker_arguments(settings)
+    if known.get("redis_settings") or known.get("redis_pool"):
+        return f"the settings of {path}"
+    if process.queue_url:
+        return "JOBSTATUS_QUEUE_URL"
+    return "JOBSTATUS_REDIS_URL" if process.redis_url else "arq's default, since no setting"
+
+
+def _run(worker: StatusWorker, metrics_port: int, source: str) -> None:
     """Run the worker, with its metrics if there is a port for them.
+
+    Args:
+        worker: The worker.
+        metrics_port: The port of the metrics; 0: none.
+        source: What has named the queue's Redis.
 
     Raises:
         JobStatusError: The queue's Redis can't be reached, or the port can't be listened on.
@@ -179,9 +198,8 @@ def _run(worker: StatusWorker, metrics_port: int) -> None:
             if worker.has_connected:
                 raise
             raise JobStatusError(
-                f"can't use the queue's Redis at {_address(worker.redis_settings)}, which the "
-                f"worker's redis_settings, JOBSTATUS_QUEUE_URL or else JOBSTATUS_REDIS_URL name: "
-                f"{error}"
+                f"can't use the queue's Redis at {_address(worker.redis_settings)} (named by "
+                f"{source}): {error}"
             ) from error
 
 

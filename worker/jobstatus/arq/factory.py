@@ -4,6 +4,8 @@ arq's own `create_worker` makes the worker, because tools such as Sentry replace
 wrap the functions of the settings.
 """
 
+import difflib
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +16,11 @@ from typing import Any, cast
 import arq.worker
 from arq.worker import Worker
 
-from jobstatus.arq.queue_settings import redis_settings
 from jobstatus.arq.worker import StatusWorker
 
 _PARAMETERS = frozenset(signature(StatusWorker).parameters)
+
+_log = logging.getLogger("jobstatus")
 
 _creating = threading.Lock()
 
@@ -47,15 +50,16 @@ def create_worker(
         **kwargs: Arguments for the worker, which override those of the settings.
 
     Raises:
+        TypeError: `worker_class` is not derived from `StatusWorker`.
         SettingsError: A `JOBSTATUS_` variable has an invalid value.
     """
+    if not issubclass(worker_class, StatusWorker):
+        raise TypeError(f"worker_class must be derived from StatusWorker: {worker_class.__name__}")
     known = settings if isinstance(settings, dict) else vars(settings)
     # arq's function takes only what the class itself defines.
     inherited = {k: v for k, v in worker_arguments(settings).items() if k not in known}
     arguments = {**inherited, **kwargs}
-    names_redis = {"redis_settings", "redis_pool"}
-    if not any(arguments.get(name) or known.get(name) for name in names_redis):
-        arguments["redis_settings"] = redis_settings()
+    _warn_about_unknown_settings(settings)
     if _is_creating.get():  # `arq.worker.create_worker` is this function, or calls it
         return worker_class(**{**worker_arguments(settings), **arguments})
     token = _is_creating.set(True)
@@ -64,6 +68,16 @@ def create_worker(
             return cast("StatusWorker", arq.worker.create_worker(settings, **arguments))
     finally:
         _is_creating.reset(token)
+
+
+def _warn_about_unknown_settings(settings: Any) -> None:
+    """Log each setting whose name begins like ours and is unknown, with the most similar one."""
+    ours = {name for name in _PARAMETERS if name.startswith("status_")}
+    names = settings if isinstance(settings, dict) else dir(settings)
+    for name in sorted(each for each in names if each.startswith("status_") and each not in ours):
+        similar = difflib.get_close_matches(name, ours, 1)
+        hint = f"did you mean {similar[0]}?" if similar else f"there are {', '.join(sorted(ours))}"
+        _log.warning("the worker's setting %s is ignored: %s", name, hint)
 
 
 @contextmanager

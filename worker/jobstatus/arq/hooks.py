@@ -37,7 +37,9 @@ class StatusHooks:
         self.status_name = name
         self.name: Hook[str] | None = hook_of("status_name", name, str)
         self.errors = ErrorText(error_detail, hook_of("status_error", error, str))
-        self._outcome = hook_of("status_outcome", outcome and _only_final(outcome), Outcome)
+        self._outcome = hook_of(
+            "status_outcome", _only_final(outcome) if callable(outcome) else outcome, Outcome
+        )
 
     def outcome_of(self, function: str, value: Any) -> Outcome | None:
         """Return what the application says of an attempt that has returned `value`, if anything."""

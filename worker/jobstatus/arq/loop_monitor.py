@@ -1,6 +1,7 @@
 """Noticing that a job blocks the event loop, which looks like a Redis that does not answer."""
 
 import asyncio
+import logging
 from typing import Final
 
 _INTERVAL_SECONDS: Final = 0.5
@@ -8,6 +9,11 @@ _INTERVAL_SECONDS: Final = 0.5
 
 _BLOCKED_SECONDS: Final = 1.0
 """Seconds by which a look must be late to count as a block."""
+
+_LOGGED_SECONDS: Final = 4.0
+"""Seconds by which a look must be late to be logged."""
+
+_log = logging.getLogger("jobstatus")
 
 
 class LoopMonitor:
@@ -42,4 +48,10 @@ class LoopMonitor:
         late = self._loop.time() - self._due_at
         if late > _BLOCKED_SECONDS:
             self._ended_at, self._seconds = self._loop.time(), late
+        if late > _LOGGED_SECONDS:
+            _log.warning(
+                "a job has blocked the event loop for %.0f s with code that does not await, no "
+                "jobs were claimed meanwhile: call such code with asyncio.to_thread",
+                late,
+            )
         self.start()

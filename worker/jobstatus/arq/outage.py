@@ -113,16 +113,9 @@ class Outage:
         await asyncio.sleep(_RETRY_SECONDS)
 
     def _was_loop_blocked(self) -> bool:
-        """Log that the event loop was blocked during the command that has just timed out, if so."""
+        """Whether the event loop was blocked during the command that has just timed out."""
         since = asyncio.get_running_loop().time() - COMMAND_TIMEOUT_SECONDS
-        seconds = self._loop.blocked_seconds(since)
-        if seconds:
-            _log.warning(
-                "a job has blocked the event loop for %.0f s with code that does not await, no "
-                "jobs were claimed meanwhile: call such code with asyncio.to_thread",
-                seconds,
-            )
-        return bool(seconds)
+        return self._loop.blocked_seconds(since) > 0
 
     def count_renewal_refusal(self, error: BaseException) -> None:
         """Count an error with which Redis refused to renew claims; log each code once a minute."""

@@ -54,6 +54,11 @@ def redis_settings(url: str | None = None) -> RedisSettings:
     except ValueError as error:
         raise SettingsError(f"JOBSTATUS_QUEUE_URL is not valid: {error}") from None
     if parsed.mode is RedisMode.CLUSTER:
+        if not (url or settings.queue_url):
+            raise SettingsError(
+                "JOBSTATUS_QUEUE_URL must be set: JOBSTATUS_REDIS_URL names a Cluster, where the "
+                "status can be, and arq's queue can't"
+            )
         raise SettingsError(
             "JOBSTATUS_QUEUE_URL must be a single Redis or a Sentinel: arq's queue can't be in a "
             "Cluster; the status (JOBSTATUS_REDIS_URL) can"

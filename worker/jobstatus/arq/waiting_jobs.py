@@ -8,7 +8,7 @@ import asyncio
 import logging
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from arq.connections import ArqRedis
@@ -33,8 +33,8 @@ _TIMEOUT_SECONDS: Final = 5.0
 _MAX_JOBS: Final = 200
 """Jobs of the queue that one scan looks at."""
 
-_MAX_READ: Final = 50
-"""Jobs without a record of which one scan reads the payload."""
+_MAX_READ: Final = 10
+"""Payloads that are read in one round trip."""
 
 _MAX_PAYLOAD_BYTES: Final = 1_048_576
 """Bytes of payloads after which a scan reads no more of them."""
@@ -129,12 +129,12 @@ class WaitingJobs:
         missing = [i for i, run in runs.items() if run is None or run.state in FINAL_STATES]
         self._known.update(runs.keys() - set(missing))
         size = 0
-        for job_id in missing[:_MAX_READ]:
-            payload, expires_ms = await self._read(job_id)
-            self._known.add(job_id)
-            size += len(payload or b"")
-            if payload and (write := self._pending(job_id, payload, expires_ms, runs[job_id])):
-                self._publish(write)
+        for chunk in _chunks(missing):
+            for job_id, (payload, expires_ms) in zip(chunk, await self._read(chunk), strict=True):
+                self._known.add(job_id)
+                size += len(payload or b"")
+                if payload and (write := self._pending(job_id, payload, expires_ms, runs[job_id])):
+                    self._publish(write)
             if size > _MAX_PAYLOAD_BYTES:
                 break
 
@@ -144,13 +144,14 @@ class WaitingJobs:
         self._offset = self._offset + _MAX_JOBS if len(ids) == _MAX_JOBS else 0
         return [job_id for job_id in map(bytes.decode, ids) if job_id not in self._known]
 
-    async def _read(self, job_id: str) -> tuple[bytes | None, int]:
-        """Return the payload of a job, None if there is none, and its time to live in ms."""
+    async def _read(self, job_ids: list[str]) -> list[tuple[bytes | None, int]]:
+        """Return the payload of each job, None if there is none, and its time to live in ms."""
         async with self._pool.pipeline(transaction=False) as pipe:
-            pipe.get(job_key_prefix + job_id)
-            pipe.pttl(job_key_prefix + job_id)
-            payload, expires_ms = await pipe.execute()
-        return payload, expires_ms
+            for job_id in job_ids:
+                pipe.get(job_key_prefix + job_id)
+                pipe.pttl(job_key_prefix + job_id)
+            replies = await pipe.execute()
+        return list(zip(replies[::2], replies[1::2], strict=True))
 
     def _pending(
         self, job_id: str, payload: bytes, expires_ms: int, stored: Run | None
@@ -166,3 +167,8 @@ class WaitingJobs:
         except Exception as error:  # the worker that runs the job reports it
             _log.debug("job %s in the queue can't be read: %s", job_id, error)
             return None
+
+
+def _chunks(job_ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(job_ids), _MAX_READ):
+        yield job_ids[start : start + _MAX_READ]

@@ -32,7 +32,7 @@ from jobstatus.arq.outage import (
     is_transient,
 )
 from jobstatus.arq.pool import create_pool
-from jobstatus.arq.queue_settings import do_not_retry
+from jobstatus.arq.queue_settings import do_not_retry, redis_settings
 from jobstatus.arq.running_job import RunningJob
 from jobstatus.arq.session import Session
 from jobstatus.arq.threads import carry_context_into_threads
@@ -48,7 +48,8 @@ _log = logging.getLogger("jobstatus")
 class StatusWorker(Worker):
     """`arq.Worker` that publishes the status of its jobs.
 
-    It takes the arguments of `arq.Worker`, and:
+    It takes the arguments of `arq.Worker`; without `redis_settings` and `redis_pool` its queue is
+    where `jobstatus.arq.redis_settings` says. And:
 
     Args:
         status: Where and for how long the status is stored; None: from the environment.
@@ -56,8 +57,8 @@ class StatusWorker(Worker):
             that it returned; None, or a hook that returns None: the attempt has succeeded.
         status_name: Returns the name under which a job is shown, from its function's name,
             arguments and keyword arguments; None: the function's name.
-        status_error: Returns the message to store of an exception, such as one without secrets;
-            None: the exception's own text.
+        status_error: Returns the message to store of an exception, such as one without secrets; if
+            it returns None, only the exception's type is stored. None: the exception's own text.
 
     Attributes:
         has_connected: Whether it has reached the queue's Redis.
@@ -74,6 +75,8 @@ class StatusWorker(Worker):
         status_error: StatusError | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.get("redis_settings") is None and kwargs.get("redis_pool") is None:
+            kwargs["redis_settings"] = redis_settings()
         super().__init__(*args, **kwargs)
         self._complete_arq_025()
         self._status_settings = status or PublisherSettings.from_env()

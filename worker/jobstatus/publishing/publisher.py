@@ -91,7 +91,8 @@ class Publisher:
             url: As `JOBSTATUS_REDIS_URL` (see `jobstatus.redis_url`). None: the value of that
                 variable, or else `redis://127.0.0.1:6379/0`.
             status_error: Returns the message to store of an exception, such as one without
-                secrets; if it returns None, the exception's own text is stored.
+                secrets; if it returns None, only the exception's type. Without this function, the
+                exception's own text is stored.
             **settings: Fields of `PublisherSettings`, which override the environment.
 
         Raises:

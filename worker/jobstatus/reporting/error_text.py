@@ -7,7 +7,7 @@ from jobstatus.reporting.hook import Hook
 from jobstatus.status import DETAIL_MARK, REASON_LIMIT, one_line
 
 StatusError = Callable[[BaseException], "str | None"]
-"""An application's own hook: returns the message to store of an exception; None: its own text."""
+"""An application's own hook: returns the message to store of an exception; None: no message."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ErrorText:
 
     Attributes:
         detail: `full`: type and message; `type`: the type only; `none`: neither.
-        message: Returns the message to store of an exception, instead of its text; None: its text.
+        message: Returns the message to store of an exception; None: the exception's own text.
     """
 
     detail: str = "full"
@@ -39,7 +39,5 @@ class ErrorText:
     def _message(self, error: BaseException) -> object:
         if self.message is None:
             return error
-        own = self.message(error)
-        if self.message.has_failed:  # the text may contain what the hook was to remove
-            return ""
-        return error if own is None else own
+        # Without a message, also if the hook fails: the text may contain what it was to remove.
+        return self.message(error) or ""

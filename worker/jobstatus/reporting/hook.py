@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from jobstatus.errors import SettingsError
 from jobstatus.status import raise_interrupt
 
 T = TypeVar("T")
@@ -15,11 +16,7 @@ _log = logging.getLogger("jobstatus")
 
 
 class Hook(Generic[T]):
-    """Calls a function of the application.
-
-    Attributes:
-        has_failed: Whether the last call has raised an exception.
-    """
+    """Calls a function of the application."""
 
     def __init__(
         self, name: str, function: Callable[..., T | None], kinds: tuple[type, ...]
@@ -31,7 +28,6 @@ class Hook(Generic[T]):
             function: The application's function.
             kinds: The types that it may return, besides None.
         """
-        self.has_failed = False
         self._name = name
         self._function = function
         self._kinds = kinds
@@ -42,13 +38,11 @@ class Hook(Generic[T]):
 
         An error is logged with its traceback, once a minute at most.
         """
-        self.has_failed = False
         try:
             value = self._function(*args)
             self._check(value)
         except BaseException as error:
             raise_interrupt(error)
-            self.has_failed = True
             if time.monotonic() > self._logged_at + _LOG_INTERVAL_SECONDS:
                 self._logged_at = time.monotonic()
                 _log.exception("%s has failed, and is ignored for this job", self._name)
@@ -61,5 +55,11 @@ class Hook(Generic[T]):
 
 
 def hook_of(name: str, function: Callable[..., T | None] | None, *kinds: type) -> "Hook[T] | None":
-    """Return a hook for a function; None if there is no function."""
+    """Return a hook for a function; None if there is no function.
+
+    Raises:
+        SettingsError: It is not a function.
+    """
+    if function is not None and not callable(function):
+        raise SettingsError(f"{name} must be a function, not {function!r}")
     return None if function is None else Hook(name, function, kinds)
