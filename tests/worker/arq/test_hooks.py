@@ -113,25 +113,25 @@ async def test_error_text(
     assert status(job_id)["reason"] == "failed after 5 attempts: the last one failed"
 
 
-def test_setting_that_is_not_a_function() -> None:
+async def test_setting_that_is_not_a_function() -> None:
     """A hook that is not a function is an error at the start that names it."""
     with pytest.raises(SettingsError, match="status_outcome must be a function, not 'nonsense'"):
         create_worker(app.WorkerSettings, status_outcome="nonsense")
 
 
-def test_unknown_setting(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unknown_setting(caplog: pytest.LogCaptureFixture) -> None:
     """A misspelt setting is a warning that names the one that was meant."""
     create_worker({"functions": [app.add], "status_outcom": outcome_of, "handle_signals": False})
     assert "setting status_outcom is ignored: did you mean status_outcome?" in caplog.text
 
 
-def test_worker_class_without_status() -> None:
+async def test_worker_class_without_status() -> None:
     """A worker class that publishes no status is an error."""
     with pytest.raises(TypeError, match="must be derived from StatusWorker: Worker"):
         create_worker(app.WorkerSettings, worker_class=arq.Worker)  # type: ignore[arg-type]
 
 
-def test_queue_of_a_worker_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_queue_of_a_worker_in_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker without settings for Redis uses the queue that the environment names."""
     monkeypatch.setenv("JOBSTATUS_REDIS_URL", "redis://10.0.0.7:1234/3")
     settings = StatusWorker(functions=[app.add], handle_signals=False).redis_settings
