@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="what .ci/run tests: with the Python that runs this, the newest redis-py without arq, "
+        help="the extremes: with the Python that runs this, the newest redis-py without arq, "
         "the oldest arq with the newest redis-py, and the newest arq with the oldest redis-py",
     )
     return parser
