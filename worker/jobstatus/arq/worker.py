@@ -77,6 +77,7 @@ class StatusWorker(Worker):
     ) -> None:
         if kwargs.get("redis_settings") is None and kwargs.get("redis_pool") is None:
             kwargs["redis_settings"] = redis_settings()
+        _ensure_event_loop()
         super().__init__(*args, **kwargs)
         self._complete_arq_025()
         self._status_settings = status or PublisherSettings.from_env()
@@ -382,6 +383,14 @@ class StatusWorker(Worker):
         else:
             await self._session.close(self._crash)
         self._pool = self._session = self._instrumentation.session = None
+
+
+def _ensure_event_loop() -> None:
+    """Create an event loop if this thread has none, as arq does since 0.28."""
+    try:
+        asyncio.get_event_loop()
+    except RuntimeError:
+        asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def _signature() -> Signature:
