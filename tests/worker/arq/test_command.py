@@ -120,7 +120,7 @@ BROKEN = {
         ("syntax.WorkerSettings", "SyntaxError: '(' was never closed ("),
     ],
 )
-def test_settings_that_can_not_be_used(
+async def test_settings_that_can_not_be_used(
     path: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Settings that can't be imported or used stop the worker with one line; 2 is its status."""
