@@ -28,10 +28,10 @@ class AbruptExit:
         """
         self._report = report
         self._pid = os.getpid()
-        self._is_main_thread = threading.current_thread() is threading.main_thread()
         self._is_registered = False
+        is_main_thread = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGTERM)
-        self._handles_sigterm = handler is signal.SIG_DFL and self._is_main_thread
+        self._handles_sigterm = handler is signal.SIG_DFL and is_main_thread
         if self._handles_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)
             _log.info(

@@ -10,7 +10,7 @@ from arq.connections import ArqRedis
 from arq.jobs import Job
 
 from jobstatus.arq.names import StatusName
-from jobstatus.arq.pending import PendingReporter, observed, serializer_of
+from jobstatus.arq.pending import PendingReporter, observed, serializer_of, set_serializer
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.storage.cluster_store import store_for
@@ -67,9 +67,6 @@ def instrument(
     @functools.wraps(plain_pipeline)
     def pipeline(self: ArqRedis, *args: Any, **kwargs: Any) -> Any:
         return observed(self, plain_pipeline(self, *args, **kwargs))
-
-    def set_serializer(self: ArqRedis, serializer: Any) -> None:
-        self.__dict__["job_serializer"] = serializer
 
     untyped: Any = ArqRedis
     _plain.update({name: untyped.__dict__.get(name) for name in _REPLACED})

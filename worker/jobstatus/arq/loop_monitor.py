@@ -17,13 +17,12 @@ _log = logging.getLogger("jobstatus")
 
 
 class LoopMonitor:
-    """Measures for how long the event loop could not run anything else than one callback."""
+    """Notices and logs that the event loop could not run anything else than one callback."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._due_at = 0.0
         self._ended_at = float("-inf")
-        self._seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -36,18 +35,18 @@ class LoopMonitor:
         if self._timer is not None:
             self._timer.cancel()
 
-    def blocked_seconds(self, since: float) -> float:
-        """Return for how long the loop was last blocked, if that ended after `since`; else 0.
+    def was_blocked(self, since: float) -> bool:
+        """Return whether the loop was blocked for a time that ended after `since`.
 
         Args:
             since: A time of the loop's clock.
         """
-        return self._seconds if self._ended_at >= since else 0.0
+        return self._ended_at >= since
 
     def _look(self) -> None:
         late = self._loop.time() - self._due_at
         if late > _BLOCKED_SECONDS:
-            self._ended_at, self._seconds = self._loop.time(), late
+            self._ended_at = self._loop.time()
         if late > _LOGGED_SECONDS:
             _log.warning(
                 "a job has blocked the event loop for %.0f s with code that does not await, no "

@@ -115,7 +115,7 @@ class Outage:
     def _was_loop_blocked(self) -> bool:
         """Whether the event loop was blocked during the command that has just timed out."""
         since = asyncio.get_running_loop().time() - COMMAND_TIMEOUT_SECONDS
-        return self._loop.blocked_seconds(since) > 0
+        return self._loop.was_blocked(since)
 
     def count_renewal_refusal(self, error: BaseException) -> None:
         """Count an error with which Redis refused to renew claims; log each code once a minute."""

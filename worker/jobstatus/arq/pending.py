@@ -32,7 +32,6 @@ _log = logging.getLogger("jobstatus")
 _CURRENT: Final[ContextVar["Enqueueing | None"]] = ContextVar("jobstatus_enqueueing", default=None)
 """The call of `enqueue_job` that is running."""
 
-
 _OBSERVED: Final = "_jobstatus_is_observed"
 """The attribute of a pipeline that is observed already, by a subclass's or the class's method."""
 
@@ -40,14 +39,14 @@ _OBSERVED: Final = "_jobstatus_is_observed"
 class PendingReporter:
     """Publishes the jobs that one pool enqueues as `pending`.
 
+    If the queue and the status are in the same Redis, the record is written in the transaction
+    that enqueues the job; otherwise a publisher writes it right after that. An enqueue never fails
+    because the status can't be written.
+
     Attributes:
         settings: Where and for how long the status is stored.
         name: Returns the name of a job; None if the application has no such hook.
         is_same_redis: Whether the status is stored in the Redis of the queue.
-
-    If the queue and the status are in the same Redis, the record is written in the transaction
-    that enqueues the job; otherwise a publisher writes it right after that. An enqueue never fails
-    because the status can't be written.
     """
 
     def __init__(
@@ -220,6 +219,11 @@ def serializer_of(pool: ArqRedis) -> Serializer | None:
     plain: Serializer | None = pool.__dict__.get("job_serializer")
     current = _CURRENT.get()
     return plain if current is None or current.pool is not pool else current.serializer(plain)
+
+
+def set_serializer(pool: ArqRedis, serializer: Serializer | None) -> None:
+    """Set the pool's serializer, which `serializer_of` returns."""
+    pool.__dict__["job_serializer"] = serializer
 
 
 def observed(pool: ArqRedis, pipe: Any) -> Any:

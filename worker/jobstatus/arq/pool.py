@@ -11,7 +11,7 @@ from arq.jobs import Deserializer, Job, Serializer
 from redis.exceptions import RedisError
 
 from jobstatus.arq.names import StatusName
-from jobstatus.arq.pending import PendingReporter, observed, serializer_of
+from jobstatus.arq.pending import PendingReporter, observed, serializer_of, set_serializer
 from jobstatus.arq.queue_settings import (
     close_sentinels,
     redis_settings,
@@ -87,7 +87,7 @@ class StatusRedis(ArqRedis):
 
     @job_serializer.setter
     def job_serializer(self, serializer: Serializer | None) -> None:
-        self.__dict__["job_serializer"] = serializer
+        set_serializer(self, serializer)
 
     def pipeline(self, *args: Any, **kwargs: Any) -> Any:
         """As in redis-py."""

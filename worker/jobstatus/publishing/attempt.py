@@ -147,8 +147,8 @@ class Attempt:
         if not (is_reading_due or self._renew_at == 0):
             return None
         read = self.reader.read()
-        if self.report.name is not None and self.report.name != self._name:
-            self._name = self.report.name
+        if (name := self.report.name) is not None and name != self._name:
+            self._name = name
             self._renew_at = 0.0
         if read == self._last_read and now < self._renew_at:
             return None
