@@ -101,6 +101,8 @@ SERVER_IMPORTS: Final = (
 )
 """Lines of arq's conftest.py that import what `CONFTEST_HEAD` defines."""
 
+_PYTEST_OPTIONS: Final = ("-q", "-rfE", "-o", "filterwarnings=default", "--timeout=60")
+
 EXITS_ON_OUTAGE: Final = {"test_worker_retry", "test_worker_crash"}
 """Tests which expect that a worker exits when Redis becomes unavailable."""
 
@@ -126,6 +128,7 @@ ENVIRONMENTS: Final[dict[str, dict[str, str]]] = {
     "with status in another database": {
         "WITH_STATUS": "1",
         "JOBSTATUS_REDIS_URL": "redis://127.0.0.1:6379/1",
+        "JOBSTATUS_QUEUE_URL": "redis://127.0.0.1:6379/0",
     },
 }
 
@@ -193,7 +196,7 @@ def _source(folder: Path, python: str, arq: str) -> Path:
 def _run(suite: Path, python: str, title: str, arguments: list[str]) -> tuple[str, set[str]]:
     """Run the tests; return pytest's last line, and the failed tests."""
     result = subprocess.run(
-        [python, "-m", "pytest", "-q", "-rfE", "-o", "filterwarnings=default", *arguments],
+        [python, "-m", "pytest", *_PYTEST_OPTIONS, *arguments],
         cwd=suite,
         env={"PATH": str(Path(python).parent), "TZ": "UTC", **ENVIRONMENTS[title]},
         check=False,

@@ -1,28 +1,17 @@
 """The service's settings, read from the environment. Each is described in `ServiceSettings`."""
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
-from jobstatus.settings import StatusSettings, choice, env, number, switch, whole_number
+from jobstatus.settings import StatusSettings, byte_size, choice, env, number, switch, whole_number
 
 MAX_BULK_IDS: Final = 100
 """The limit of the API's contract for one bulk read."""
-
-_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def plain_keys(text: str) -> tuple[str, ...]:
     """Parse plain API keys that are separated by commas."""
     return tuple(key.strip() for key in text.split(",") if key.strip())
-
-
-def byte_size(text: str) -> int:
-    """Parse a number of bytes, such as 67108864 or 64MiB."""
-    found = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text)
-    if found is None:
-        raise ValueError("must be a number of bytes, such as 67108864, 64MiB or 1GiB; 0 for none")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +39,7 @@ class ServiceSettings(StatusSettings):
     api_keys_file: str | None = env("API_KEYS_FILE", str)
     api_keys: tuple[str, ...] = env("API_KEYS", plain_keys, (), secret=True)
     no_auth: bool = env("NO_AUTH", switch, False)
-    cache_bytes: int = env("CACHE_SIZE", byte_size, 64 * 2**20)
+    cache_bytes: int = env("CACHE_SIZE", byte_size(), 64 * 2**20)
     max_staleness: float = env("MAX_STALENESS", number(0.1, 60), 2.0)
     max_watchers: int = env("MAX_WATCHERS", whole_number(0, 1_000_000), 20_000)
     max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole_number(0, 1_000_000), 10_000)

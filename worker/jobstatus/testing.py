@@ -27,12 +27,13 @@ except ModuleNotFoundError:
         "jobstatus.testing needs fakeredis: pip install 'jobstatus[testing]'"
     ) from None
 
+from jobstatus.keys import uuid_of_key
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.report import JobReport, Step
 from jobstatus.reporting.report_reader import ReportReader
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, JobStatus, Record, WriteResult, job_uuid, uuid_of_key
+from jobstatus.status import JobState, JobStatus, Record, WriteResult, job_uuid
 from jobstatus.storage.refusals import Refusal
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Write

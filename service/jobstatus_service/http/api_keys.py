@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 
 from jobstatus.errors import SettingsError
+from jobstatus.keys import shard_starts
 from jobstatus.settings import key_prefix
-from jobstatus.status import record_key
 from jobstatus_service.settings import ServiceSettings
 
 _FILE_CHECK_SECONDS: Final = 1.0
@@ -46,7 +46,8 @@ class ApiKey(msgspec.Struct, frozen=True):
         name: The client's name, for logs and metrics; never the key itself.
         prefix: The key prefix in Redis of the jobs that the client may see.
         sha256: The SHA-256 of the key in hexadecimal digits; empty if no key is required.
-        key_start: What the keys of those jobs' records begin with; derived from `prefix`.
+        key_start: What the keys of those jobs' records begin with, unless they are in a Redis
+            Cluster; derived from `prefix`.
     """
 
     name: str
@@ -55,7 +56,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     key_start: str = ""
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "key_start", record_key(self.prefix, ""))
+        msgspec.structs.force_setattr(self, "key_start", shard_starts(self.prefix)[0])
 
 
 def digest(key: str | bytes) -> str:

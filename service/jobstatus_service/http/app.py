@@ -13,12 +13,20 @@ from jobstatus.tracing import tracer
 from jobstatus_service.http import openapi
 from jobstatus_service.http.access_log import AccessLogApp
 from jobstatus_service.http.api_keys import ApiKeys
+from jobstatus_service.http.collection_routes import get_job_counts, get_jobs, get_jobs_events
 from jobstatus_service.http.drain import on_shutdown_signal
 from jobstatus_service.http.errors import exception_handlers
 from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.http.health import Readiness, livez, metrics_text, readyz
 from jobstatus_service.http.rate_limit import rate_limit_of
-from jobstatus_service.http.routes import get_job_events, get_job_status, get_job_statuses
+from jobstatus_service.http.routes import (
+    get_job_details,
+    get_job_events,
+    get_job_result,
+    get_job_status,
+)
+from jobstatus_service.lookup.list_feed import ListFeeds
+from jobstatus_service.lookup.listing import Listing
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics
 from jobstatus_service.metrics.multiprocess import ProcessMetrics
@@ -66,8 +74,12 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
         settings,
         route_handlers=[
             get_job_status,
-            get_job_statuses,
+            get_job_details,
             get_job_events,
+            get_job_result,
+            get_jobs,
+            get_job_counts,
+            get_jobs_events,
             livez,
             readyz,
             metrics_text,
@@ -79,6 +91,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     )
     app.api_keys = app.state.api_keys = api_keys
     app.statuses = app.state.statuses = statuses
+    app.state.listing = Listing(statuses)
+    app.state.list_feeds = ListFeeds(statuses, app.state.listing)
     app.metrics = app.state.metrics = metrics
     app.rate_limit = app.state.rate_limit = rate_limit_of(settings)
     app.state.settings = settings

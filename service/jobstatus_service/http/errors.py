@@ -2,6 +2,7 @@
 
     Exception
     ├── InvalidRequestError          422  below
+    ├── NoResultError                404 or 410  below
     ├── RateLimitedError             429  below
     ├── TooManyWatchersError         429, or 503 if it is the process's limit; lookup.watchers
     ├── UnavailableError             503  storage.link
@@ -66,6 +67,20 @@ class InvalidRequestError(Exception):
     def __init__(self, *errors: ValidationError) -> None:
         super().__init__(errors)
         self.errors = errors
+
+
+class NoResultError(Exception):
+    """A job has no result, not yet, or no longer.
+
+    Attributes:
+        status: The HTTP status.
+        detail: Why, in one sentence.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
 
 
 class RateLimitedError(Exception):
@@ -156,6 +171,12 @@ def _on_too_many_watchers(request: AnyRequest, error: TooManyWatchersError) -> R
     return _retry_later(status, detail, _TOO_MANY_WATCHERS_RETRY_SECONDS)
 
 
+def _on_no_result(_: AnyRequest, error: NoResultError) -> Response[Any]:
+    return Response(
+        Detail(error.detail), status_code=error.status, headers={"Cache-Control": "no-store"}
+    )
+
+
 def _on_rate_limited(_: AnyRequest, error: RateLimitedError) -> Response[Any]:
     return _retry_later(429, str(error), error.retry_seconds)
 
@@ -181,6 +202,7 @@ def _on_unexpected(request: AnyRequest, error: Exception) -> Response[Any]:
 
 exception_handlers: Final[ExceptionHandlersMap] = {
     InvalidRequestError: _on_invalid_request,
+    NoResultError: _on_no_result,
     RateLimitedError: _on_rate_limited,
     TooManyWatchersError: _on_too_many_watchers,
     UnavailableError: _on_unavailable,

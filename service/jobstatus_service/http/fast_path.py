@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from litestar import Litestar
 
+from jobstatus.keys import record_key
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
 from jobstatus_service.http.drain import closing_while_draining
@@ -142,6 +143,11 @@ class FastPathApp(Litestar):
                 return None
         api_keys = self.api_keys
         api_key = api_keys.anonymous or api_keys.recent_headers.get(authorization)
-        if api_key is not None:
-            return api_key.key_start + path[_JOB_ID], if_none_match, api_key.name
-        return None
+        if api_key is None:
+            return None
+        if self.statuses.is_cluster:
+            if not _is_job_id(path[_JOB_ID]):
+                return None
+            key = record_key(api_key.prefix, path[_JOB_ID], is_cluster=True)
+            return key, if_none_match, api_key.name
+        return api_key.key_start + path[_JOB_ID], if_none_match, api_key.name

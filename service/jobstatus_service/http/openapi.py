@@ -22,6 +22,7 @@ from jobstatus.status import JobState
 from jobstatus_service.http.openapi_declarations import (
     ERROR_HEADERS,
     HEADERS,
+    PATH_QUERY_SCHEMAS,
     QUERY_SCHEMAS,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
@@ -132,7 +133,8 @@ def _complete(path: str, operation: Operation) -> None:
     request_headers, response_headers = HEADERS[path]
     parameters = [each for each in operation.parameters or [] if isinstance(each, Parameter)]
     for parameter in parameters:
-        parameter.schema = QUERY_SCHEMAS.get(parameter.name, parameter.schema)
+        schema = QUERY_SCHEMAS.get(parameter.name, parameter.schema)
+        parameter.schema = PATH_QUERY_SCHEMAS.get((path, parameter.name), schema)
     operation.parameters = [*parameters, *map(_request_header, request_headers)]
     for status, names in (ERROR_HEADERS | response_headers).items():
         response = responses.get(status)

@@ -12,10 +12,14 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
 from litestar.params import Parameter, QueryParameter
 
-from jobstatus.status import JobStatus
+from jobstatus.details import JobDetails
+from jobstatus.status import NAME_LIMIT, JobState, JobStatus
 from jobstatus_service.http.errors import Detail, HTTPValidationError
 from jobstatus_service.http.prefer import MAX_WAIT_SECONDS
 from jobstatus_service.settings import MAX_BULK_IDS
+
+MAX_LIMIT: Final = 200
+"""Jobs that a page of a list may have."""
 
 SECURITY: Final = [{"APIKeyHeader": list[str]()}]
 
@@ -29,7 +33,8 @@ JobIds = Annotated[
         name="id",
         title="Job Ids",
         description="Ids that are UUIDs, with hyphens or as 32 hex digits. A request has 1 to "
-        f"{MAX_BULK_IDS} ids and keys, mixed as you like; the response has their order.",
+        f"{MAX_BULK_IDS} ids and keys, mixed as you like; the response has their order. A request "
+        "without any is answered with a list.",
     ),
 ]
 
@@ -62,6 +67,52 @@ Until = Annotated[
     ),
 ]
 
+BulkUntil = Annotated[
+    Literal["change", "done", "any-done"],
+    QueryParameter(
+        name="until",
+        title="Until",
+        description="What to wait for: any change, final states of all jobs, or of any of them.",
+    ),
+]
+
+States = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="state",
+        title="States",
+        description="The states of the jobs to list; all if there is none.",
+    ),
+]
+
+Name = Annotated[
+    str | None,
+    QueryParameter(
+        title="Name",
+        description="The name of the jobs to list. One request examines a limited number of jobs, "
+        "so a page may have few or none although the list goes on.",
+    ),
+]
+
+Limit = Annotated[
+    int,
+    QueryParameter(
+        title="Limit", description="How many jobs a page has at most.", ge=1, le=MAX_LIMIT
+    ),
+]
+
+ListCursor = Annotated[
+    str | None,
+    QueryParameter(
+        name="cursor",
+        title="Cursor",
+        description="Where the list goes on: `next` of the page before, with the same states and "
+        "name. It never expires.",
+    ),
+]
+
+_STATE_NAMES: Final = [state.value for state in JobState]
+
 QUERY_SCHEMAS: Final = {
     "wait": Schema(
         type=OpenAPIType.NUMBER, title="Wait", minimum=0, maximum=MAX_WAIT_SECONDS, default=0
@@ -81,8 +132,28 @@ QUERY_SCHEMAS: Final = {
         items=Schema(type=OpenAPIType.STRING, title="Job Key", min_length=1),
         max_items=MAX_BULK_IDS,
     ),
+    "state": Schema(
+        type=OpenAPIType.ARRAY,
+        title="States",
+        items=Schema(type=OpenAPIType.STRING, title="State", enum=_STATE_NAMES),
+    ),
+    "name": Schema(type=OpenAPIType.STRING, title="Name", min_length=1, max_length=NAME_LIMIT),
+    "limit": Schema(
+        type=OpenAPIType.INTEGER, title="Limit", minimum=1, maximum=MAX_LIMIT, default=50
+    ),
+    "cursor": Schema(type=OpenAPIType.STRING, title="Cursor"),
 }
 """The schemas of query parameters by name. Those that Litestar generates lose a bound of 0."""
+
+PATH_QUERY_SCHEMAS: Final = {
+    ("/api/jobs", "until"): Schema(
+        type=OpenAPIType.STRING,
+        title="Until",
+        enum=["change", "done", "any-done"],
+        default="change",
+    ),
+}
+"""Those that are different at one path."""
 
 # Responses
 
@@ -93,7 +164,31 @@ class JobStatuses(msgspec.Struct, frozen=True):
     jobs: list[JobStatus]
 
 
-def _response(body: type | None, description: str, **more: Any) -> ResponseSpec:
+class JobList(msgspec.Struct, frozen=True):
+    """A page of a list.
+
+    Attributes:
+        jobs: The jobs, newest first: unfinished ones by `created_at`, finished ones by
+            `finished_at`.
+        next: The cursor of the next page; null at the end of the list.
+    """
+
+    jobs: list[JobDetails]
+    next: str | None
+
+
+class JobCounts(msgspec.Struct, frozen=True):
+    """How many jobs are stored in each state; `in_progress` includes those with expired leases."""
+
+    pending: int
+    in_progress: int
+    retrying: int
+    succeeded: int
+    aborted: int
+    failed: int
+
+
+def _response(body: Any, description: str, **more: Any) -> ResponseSpec:
     return ResponseSpec(body, description=description, generate_examples=False, **more)
 
 
@@ -124,10 +219,46 @@ EVENTS_RESPONSES: Final = {
     **_INVALID,
     **_ERRORS,
 }
-STATUSES_RESPONSES: Final = {
-    200: _response(JobStatuses, "The jobs' statuses, in the order of the ids and keys"),
-    422: _response(HTTPValidationError, "An invalid id or key, none, or too many"),
+DETAILS_RESPONSES: Final = {
+    200: _response(JobDetails, "The status of the job, with its details"),
     **_NOT_MODIFIED,
+    **_INVALID,
+    **_ERRORS,
+}
+RESULT_RESPONSES: Final = {
+    200: _response(object, "The result of the job: any JSON"),
+    404: _response(Detail, "The job has no result: it has not finished, or has made none"),
+    410: _response(Detail, "The result was dropped; `detail` says why"),
+    **_NOT_MODIFIED,
+    **_INVALID,
+    **_ERRORS,
+}
+COLLECTION_RESPONSES: Final = {
+    200: _response(
+        JobStatuses | JobList,
+        "With ids or keys: the jobs' statuses, in their order. Without: a page of the list.",
+    ),
+    422: _response(HTTPValidationError, "An invalid parameter, or too many ids and keys"),
+    **_NOT_MODIFIED,
+    **_ERRORS,
+}
+COUNTS_RESPONSES: Final = {
+    200: _response(JobCounts, "The number of jobs in each state"),
+    **_NOT_MODIFIED,
+    **_ERRORS,
+}
+COLLECTION_EVENTS_RESPONSES: Final = {
+    200: _response(
+        str,
+        "Server-sent events. With ids or keys: `event: status`, `data:` a JobStatus, `id:` its "
+        "ETag; first all jobs, then each change; the stream ends when all are in a final state. "
+        "Without: `event: list`, `data:` the newest jobs of the list, as GET /api/jobs has them; "
+        "then `event: status`, `data:` a JobDetails, for each of these that changes and each new "
+        "one; and `event: counts`, `data:` the numbers of all jobs, at most once a second.",
+        media_type="text/event-stream",
+    ),
+    204: _response(None, "All jobs are in final states, which Last-Event-ID names"),
+    422: _response(HTTPValidationError, "An invalid parameter, or too many ids and keys"),
     **_ERRORS,
 }
 
@@ -161,8 +292,21 @@ HEADERS: Final[dict[str, tuple[tuple[str, ...], HeadersByStatus]]] = {
         ("If-None-Match", "Prefer"),
         {"200": _STATUS_HEADERS, "304": _STATUS_HEADERS},
     ),
-    "/api/jobs": (("If-None-Match",), {"200": _BULK_HEADERS, "304": _BULK_HEADERS}),
+    "/api/jobs/{job_id}/details": (
+        ("If-None-Match", "Prefer"),
+        {"200": _STATUS_HEADERS, "304": _STATUS_HEADERS},
+    ),
     "/api/jobs/{job_id}/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),
+    "/api/jobs/{job_id}/result": (
+        ("If-None-Match",),
+        {"200": _BULK_HEADERS, "304": _BULK_HEADERS},
+    ),
+    "/api/jobs": (
+        ("If-None-Match", "Prefer"),
+        {"200": (*_BULK_HEADERS, "Preference-Applied"), "304": _BULK_HEADERS},
+    ),
+    "/api/jobs/counts": (("If-None-Match",), {"200": _BULK_HEADERS, "304": _BULK_HEADERS}),
+    "/api/jobs/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),
 }
 """The headers of the request, and of the response by its status, for each path."""
 

@@ -4,18 +4,19 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobstatus_service.http.api_keys import ApiKey
 from jobstatus_service.http.errors import unauthorized
 from jobstatus_service.http.request_state import request_state
-from jobstatus_service.lookup.response import END_OF_BODY, Header, StatusResponse
+from jobstatus_service.lookup.cursor import ListFilter
+from jobstatus_service.lookup.list_feed import ListFeeds
+from jobstatus_service.lookup.response import END_OF_BODY, Header, StatusResponse, bulk_response
 from jobstatus_service.lookup.statuses import Statuses
-from jobstatus_service.lookup.watchers import Watcher
+from jobstatus_service.lookup.watchers import WatchedJob, Watcher
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 
 KEEPALIVE_SECONDS: Final = 15.0
@@ -35,18 +36,6 @@ _STREAM_START: Final[Any] = {
     ],
 }
 _NO_CONTENT_START: Final[Any] = {"type": "http.response.start", "status": 204, "headers": []}
-
-
-class RequestedJob(msgspec.Struct, frozen=True):
-    """The job that a request asks for.
-
-    Attributes:
-        key: The key of the job's record.
-        client: The authenticated client.
-    """
-
-    key: str
-    client: ApiKey
 
 
 def respond(
@@ -78,102 +67,215 @@ async def respond_no_content(scope: Scope, receive: Receive, send: Send) -> None
 
 async def long_poll(
     statuses: Statuses,
-    job: RequestedJob,
-    current: StatusResponse,
+    client: ApiKey,
+    current: Mapping[str, StatusResponse],
     receive: Receive,
     seconds: float,
-    is_wanted: Callable[[StatusResponse], bool],
-) -> StatusResponse:
-    """Wait for the first response that is wanted; return the current one after the timeout.
+    is_wanted: Callable[[Sequence[StatusResponse]], bool],
+) -> list[StatusResponse]:
+    """Wait for the first responses that are wanted; return the current ones after the timeout.
 
     Args:
         statuses: Where responses come from.
-        job: The job.
-        current: The current response.
+        client: The authenticated client.
+        current: The current response about each job, by the key of its record.
         receive: As in ASGI; the wait ends when the client disconnects.
         seconds: How long to wait at most.
-        is_wanted: Whether a response ends the wait.
+        is_wanted: Whether responses, in the order of the jobs, end the wait.
 
     Raises:
         UnavailableError: Redis doesn't answer in time.
         TooManyWatchersError: Too many long polls and streams are open.
         NotAuthorizedException: The API key was revoked during the wait.
     """
-    if is_wanted(current):
-        return current
+    responses = list(current.values())
+    if is_wanted(responses):
+        return responses
     deadline = time.monotonic() + seconds
     with (
-        statuses.watchers.admit(job.client, "long_poll"),
-        statuses.watch(job.key, job.client, current, receive) as watcher,
+        statuses.watchers.admit(client, "long_poll"),
+        statuses.watchers.watcher(client, receive) as watcher,
+        statuses.watch(watcher, current) as jobs,
     ):
-        while not is_wanted(watcher.job.response):
+        while not is_wanted(responses := [job.response for job in jobs]):
             left = deadline - time.monotonic()
             if left <= 0 or watcher.must_end:
                 break
             await watcher.wait(left)
         else:
-            _observe_delay(watcher, statuses.metrics)
-            return watcher.job.response
+            _observe_delay(max(job.change_noticed_at for job in jobs), statuses.metrics)
+            return responses
         if watcher.is_disconnected:
-            return watcher.job.response
+            return responses
         if watcher.is_revoked:
             raise unauthorized()
-    response, _ = await statuses.get(job.key)
-    return response
+    found = await asyncio.gather(*map(statuses.get, current))
+    return [response for response, _ in found]
 
 
-def stream(statuses: Statuses, job: RequestedJob, current: StatusResponse) -> ASGIApp:
-    """Return the ASGI application that sends a job's status, then each change until a final state.
+def stream(statuses: Statuses, client: ApiKey, current: Mapping[str, StatusResponse]) -> ASGIApp:
+    """Return the ASGI application that sends the jobs' statuses, then each change of them.
 
-    A client that reads slowly skips statuses: the next one that it gets is always the newest.
+    It ends when all jobs are in a final state. A client that reads slowly skips statuses: the next
+    one of a job that it gets is always the newest.
 
     Args:
         statuses: Where responses come from.
-        job: The job.
-        current: The current response.
+        client: The authenticated client.
+        current: The current response about each job, by the key of its record.
     """
+    has_many = len(current) > 1
+
+    async def send_events(watcher: Watcher, receive: Receive, send: Send) -> None:
+        del receive
+        with statuses.watch(watcher, current) as jobs:
+            if has_many:
+                await _send_events_of_many(watcher, jobs, send, statuses.metrics)
+            else:
+                await _send_events(watcher, jobs[0], send, statuses.metrics)
+
+    return _event_stream(statuses, client, send_events, has_many=has_many)
+
+
+def stream_list(
+    statuses: Statuses, feeds: ListFeeds, client: ApiKey, wanted: ListFilter
+) -> ASGIApp:
+    """Return the ASGI application that sends the first page of a list, then its changes.
+
+    Args:
+        statuses: Where responses come from.
+        feeds: The lists that are watched.
+        client: The authenticated client.
+        wanted: Which jobs the list contains.
+    """
+
+    async def send_events(watcher: Watcher, receive: Receive, send: Send) -> None:
+        del receive
+        with feeds.watch(wanted, watcher) as feed:
+            await feed.start()
+            version, sent_at = 0, time.monotonic()
+            while not (watcher.is_disconnected or watcher.is_revoked):
+                if version != feed.version:
+                    piece, version = feed.since(version), feed.version
+                    await send(_part(piece))
+                    sent_at = time.monotonic()
+                else:
+                    sent_at = await _wait_or_keep_alive(watcher, send, sent_at)
+                if watcher.is_draining:
+                    await send(_part(_reconnect_later()))
+                    return
+
+    return _event_stream(statuses, client, send_events)
+
+
+def _event_stream(
+    statuses: Statuses,
+    client: ApiKey,
+    send_events: Callable[[Watcher, Receive, Send], Awaitable[None]],
+    *,
+    has_many: bool = False,
+) -> ASGIApp:
+    """Return the ASGI application of a stream whose events `send_events` sends."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         with (
-            statuses.watchers.admit(job.client, "stream"),
-            statuses.watch(job.key, job.client, current, receive) as watcher,
+            statuses.watchers.admit(client, "stream"),
+            statuses.watchers.watcher(client, receive, has_many=has_many) as watcher,
             contextlib.suppress(TimeoutError),  # of a client that reads nothing: drop it
         ):
-            await send(_STREAM_START)
-            send_in_time = _with_timeout(send, statuses.client_timeout)
-            await _send_events(watcher, send_in_time, statuses.metrics)
-            await send(END_OF_BODY)
+            start = _StreamStart(send, statuses.client_timeout)
+            await send_events(watcher, receive, start.send)
+            await start.send(END_OF_BODY)
 
     return app
 
 
-async def _send_events(watcher: Watcher, send: Send, metrics: Metrics) -> None:
-    job, sent_etag = watcher.job, b""
+class _StreamStart:
+    """Sends the headers of a stream with its first part, which an error may prevent."""
+
+    def __init__(self, send: Send, timeout: float) -> None:
+        self._send = send
+        self._send_in_time = _with_timeout(send, timeout)
+        self._has_started = False
+
+    async def send(self, message: Any) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await self._send(_STREAM_START)
+        await self._send_in_time(message)
+
+
+async def _send_events(watcher: Watcher, job: WatchedJob, send: Send, metrics: Metrics) -> None:
+    sent_etag = b""
     sent_at = time.monotonic()
     while not (watcher.is_disconnected or watcher.is_revoked):
         response = job.response
         if response.etag != sent_etag:
             if sent_etag:
-                _observe_delay(watcher, metrics)
+                _observe_delay(job.change_noticed_at, metrics)
             sent_etag = response.etag
             await send(_part(job.event))
             if response.is_final:
                 return
             sent_at = time.monotonic()
         elif watcher.must_end:
-            await send(_part(b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_MS)))
+            await send(_part(_reconnect_later()))
             return
-        elif (left := sent_at + KEEPALIVE_SECONDS - time.monotonic()) > 0:
-            await watcher.wait(left)
         else:
-            await send(_part(b":\n\n"))
+            sent_at = await _wait_or_keep_alive(watcher, send, sent_at)
+
+
+async def _send_events_of_many(
+    watcher: Watcher, jobs: Sequence[WatchedJob], send: Send, metrics: Metrics
+) -> None:
+    sent: dict[WatchedJob, bytes] = {}
+    changed = jobs
+    sent_at = time.monotonic()
+    while not (watcher.is_disconnected or watcher.is_revoked):
+        changed = [job for job in changed if job.response.etag != sent.get(job)]
+        if changed:
+            for job in changed:
+                if job in sent:
+                    _observe_delay(job.change_noticed_at, metrics)
+                sent[job] = job.response.etag
+            await send(_part(b"".join(job.event for job in changed)))
             sent_at = time.monotonic()
+            if all(job.response.is_final and job.response.etag == sent[job] for job in jobs):
+                # This id tells a client that connects again to have seen all final states.
+                last = bulk_response(job.response for job in jobs)
+                await send(_part(b"id: %b\n\n" % last.etag))
+                return
+        elif watcher.must_end:
+            await send(_part(_reconnect_later()))
+            return
+        else:
+            sent_at = await _wait_or_keep_alive(watcher, send, sent_at)
+        changed = watcher.take_changed()
 
 
-def _observe_delay(watcher: Watcher, metrics: Metrics) -> None:
-    """Count how long it took from noticing a change to sending it to this watcher."""
-    metrics.notification_delays.observe(time.monotonic() - watcher.job.change_noticed_at)
+async def _wait_or_keep_alive(watcher: Watcher, send: Send, sent_at: float) -> float:
+    """Wait for a change; send a comment if there was nothing to send for long.
+
+    Returns:
+        When something was last sent, on the monotonic clock.
+    """
+    left = sent_at + KEEPALIVE_SECONDS - time.monotonic()
+    if left > 0:
+        await watcher.wait(left)
+        return sent_at
+    await send(_part(b":\n\n"))
+    return time.monotonic()
+
+
+def _reconnect_later() -> bytes:
+    """Return the field that asks a client to reconnect after a random time."""
+    return b"retry: %d\n\n" % random.randint(*RECONNECT_DELAY_MS)
+
+
+def _observe_delay(noticed_at: float, metrics: Metrics) -> None:
+    """Count how long it took from noticing a change to sending it to a watcher."""
+    metrics.notification_delays.observe(time.monotonic() - noticed_at)
 
 
 def _with_timeout(send: Send, seconds: float) -> Send:

@@ -5,32 +5,19 @@ Every response about a job is made from `status_of` and `poll_interval`, whichev
 
 import math
 import re
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
 from msgspec.structs import replace
 
+from jobstatus.details import UnknownCause
 from jobstatus.status import JobState, JobStatus
 from jobstatus_service.storage.stored_record import StoredRecord
 
 NO_RECORD_REASON: Final = "no record of this job: it never existed, or is no longer kept"
 """The reason is the same for a job that never existed, has expired, or belongs to another tenant,
 so that a client can't find out which jobs other tenants have."""
-
-
-class UnknownCause(StrEnum):
-    """Why the state of a job is `unknown`."""
-
-    NO_RECORD = "no_record"
-    """There is no record: see `NO_RECORD_REASON`."""
-
-    LEASE_EXPIRED = "lease_expired"
-    """The attempt has not been reported for longer than its lease: its worker has probably died."""
-
-    UNREADABLE = "unreadable"
-    """The stored record is malformed."""
 
 
 POLL_INTERVALS_SECONDS: Final = (1, 2, 5, 10, 30)

@@ -9,9 +9,10 @@ from uuid import UUID
 import msgspec
 from litestar.types import HTTPResponseBodyEvent, Send
 
+from jobstatus.details import UnknownCause
 from jobstatus.status import JobState
+from jobstatus_service.lookup.details import NO_DETAILS, Details, details_body
 from jobstatus_service.lookup.representation import (
-    UnknownCause,
     etag_matches,
     etag_of,
     poll_interval,
@@ -39,7 +40,7 @@ END_OF_BODY: Final[HTTPResponseBodyEvent] = {
 _NEVER_VERIFIED: Final = Verification()
 """The verification of responses that no invalidation is received for; they are not cached."""
 
-_OVERHEAD_BYTES: Final = 550
+_OVERHEAD_BYTES: Final = 700
 """Memory of a cached response beside its body: the object, its validator, the cache's entry."""
 
 
@@ -58,6 +59,8 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         changed_at: When the job last changed, on the monotonic clock; minus infinity if unknown.
         change_interval: Observed seconds between two changes of the job; 0 if unknown.
         verification: Until when it is certain that an invalidation would have arrived.
+        details: What `JobDetails` says beside the status.
+        cause: Why the state is unknown, if it is.
     """
 
     etag_header: Header
@@ -68,6 +71,8 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     changed_at: float = -math.inf
     change_interval: float = 0.0
     verification: Verification = _NEVER_VERIFIED
+    details: Details = NO_DETAILS
+    cause: UnknownCause | None = None
 
     @property
     def etag(self) -> bytes:
@@ -83,6 +88,15 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     def size(self) -> int:
         """Approximate bytes in memory."""
         return len(self.body) + _OVERHEAD_BYTES
+
+    def details_body(self) -> bytes:
+        """Return the JSON of the job's `JobDetails`."""
+        return details_body(self.body, self.details, is_final=self.is_final, cause=self.cause)
+
+    def with_details(self) -> "StatusResponse":
+        """Return the response whose body is the job's `JobDetails`."""
+        body = self.details_body()
+        return StatusResponse((b"etag", etag_of(body)), self.other_headers, body, self.state)
 
     def matches_etag(self, if_none_match: bytes | None) -> bool:
         """Return whether the header `If-None-Match` names this response."""
@@ -144,22 +158,42 @@ def response_for(
         valid_seconds = min(valid_seconds, interval_valid_seconds)
     if stored.ttl_ms >= 0:
         valid_seconds = min(valid_seconds, stored.ttl_ms / 1000)
+    cause = unknown_cause(status, stored)
     age = (stored.now_ms - stored.record.updated) / 1000 if stored.record else math.inf
     return StatusResponse(
         (b"etag", etag_of(body)),
-        _status_headers(interval, unknown_cause(status, stored)),
+        _status_headers(interval, cause),
         body,
         status.state,
         valid_until=asked_at + min(valid_seconds, max_cached_seconds),
         changed_at=asked_at - age,
         change_interval=change_interval,
         verification=verification,
+        details=Details.from_record(stored.record) if stored.record is not None else NO_DETAILS,
+        cause=cause,
     )
 
 
 def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
     """Make the response about many jobs from those about each."""
     body = b'{"jobs":[%b]}' % b",".join(response.body for response in responses)
+    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
+
+
+def list_response(jobs: Iterable[StatusResponse], following: str | None) -> StatusResponse:
+    """Make the response with a page of a list.
+
+    Args:
+        jobs: The responses about its jobs.
+        following: The cursor of the next page; None at the end of the list.
+    """
+    bodies = b",".join(response.details_body() for response in jobs)
+    body = b'{"jobs":[%b],"next":%b}' % (bodies, msgspec.json.encode(following))
+    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
+
+
+def json_response(body: bytes) -> StatusResponse:
+    """Make the response with any other JSON."""
     return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
 
 

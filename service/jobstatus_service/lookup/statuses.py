@@ -3,21 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from litestar.types import Receive
-
+from jobstatus.keys import record_key, uuid_of_key
 from jobstatus.redis_url import RedisMode
-from jobstatus.status import JobState, uuid_of_key
+from jobstatus.status import JobState
 from jobstatus.storage.client import redis_url_of
 from jobstatus_service.lookup.cache import MAX_CACHED_SECONDS, ResponseCache
 from jobstatus_service.lookup.response import StatusResponse, response_for
-from jobstatus_service.lookup.watchers import Client, Watcher, Watchers
+from jobstatus_service.lookup.watchers import WatchedJob, Watcher, Watchers
 from jobstatus_service.metrics.metrics import Metrics, Outcome, Sample
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.cluster_reader import ClusterReader
+from jobstatus_service.storage.index_reader import IndexReader
 from jobstatus_service.storage.link import Link
 from jobstatus_service.storage.reader import Reader
 from jobstatus_service.storage.redis_endpoints import endpoint_of
@@ -32,8 +32,10 @@ class Statuses:
     """The responses about all jobs, by record key. Belongs to one event loop.
 
     Attributes:
+        is_cluster: Whether the records are in a Redis Cluster.
         cache: The cached responses.
         reader: Reads records from Redis.
+        index: Reads the index, which says what jobs there are.
         watchers: The open long polls and event streams.
         client_timeout: Seconds for which a client may leave a part of a stream unread.
         metrics: Where reads and invalidations are counted.
@@ -44,10 +46,11 @@ class Statuses:
         self.reader = self._reader(settings, metrics)
         # The record of a job whose slot is being migrated is created at the new node, of which
         # the old node, where the missing key was read, sends no invalidation.
-        is_cluster = isinstance(self.reader, ClusterReader)
+        self.is_cluster = isinstance(self.reader, ClusterReader)
         self._missing_cached_seconds = (
-            settings.max_staleness / 2 if is_cluster else MAX_CACHED_SECONDS
+            settings.max_staleness / 2 if self.is_cluster else MAX_CACHED_SECONDS
         )
+        self.index = IndexReader(self.reader, is_cluster=self.is_cluster)
         self.watchers = Watchers(settings)
         self.client_timeout = settings.client_timeout
         self.metrics = metrics
@@ -70,6 +73,14 @@ class Statuses:
         if self._checking is not None:
             self._checking.cancel()
         await self.reader.close()
+
+    def key_of(self, prefix: str, job_id: UUID) -> str:
+        """Return the key of a job's record."""
+        return self.key_of_text(prefix, str(job_id))
+
+    def key_of_text(self, prefix: str, job_id: str) -> str:
+        """Return the key of a job's record; the UUID is hyphenated and in lower case."""
+        return record_key(prefix, job_id, is_cluster=self.is_cluster)
 
     def cached(self, key: str, now: float | None = None) -> StatusResponse | None:
         """Return the cached response about a job; None if Redis must be asked. A hot path.
@@ -105,23 +116,22 @@ class Statuses:
 
     @contextlib.contextmanager
     def watch(
-        self, key: str, client: Client, response: StatusResponse, receive: Receive
-    ) -> Iterator[Watcher]:
-        """Watch a job during the block.
+        self, watcher: Watcher, responses: Mapping[str, StatusResponse]
+    ) -> Iterator[list[WatchedJob]]:
+        """Have a watcher watch jobs during the block.
 
         Args:
-            key: The key of the job's record.
-            client: The authenticated client.
-            response: What `get` has just returned.
-            receive: As in ASGI; notices that the client disconnects.
+            watcher: The watcher.
+            responses: What `get` has just returned about each job, by the key of its record.
         """
-        is_first = key not in self.watchers.jobs
-        with self.watchers.watch(key, client, response, receive) as watcher:
-            if is_first and self.cache.responses.get(key) is not response:
-                # The job has changed since, or its changes are not tracked.
-                watcher.job.is_stale = True
-                self.reader.request(key)
-            yield watcher
+        new = [key for key in responses if key not in self.watchers.jobs]
+        with self.watchers.watch(watcher, responses) as jobs:
+            for key in new:
+                if self.cache.responses.get(key) is not responses[key]:
+                    # The job has changed since, or its changes are not tracked.
+                    self.watchers.jobs[key].is_stale = True
+                    self.reader.request(key)
+            yield jobs
 
     def sample(self) -> Sample:
         """Return all numbers of this process now."""

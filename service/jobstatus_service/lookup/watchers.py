@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 from litestar.types import Receive
@@ -42,7 +42,6 @@ class WatchedJob:
     Attributes:
         response: The newest response about the job.
         is_stale: Whether the job has changed since then, or may have.
-        is_draining: Whether the process is draining, so that all watchers must end.
         change_noticed_at: When the last change was noticed, on the monotonic clock.
         watchers: The job's watchers.
     """
@@ -51,16 +50,14 @@ class WatchedJob:
         "_event",
         "_event_of",
         "change_noticed_at",
-        "is_draining",
         "is_stale",
         "response",
         "watchers",
     )
 
-    def __init__(self, response: StatusResponse, *, is_draining: bool) -> None:
+    def __init__(self, response: StatusResponse) -> None:
         self.response = response
         self.is_stale = False
-        self.is_draining = is_draining
         self.change_noticed_at = time.monotonic()
         self.watchers: set[Watcher] = set()
         self._event = b""
@@ -78,6 +75,8 @@ class WatchedJob:
     def wake_watchers(self) -> None:
         """Wake all watchers of the job."""
         for watcher in self.watchers:
+            if watcher.changed is not None:
+                watcher.changed[self] = None
             watcher.wake()
 
 
@@ -85,26 +84,31 @@ class Watcher:
     """One open long poll or event stream.
 
     Attributes:
-        job: The job that it watches.
+        changed: The jobs that have changed since `take_changed`, if it watches several.
         client: The client that has it open.
         is_disconnected: Whether the client has closed its connection.
         is_revoked: Whether the client's API key is no longer valid.
+        is_draining: Whether the process is draining.
     """
 
     __slots__ = (
         "_loop",
         "_receiving",
         "_woken",
+        "changed",
         "client",
         "is_disconnected",
+        "is_draining",
         "is_revoked",
-        "job",
     )
 
-    def __init__(self, job: WatchedJob, client: Client, receive: Receive) -> None:
-        self.job = job
+    def __init__(
+        self, client: Client, receive: Receive, *, is_draining: bool, has_many: bool
+    ) -> None:
+        self.changed: dict[WatchedJob, None] | None = {} if has_many else None
         self.client = client
         self.is_disconnected = self.is_revoked = False
+        self.is_draining = is_draining
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] | None = None
         self._receiving = self._loop.create_task(self._wait_for_disconnect(receive))
@@ -112,7 +116,12 @@ class Watcher:
     @property
     def must_end(self) -> bool:
         """Whether it must end: client disconnected, API key revoked, or process draining."""
-        return self.is_disconnected or self.is_revoked or self.job.is_draining
+        return self.is_disconnected or self.is_revoked or self.is_draining
+
+    def take_changed(self) -> list[WatchedJob]:
+        """Return the jobs that have changed since the last call."""
+        changed, self.changed = self.changed or {}, {}
+        return list(changed)
 
     async def wait(self, seconds: float) -> None:
         """Wait until the watcher is woken, for at most so many seconds."""
@@ -156,6 +165,7 @@ class Watchers:
         self.open: Counter[WatcherKind] = Counter()
         self._settings = settings
         self._open_by_client: Counter[str] = Counter()
+        self._watchers: set[Watcher] = set()
 
     @contextlib.contextmanager
     def admit(self, client: Client, kind: WatcherKind) -> Iterator[None]:
@@ -180,22 +190,48 @@ class Watchers:
                 del self._open_by_client[name]
 
     @contextlib.contextmanager
-    def watch(
-        self, key: str, client: Client, response: StatusResponse, receive: Receive
+    def watcher(
+        self, client: Client, receive: Receive, *, has_many: bool = False
     ) -> Iterator[Watcher]:
-        """Watch a job, about which `response` is the current one, during the block."""
-        job = self.jobs.get(key)
-        if job is None:
-            job = self.jobs[key] = WatchedJob(response, is_draining=self.is_draining)
-        watcher = Watcher(job, client, receive)
-        job.watchers.add(watcher)
+        """Make a watcher, which watches nothing yet, for the block.
+
+        Args:
+            client: The authenticated client.
+            receive: As in ASGI; notices that the client disconnects.
+            has_many: Whether it is to watch several jobs.
+        """
+        watcher = Watcher(client, receive, is_draining=self.is_draining, has_many=has_many)
+        self._watchers.add(watcher)
         try:
             yield watcher
         finally:
             watcher.close()
-            job.watchers.discard(watcher)
-            if not job.watchers and self.jobs.get(key) is job:
-                del self.jobs[key]
+            self._watchers.discard(watcher)
+
+    @contextlib.contextmanager
+    def watch(
+        self, watcher: Watcher, responses: Mapping[str, StatusResponse]
+    ) -> Iterator[list[WatchedJob]]:
+        """Have a watcher watch jobs during the block.
+
+        Args:
+            watcher: The watcher.
+            responses: The current response about each job, by the key of its record.
+        """
+        jobs: list[WatchedJob] = []
+        for key, response in responses.items():
+            job = self.jobs.get(key)
+            if job is None:
+                job = self.jobs[key] = WatchedJob(response)
+            job.watchers.add(watcher)
+            jobs.append(job)
+        try:
+            yield jobs
+        finally:
+            for key, job in zip(responses, jobs, strict=True):
+                job.watchers.discard(watcher)
+                if not job.watchers and self.jobs.get(key) is job:
+                    del self.jobs[key]
 
     def mark_stale(self, key: str) -> bool:
         """Note that a job has changed; return whether it is watched."""
@@ -222,15 +258,14 @@ class Watchers:
 
     def end_revoked(self, is_valid: Callable[[Any], bool]) -> None:
         """End the watchers of clients whose API key is no longer valid."""
-        for job in self.jobs.values():
-            for watcher in job.watchers:
-                if not is_valid(watcher.client):
-                    watcher.is_revoked = True
-                    watcher.wake()
+        for watcher in self._watchers:
+            if not is_valid(watcher.client):
+                watcher.is_revoked = True
+                watcher.wake()
 
     def drain(self) -> None:
         """End all watchers, since the process is draining."""
         self.is_draining = True
-        for job in self.jobs.values():
-            job.is_draining = True
-            job.wake_watchers()
+        for watcher in self._watchers:
+            watcher.is_draining = True
+            watcher.wake()

@@ -15,6 +15,7 @@ from typing import Any, Final
 from jobstatus.redis_url import HostPort
 from jobstatus.storage.client import redis_url_of
 from jobstatus.storage.slots import (
+    ASKING_COMMAND,
     CLUSTER_SLOTS_COMMAND,
     SLOTS,
     Layout,
@@ -28,6 +29,7 @@ from jobstatus_service.storage.connection import (
     ConnectionLostError,
     OnInvalidation,
     RedisConnection,
+    ReplyError,
 )
 from jobstatus_service.storage.link import Link, UnavailableError
 from jobstatus_service.storage.reader import MakeResponse, Reader
@@ -102,12 +104,53 @@ class ClusterReader:
         reader = self._owner_of(key)
         return [] if reader is None else reader.request(key)
 
+    async def execute(
+        self, key: str, commands: Sequence[bytes], *, is_transaction: bool = False
+    ) -> list[Any]:
+        """Send commands to the node that has a key, as `Reader.execute` does.
+
+        While the key's slot is being moved, some keys of the slot are at one node and some at the
+        other; then each command is sent by itself, and redirects are followed.
+
+        Raises:
+            UnavailableError: The key's node is not known, does not answer in time, or refuses a
+                command.
+        """
+        reader = await self._wait_for_owner(key)
+        replies = await reader.exchange(commands, is_transaction=is_transaction)
+        if not any(map(_is_redirect, replies)):
+            for reply in replies:
+                if isinstance(reply, ReplyError):
+                    raise UnavailableError(str(reply))
+            return replies
+        self._refresh_needed.set()
+        return [await self._follow(reader, command) for command in commands]
+
+    async def _follow(self, reader: Reader, command: bytes) -> Any:
+        """Send one command, and again to each node that a redirect names."""
+        is_asking = False
+        for _ in range(_MAX_REDIRECTS):
+            sent = [ASKING_COMMAND, command] if is_asking else [command]
+            reply = (await reader.exchange(sent))[-1]
+            if not isinstance(reply, ReplyError):
+                return reply
+            node = next(node for node, each in self._readers.items() if each is reader)
+            redirect = redirect_of(str(reply), node)
+            if redirect is None:
+                raise UnavailableError(str(reply))
+            reader, is_asking = self._reader_of(redirect.host), redirect.once
+        raise UnavailableError("a command was redirected too often")
+
     async def read(self, key: str) -> Any:
         """Read a key, as `Reader.read` does.
 
         Raises:
             UnavailableError: the key's node is not known, or does not answer in time.
         """
+        reader = await self._wait_for_owner(key)
+        return await reader.read(key)
+
+    async def _wait_for_owner(self, key: str) -> Reader:
         if self._layout is None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.timeout):
@@ -116,7 +159,7 @@ class ClusterReader:
         if reader is None:
             self._refresh_needed.set()
             raise UnavailableError("no node of the Cluster is known to have the job's slot")
-        return await reader.read(key)
+        return reader
 
     def _owner_of(self, key: str) -> Reader | None:
         owner = self._layout.owner(key) if self._layout is not None else None
@@ -256,3 +299,10 @@ class ClusterReader:
         self._layout_known.set()
         if not is_first:
             self._on_invalidation(None)
+
+
+def _is_redirect(reply: Any) -> bool:
+    """Whether a reply may be the consequence of a slot that is being moved, or was."""
+    if not isinstance(reply, ReplyError):
+        return False
+    return str(reply).startswith(("MOVED ", "ASK ", "TRYAGAIN ", "EXECABORT "))

@@ -72,7 +72,8 @@ class RedisConnection(asyncio.Protocol):
         self._replies: list[Any] = []
         self._invalidations: list[Sequence[str] | None] = []
         self._pending: set[asyncio.Future[Any]] = set()
-        self._expected: deque[tuple[int, OnReplies]] = deque()
+        self._expected: deque[tuple[int, OnReplies, bool]] = deque()
+        self._is_binary = False
         self._transport.set_protocol(self)
 
     @classmethod
@@ -168,15 +169,23 @@ class RedisConnection(asyncio.Protocol):
             raise
         return not isinstance(reply, ReplyError)
 
-    def send_pipeline(self, commands: bytes, reply_count: int, on_replies: OnReplies) -> None:
+    def send_pipeline(
+        self,
+        commands: bytes,
+        reply_count: int,
+        on_replies: OnReplies,
+        *,
+        is_binary: bool = False,
+    ) -> None:
         """Send commands, encoded in RESP.
 
         Args:
             commands: The commands.
             reply_count: How many replies they have.
             on_replies: Called with the replies; never called if the connection is lost before.
+            is_binary: Whether strings in the replies are bytes, rather than text.
         """
-        self._expected.append((reply_count, on_replies))
+        self._expected.append((reply_count, on_replies, is_binary))
         if not self._transport.is_closing():
             self._transport.write(commands)
 
@@ -209,10 +218,15 @@ class RedisConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._parser.feed(data)
-        while (reply := self._parser.gets()) is not _INCOMPLETE:
+        while True:
+            if self._expected and self._expected[0][2] is not self._is_binary:
+                self._set_binary(is_binary=not self._is_binary)
+            reply = self._parser.gets()
+            if reply is _INCOMPLETE:
+                return
             if isinstance(reply, hiredis.PushNotification):
-                if reply[0] == "invalidate":
-                    self._invalidations.append(reply[1])
+                if reply[0] in {"invalidate", b"invalidate"}:
+                    self._invalidations.append(_as_text(reply[1]))
             else:
                 self._replies.append(reply)
                 if len(self._replies) == self._expected[0][0]:
@@ -220,6 +234,14 @@ class RedisConnection(asyncio.Protocol):
                     self._expected.popleft()[1](replies)
             if not self._replies:
                 self._pass_on_invalidations()
+
+    def _set_binary(self, *, is_binary: bool) -> None:
+        """Have the parser return strings as bytes, or as text."""
+        self._is_binary = is_binary
+        if is_binary:
+            self._parser.set_encoding(encoding=None, errors=None)
+        else:
+            self._parser.set_encoding(encoding="utf-8", errors="replace")
 
     def _pass_on_invalidations(self) -> None:
         """Report what has changed, now that no pipeline is partly answered."""
@@ -237,3 +259,10 @@ class RedisConnection(asyncio.Protocol):
         self.redis_py_connection._writer = None  # noqa: SLF001 - redis-py must not close it again
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def _as_text(keys: Sequence[str | bytes] | None) -> Sequence[str] | None:
+    """Return the keys of an invalidation that arrived between binary replies, too, as text."""
+    if keys is None:
+        return None
+    return [key.decode(errors="replace") if isinstance(key, bytes) else key for key in keys]

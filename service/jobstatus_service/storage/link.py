@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.connection import (
@@ -122,6 +122,12 @@ class Link:
                 await self._task
         await self._endpoint.close()
 
+    async def connected(self) -> RedisConnection:
+        """Wait for a connection, and return it."""
+        while self.connection is None:
+            await self._connected.wait()
+        return self.connection
+
     async def ping(self) -> None:
         """Wait until Redis answers a probe.
 
@@ -130,8 +136,7 @@ class Link:
         """
         try:
             async with asyncio.timeout(self._settings.timeout):
-                await self._connected.wait()
-                connection = cast("RedisConnection", self.connection)
+                connection = await self.connected()
                 reply = await connection.execute(self._endpoint.probe)
         except TimeoutError:
             raise UnavailableError(self.timeout_reason()) from None

@@ -20,6 +20,9 @@ from jobstatus_service.storage.stored_record import StoredRecord
 _MAX_PIPELINES_IN_FLIGHT: Final = 2
 """Pipelines that wait for replies at once. Keys requested meanwhile share the next pipeline."""
 
+_MULTI_COMMAND: Final = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC_COMMAND: Final = b"*1\r\n$4\r\nEXEC\r\n"
+
 _MAX_KEYS_PER_PIPELINE: Final = 1000
 """The limit keeps the time until the first reply short."""
 
@@ -134,6 +137,57 @@ class Reader:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.request(key).append(future)
         return await future
+
+    async def execute(
+        self, key: str, commands: Sequence[bytes], *, is_transaction: bool = False
+    ) -> list[Any]:
+        """Send other commands than reads of records; return their replies, with strings as bytes.
+
+        Args:
+            key: One of their keys; all belong to one slot.
+            commands: The commands, encoded in RESP.
+            is_transaction: Whether Redis is to execute them at one moment.
+
+        Raises:
+            UnavailableError: Redis does not answer in time, or refuses a command.
+        """
+        del key
+        replies = await self.exchange(commands, is_transaction=is_transaction)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise UnavailableError(str(reply))
+        return replies
+
+    async def exchange(
+        self, commands: Sequence[bytes], *, is_transaction: bool = False
+    ) -> list[Any]:
+        """Do the same as `execute`, except that an error of a command is its reply.
+
+        A transaction that is refused as a whole has one reply, which is an error.
+        """
+        if self.link.is_down_for(self._timeout):
+            raise UnavailableError(self.link.fault)
+        sent = [_MULTI_COMMAND, *commands, _EXEC_COMMAND] if is_transaction else commands
+        future: asyncio.Future[Sequence[Any]] = asyncio.get_running_loop().create_future()
+
+        def on_replies(replies: Sequence[Any]) -> None:
+            if not future.done():
+                future.set_result(replies)
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                connection = await self.link.connected()
+                connection.send_pipeline(b"".join(sent), len(sent), on_replies, is_binary=True)
+                await asyncio.wait((future, connection.lost), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise UnavailableError(self.link.timeout_reason()) from None
+        if not future.done():
+            raise UnavailableError(self.link.fault)
+        replies = future.result()
+        if not is_transaction:
+            return list(replies)
+        refused = next((reply for reply in replies if isinstance(reply, ReplyError)), None)
+        return list(replies[-1]) if refused is None else [refused]
 
     def _schedule_send(self) -> None:
         if (

@@ -12,7 +12,7 @@ import pytest
 from tests.service.conftest import JOB, URL, Poller, Put, polling, until
 
 from jobstatus.errors import SettingsError
-from jobstatus.status import record_key
+from jobstatus.keys import record_key
 from jobstatus_service.http import api_keys as api_keys_module
 from jobstatus_service.http.api_keys import ApiKey, ApiKeys, digest, parse_keys
 from jobstatus_service.settings import ServiceSettings

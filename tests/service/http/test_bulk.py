@@ -4,7 +4,6 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-import pytest
 from tests.service.conftest import Poller, Put
 
 from jobstatus.status import JobState, job_uuid
@@ -68,10 +67,9 @@ async def test_malformed_ids(client: Poller) -> None:
     ]
 
 
-@pytest.mark.parametrize("count", [0, 101])
-async def test_number_of_ids(client: Poller, count: int) -> None:
-    """A request must have 1 to 100 ids."""
-    response = await client.get(url_of((IDS * 2)[:count]))
+async def test_number_of_ids(client: Poller) -> None:
+    """A request must not have more than 100 ids."""
+    response = await client.get(url_of((IDS * 2)[:101]))
     assert response.status_code == 422
     (error,) = response.json()["detail"]
     assert error["loc"] == ["query", "id"]

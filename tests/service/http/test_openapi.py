@@ -63,8 +63,27 @@ async def test_operation(document: dict[str, Any]) -> None:
         ),
         (
             "/api/jobs",
-            {"id", "key", "If-None-Match"},
+            {
+                *("id", "key", "wait", "until", "state", "name", "limit", "cursor"),
+                *("If-None-Match", "Prefer"),
+            },
             {"200", "304", "401", "422", "429", "503"},
+        ),
+        (
+            "/api/jobs/{job_id}/details",
+            {"job_id", "wait", "until", "If-None-Match", "Prefer"},
+            {"200", "304", "401", "422", "429", "503"},
+        ),
+        (
+            "/api/jobs/{job_id}/result",
+            {"job_id", "If-None-Match"},
+            {"200", "304", "401", "404", "410", "422", "429", "503"},
+        ),
+        ("/api/jobs/counts", {"If-None-Match"}, {"200", "304", "401", "429", "503"}),
+        (
+            "/api/jobs/events",
+            {"id", "key", "state", "name", "Last-Event-ID"},
+            {"200", "204", "401", "422", "429", "503"},
         ),
     ],
 )

@@ -28,7 +28,10 @@ async def never_disconnects() -> Any:
 @contextlib.asynccontextmanager
 async def waiting(watchers: Watchers) -> AsyncIterator[tuple[Watcher, asyncio.Task[None]]]:
     """Open a watcher; gives it and the task that waits until it is woken."""
-    with watchers.watch(KEY, CLIENT, response(b"1"), never_disconnects) as watcher:
+    with (
+        watchers.watcher(CLIENT, never_disconnects) as watcher,
+        watchers.watch(watcher, {KEY: response(b"1")}),
+    ):
         task = asyncio.create_task(watcher.wait(10))
         await asyncio.sleep(0)
         yield watcher, task
@@ -58,13 +61,13 @@ def test_limits(client: ApiKey, open_before: int, is_client_limit: bool) -> None
 async def test_publish(etag: bytes, is_woken: bool) -> None:
     """A new response wakes the watchers of its job only if it differs from the last one."""
     watchers = Watchers(ServiceSettings())
-    async with waiting(watchers) as (watcher, task):
+    async with waiting(watchers) as (_, task):
         assert watchers.mark_stale(KEY)
         watchers.publish(KEY, response(etag))
         await asyncio.sleep(0)
         assert task.done() is is_woken
-        assert watcher.job.response.etag == etag
-        assert not watcher.job.is_stale
+        assert watchers.jobs[KEY].response.etag == etag
+        assert not watchers.jobs[KEY].is_stale
 
 
 @pytest.mark.parametrize("valid", [True, False])

@@ -8,18 +8,20 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from msgspec.structs import replace
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 from tests.processes import free_port
+from tests.records import cluster_key
 from tests.service.conftest import Poller, polling
 from tests.service.storage.waiting import long_polls_are_open, until
 from tests.valkey_servers import Cluster, Node, closing, identity
 from tests.waiting import eventually
 
-from jobstatus import Publisher, job_uuid
+from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState, Record, WriteResult
 from jobstatus.storage.cluster_store import ClusterStore
-from jobstatus.storage.refusals import error_text, is_permanent
+from jobstatus.storage.refusals import Refusal, error_text, is_permanent
 from jobstatus.storage.slots import redirect_of, slot_of
 from jobstatus.storage.write import Write
 from jobstatus_service.settings import ServiceSettings
@@ -45,9 +47,24 @@ def record(progress: float, state: JobState = JobState.IN_PROGRESS) -> Record:
 
 
 def write(store: ClusterStore, ids: list[UUID], progress: float) -> None:
-    writes = [Write(f"job:{i}", record(progress), 60_000, 30_000) for i in ids]
-    results = store.write(writes)
+    results = store.write(writes(ids, progress))
     assert set(results) <= {WriteResult.CHANGED, WriteResult.RENEWED}, results
+
+
+def write_while_moving(store: ClusterStore, ids: list[UUID], progress: float) -> None:
+    """Write progress of running jobs, which changes no state, while their slot is being moved."""
+    moving = [replace(each, may_change_state=False) for each in writes(ids, progress)]
+    assert set(store.write(moving)) == {WriteResult.CHANGED}
+
+
+def begin_while_moving(store: ClusterStore, ids: list[UUID]) -> None:
+    """Try to write jobs that begin while their slot is being moved: they have to wait."""
+    results = store.write(writes(ids, 0))
+    assert all(isinstance(each, Refusal) and not each.is_permanent for each in results), results
+
+
+def writes(ids: list[UUID], progress: float) -> list[Write]:
+    return [Write(cluster_key(str(i)), record(progress), 60_000, 30_000) for i in ids]
 
 
 async def served(client: Poller, ids: list[UUID]) -> set[float]:
@@ -55,6 +72,13 @@ async def served(client: Poller, ids: list[UUID]) -> set[float]:
     answers = await asyncio.gather(*(client.get(f"/api/jobs/{i}") for i in ids))
     assert {a.status_code for a in answers} == {200}
     return {a.json()["progress"] for a in answers}
+
+
+async def listed(client: Poller) -> set[str]:
+    """Return the ids of the newest jobs."""
+    response = await client.get("/api/jobs?limit=200")
+    assert response.status_code == 200, response.text
+    return {each["id"] for each in response.json()["jobs"]}
 
 
 async def serves(client: Poller, ids: list[UUID], progress: float) -> None:
@@ -78,7 +102,9 @@ async def test_every_key_has_its_node(cluster: Cluster) -> None:
     ids = [uuid4() for _ in range(100)]
     own = store(cluster)
     write(own, ids, 1)
-    assert {cluster.owner(slot_of(f"job:{i}")).port for i in ids} == {n.port for n in cluster.nodes}
+    assert {cluster.owner(slot_of(cluster_key(str(i)))).port for i in ids} == {
+        n.port for n in cluster.nodes
+    }
     async with polling(settings(cluster)) as client:
         await cached(client, ids, 1)
         hits = client.app.metrics.reads["hit"]
@@ -97,7 +123,7 @@ async def test_every_key_has_its_node(cluster: Cluster) -> None:
 async def test_jobs_of_a_slot_that_is_being_moved(cluster: Cluster) -> None:
     """While a slot is moved to another node, and afterwards, its jobs are written and read."""
     job = uuid4()
-    slot = slot_of(f"job:{job}")
+    slot = slot_of(cluster_key(str(job)))
     missing = _in_slot(slot)
     own = store(cluster)
     write(own, [job], 1)
@@ -105,14 +131,18 @@ async def test_jobs_of_a_slot_that_is_being_moved(cluster: Cluster) -> None:
     async with polling(settings(cluster)) as client:
         await cached(client, [job], 1)
         source = cluster.begin_migration(slot, target)
-        write(own, [job], 2)  # its key is still at the source
+        write_while_moving(own, [job], 2)  # its key is still at the source
         await serves(client, [job], 2)
-        write(own, [missing], 5)  # a new key is created at the target
-        await serves(client, [missing], 5)
+        begin_while_moving(own, [missing])
+        assert await listed(client) >= {str(job)}
         assert cluster.migrate_keys(slot, source, target) >= 1  # other tests' jobs, too
-        write(own, [job, missing], 6)
-        await serves(client, [job, missing], 6)
+        write_while_moving(own, [job], 6)
+        await serves(client, [job], 6)
+        begin_while_moving(own, [missing])
+        assert await listed(client) >= {str(job)}
         cluster.end_migration(slot, target)
+        write(own, [missing], 6)
+        assert await listed(client) >= {str(job), str(missing)}
         write(own, [job, missing], 7)
         await serves(client, [job, missing], 7)
         await client.cache_valid()
@@ -123,9 +153,9 @@ async def test_jobs_of_a_slot_that_is_being_moved(cluster: Cluster) -> None:
 
 
 async def test_job_that_begins_while_its_slot_is_being_moved(cluster: Cluster) -> None:
-    """A job that is created at the slot's new node is seen within the staleness bound."""
+    """A job that has begun while its slot was moved is seen within the staleness bound."""
     job, other = uuid4(), uuid4()
-    slot = slot_of(f"job:{job}")
+    slot = slot_of(cluster_key(str(job)))
     own = store(cluster)
     async with polling(settings(cluster)) as client:
         await cached(client, [job], 0)
@@ -133,11 +163,12 @@ async def test_job_that_begins_while_its_slot_is_being_moved(cluster: Cluster) -
         long_poll = asyncio.create_task(client.get(f"/api/jobs/{job}?wait=20"))
         await long_polls_are_open(client)
         source = cluster.begin_migration(slot, target)
+        begin_while_moving(own, [job])
+        cluster.migrate_keys(slot, source, target)
+        cluster.end_migration(slot, target)
         write(own, [job], 5)
         await serves(client, [job], 5)
         assert (await asyncio.wait_for(long_poll, 3)).json()["progress"] == 5
-        cluster.migrate_keys(slot, source, target)
-        cluster.end_migration(slot, target)
         assert await served(client, [other]) == {0}
     own.close()
     _stop_migration(cluster, slot)
@@ -182,7 +213,7 @@ async def test_slots_that_are_moved_atomically(cluster: Cluster) -> None:
     ids = [uuid4() for _ in range(30)]
     own = store(cluster)
     write(own, ids, 1)
-    slots = sorted({slot_of(f"job:{i}") for i in ids})
+    slots = sorted({slot_of(cluster_key(str(i))) for i in ids})
     async with polling(settings(cluster)) as client:
         await cached(client, ids, 1)
         for slot in slots:
@@ -210,11 +241,8 @@ def _move(source: Node, target: Node, slot: int) -> None:
 
 
 def _in_slot(slot: int) -> UUID:
-    """Return a new job id whose key is in this slot; one in 16,384 is."""
-    deadline = time.monotonic() + 20
-    while slot_of(f"job:{(found := uuid4())}") != slot:
-        assert time.monotonic() < deadline
-    return found
+    """Return a new job id whose key is in this slot; one in 64 is."""
+    return next(i for i in iter(uuid4, None) if slot_of(cluster_key(str(i))) == slot)
 
 
 def test_publisher_writes_to_a_cluster(cluster: Cluster) -> None:
@@ -225,7 +253,7 @@ def test_publisher_writes_to_a_cluster(cluster: Cluster) -> None:
             with publisher.job(f"job-{n}", name="n") as report:
                 report.progress(50)
     for n in range(20):
-        key = f"job:{job_uuid(f'job-{n}')}"
+        key = cluster_key(f"job-{n}")
         assert cluster.get(key)["state"] == "succeeded"
         assert cluster.owner(slot_of(key)).redis.pttl(key) > 0
 

@@ -11,6 +11,7 @@ from arq import func
 from arq_prometheus import ArqPrometheusMetrics
 from prometheus_client import CollectorRegistry
 from tests.processes import ROOT
+from tests.records import ANY_RECORD
 from tests.worker.arq import app
 from tests.worker.arq.conftest import Work, enqueue, soon
 
@@ -55,7 +56,7 @@ def test_same_as_under_arq(
     redis.flushdb()
     ours = seen("jobstatus", redis_url, *tools)
     assert ours == plain
-    assert len(redis.keys("job:*")) == 5
+    assert len(redis.keys(ANY_RECORD)) == 5
 
 
 async def test_prometheus(pool: StatusRedis, work: Work) -> None:

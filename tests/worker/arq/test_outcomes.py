@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from arq.jobs import Job
+from tests.records import ANY_RECORD
 from tests.worker.arq import app
 from tests.worker.arq.conftest import ReadStatus, Work, enqueue, soon
 
@@ -301,7 +302,7 @@ async def test_cron(redis: Any, work: Work) -> None:
     """A cron job, whose id is not a UUID, is stored under the UUID of its id."""
     worker = await work(app.Cron, max_burst_jobs=1)
     assert worker.jobs_complete == 1
-    (key,) = redis.keys("job:*")
+    (key,) = redis.keys(ANY_RECORD)
     assert redis.hmget(key, "state", "name") == ["succeeded", "cron:tick"]
 
 
@@ -309,7 +310,7 @@ async def test_record_outlives_the_retry_delay(pool: StatusRedis, redis: Any, wo
     """The record of a job that is retried is stored until after the next attempt is due."""
     await enqueue(pool, "again", 3 * 86_400)
     await work(max_burst_jobs=1)
-    (key,) = redis.keys("job:*")
+    (key,) = redis.keys(ANY_RECORD)
     assert redis.pttl(key) > 3 * 86_400_000
 
 

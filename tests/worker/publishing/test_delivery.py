@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from tests.hostile_values import RaisingValue
-from tests.records import key
+from tests.records import key, record_count
 from tests.refusals import FAULTS, require_replica
 from tests.slow_link import SlowLink
 from tests.waiting import eventually
@@ -187,13 +187,13 @@ def test_new_jobs_do_not_wait_behind_the_backlog(own_valkey: ValkeyServer) -> No
             eventually(lambda: publisher._delivery._backlog.final_states == 6_000)
             link.rate = 100_000  # the backlog needs 20 s
             store.is_available = True
-            eventually(lambda: redis.dbsize() > 1)
+            eventually(lambda: record_count(redis) > 1)
             with publisher.job("urgent", name="x", created=1):
                 eventually(lambda: redis.hget(key("urgent"), "state") == "in_progress", 60)
                 assert publisher.unwritten_final_states > 0
             link.rate = 0
             assert publisher.flush(60)
-            assert redis.dbsize() == 6_002
+            assert record_count(redis) == 6_002
 
 
 @pytest.mark.parametrize("code", FAULTS)
@@ -244,7 +244,8 @@ def test_refused_keys(writer: Publisher, admin: Any, caplog: pytest.LogCaptureFi
     def has_progress(job_id: str, percent: int) -> bool:
         return bool(admin.hget(key(job_id), "progress") == str(percent))
 
-    admin.execute_command("ACL", "SETUSER", "writer", "resetkeys", f"~{key('good')}")
+    allowed = (f"~{key('good')}", "~job:index:*")
+    admin.execute_command("ACL", "SETUSER", "writer", "resetkeys", *allowed)
     with caplog.at_level(logging.WARNING), writer.job("good", name="x") as good:
         for n in range(20):
             with writer.job(f"bad-{n}", name="x"):

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.records import key, read
+from tests.records import key, read, record_count
 from tests.waiting import eventually
 from tests.worker.unreliable_store import unreliable
 
@@ -232,7 +232,7 @@ def test_close_writes_everything(redis: Any, redis_url: str) -> None:
     for n in range(100):
         publisher.pending(str(n), name="x")
     publisher.close()
-    assert redis.dbsize() == 100
+    assert record_count(redis) == 100
     assert publisher._thread is not None
     publisher._thread.join(10)
     assert not publisher._thread.is_alive()

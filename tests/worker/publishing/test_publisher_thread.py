@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.records import key
+from tests.records import key, record_count
 
 from jobstatus import Publisher
 from jobstatus.settings import PublisherSettings
@@ -26,7 +26,7 @@ def test_one_thread_and_one_connection(publisher: Publisher, redis: Any) -> None
         job.__exit__(None, None, None)
     assert publisher.flush()
     assert publisher.running == 0
-    assert redis.dbsize() == 50
+    assert record_count(redis) == 50
 
 
 def test_bug_in_the_thread(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.records import key
+from tests.records import cluster_key
 from tests.waiting import eventually
 
 from jobstatus import Publisher
@@ -22,7 +22,7 @@ from jobstatus.storage.write import Run, Write
 HEALTHY, SLOW = ("127.0.0.1", 1), ("127.0.0.1", 2)
 LAYOUT = Layout((0, 8192), (8191, 16_383), (HEALTHY, SLOW))
 IDS = [f"job-{n}" for n in range(200)]
-HEALTHY_IDS = [job_id for job_id in IDS if LAYOUT.owner(key(job_id)) == HEALTHY]
+HEALTHY_IDS = [job_id for job_id in IDS if LAYOUT.owner(cluster_key(job_id)) == HEALTHY]
 SLOW_IDS = [job_id for job_id in IDS if job_id not in HEALTHY_IDS]
 
 
@@ -73,7 +73,7 @@ def cluster_settings() -> PublisherSettings:
 
 def writes(ids: Sequence[str]) -> list[Write]:
     record = Record(name="x", state=JobState.SUCCEEDED, created=1, attempt=1)
-    return [Write(key(job_id), record, 60_000) for job_id in ids]
+    return [Write(cluster_key(job_id), record, 60_000) for job_id in ids]
 
 
 def is_transient(result: object) -> bool:
@@ -94,7 +94,7 @@ def test_slow_node_delays_only_its_own_keys(
     results = dict(zip(IDS, cluster.write(writes(IDS)), strict=True))
     assert {results[job_id] for job_id in HEALTHY_IDS} == {WriteResult.CHANGED}
     assert all(is_transient(results[job_id]) for job_id in SLOW_IDS)
-    runs = dict(zip(IDS, cluster.runs([key(job_id) for job_id in IDS]), strict=True))
+    runs = dict(zip(IDS, cluster.runs([cluster_key(job_id) for job_id in IDS]), strict=True))
     assert all(isinstance(runs[job_id], Run) for job_id in HEALTHY_IDS)
     assert all(is_transient(runs[job_id]) for job_id in SLOW_IDS)
     assert slow_node.exchanges == [len(SLOW_IDS)]
@@ -120,7 +120,7 @@ def test_publisher_with_a_slow_node(redis: Any, cluster: ClusterStore, slow_node
             eventually(partial(has_progress, redis, HEALTHY_IDS, percent))
         exchanges = len(slow_node.exchanges)
         assert 1 <= exchanges <= 1 + (time.monotonic() - began_at) / 2  # one after each pause
-        assert not redis.exists(*map(key, SLOW_IDS))
+        assert not redis.exists(*map(cluster_key, SLOW_IDS))
         cluster._nodes[SLOW] = cluster._nodes[HEALTHY]
         cluster._paused_until.clear()
         assert publisher.flush(10)
@@ -130,7 +130,7 @@ def test_publisher_with_a_slow_node(redis: Any, cluster: ClusterStore, slow_node
 def has_progress(redis: Any, ids: Sequence[str], percent: int) -> bool:
     pipeline = redis.pipeline(transaction=False)
     for job_id in ids:
-        pipeline.hget(key(job_id), "progress")
+        pipeline.hget(cluster_key(job_id), "progress")
     return set(pipeline.execute()) == {str(percent)}
 
 

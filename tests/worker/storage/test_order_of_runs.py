@@ -71,7 +71,7 @@ def test_runs_are_ordered_without_clocks(redis: Any, events: list[Event]) -> Non
     redis.delete(KEY)
     script = redis.register_script(
         SCRIPT.replace(
-            "redis.call('TIME')", "{math.floor(ARGV[12] / 1000), ARGV[12] % 1000 * 1000}"
+            "redis.call('TIME')", "{math.floor(ARGV[16] / 1000), ARGV[16] % 1000 * 1000}"
         )
     )
     latest = -1
@@ -89,7 +89,9 @@ def test_runs_are_ordered_without_clocks(redis: Any, events: list[Event]) -> Non
         is_superseded_worker = is_running and happened_at != began_at
         if is_superseded_worker and run >= latest:
             continue  # no later run has been reported, so this one is the latest
-        result = script(keys=[KEY], args=[*write.arguments(delivered_at / 1000), delivered_at])
+        result = script(
+            keys=[KEY], args=[*write.arguments(delivered_at / 1000), "", "", delivered_at]
+        )
         assert result // 8 == delivered_at
         if run < latest:
             assert result_of(result) is WriteResult.SUPERSEDED

@@ -40,6 +40,9 @@ Environment variables, all optional, with their defaults in parentheses:
   JOBSTATUS_KEY_PREFIX             first part of every key of the status (job)
   JOBSTATUS_LEASE                  seconds until a job that has stopped reporting is unknown (30)
   JOBSTATUS_RETENTION              seconds for which a finished job is shown (86400)
+  JOBSTATUS_RESULTS                1: store what jobs return, for pollers
+  JOBSTATUS_TRACEBACKS             1: store the tracebacks of failed jobs, for pollers
+  JOBSTATUS_RESULT_LIMIT           size of a stored result, at most (64KiB)
   JOBSTATUS_REPORT_INTERVAL        seconds between two writes of a job's progress (0.1)
   JOBSTATUS_CLAIM_LEASE            seconds until the job of a killed worker is run again (45)
   JOBSTATUS_ERROR_DETAIL           what is stored of a job's exception: full, type or none (full)

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from jobstatus.arq.claims import Claims
 from jobstatus.arq.outage import COMMAND_TIMEOUT_SECONDS, Outage
 from jobstatus.arq.outcomes import (
+    CoroutineExit,
     JobResult,
     exhausted_outcome,
     finished_outcome,
@@ -33,7 +34,7 @@ from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.error_text import ErrorText
 from jobstatus.reporting.report import Outcome
-from jobstatus.status import FINAL_STATES
+from jobstatus.status import FINAL_STATES, JobState
 from jobstatus.storage.write import Run, Write
 from jobstatus.tracing import record_write
 
@@ -129,16 +130,25 @@ class Completion:
         """Return the outcome of an attempt; None if the job stays `pending`."""
         if job.coroutine is not None:
             if is_finished:
-                return finished_outcome(job.coroutine, job.result)
+                return self._finished_outcome(job, job.coroutine)
             return retrying_outcome(job.coroutine)
         if not is_finished or job.result is None:
             return None
         # The attempt was cancelled before the first step of its coroutine.
         result = job.result
         job.attempt = self._publisher.attempt(
-            job_id, result.function, result.enqueued, result.attempt, None
+            job_id, result.function, result.enqueued, result.attempt, None, is_run=False
         )
         return unrun_outcome(result, self._errors)
+
+    def _finished_outcome(self, job: RunningJob, coroutine: CoroutineExit) -> Outcome:
+        """Return the outcome of an attempt after which the job has finished; note its result."""
+        outcome = finished_outcome(coroutine, job.result)
+        if job.attempt is not None:
+            job.attempt.encode_result()
+            if coroutine.error is not None and outcome.state is JobState.FAILED:
+                job.attempt.note_error(coroutine.error, self._errors)
+        return outcome
 
     def give_up_unrun(
         self, job_id: str, job: RunningJob, result: bytes | None, keep_result_ms: int | None
@@ -161,7 +171,7 @@ class Completion:
             created_ms = job.result.enqueued or None
             name = job.result.function if created_ms else ""
             job.attempt = self._publisher.attempt(
-                job_id, name, created_ms, job.result.attempt, None
+                job_id, name, created_ms, job.result.attempt, None, is_run=False
             )
             if created_ms is None and await self._has_finished_elsewhere(job_id, job.attempt):
                 job.attempt, result = None, None
@@ -193,7 +203,7 @@ class Completion:
         if last is None or last.created != created_ms or not last.attempt:
             return exhausted_outcome(result.attempt - 1, None)
         job.attempt = self._publisher.attempt(
-            job_id, result.function, created_ms, last.attempt, None
+            job_id, result.function, created_ms, last.attempt, None, is_run=False
         )
         return exhausted_outcome(result.attempt - 1, last)
 
@@ -282,9 +292,8 @@ class Completion:
                 job_id,
             )
         elif result is not CommitResult.GONE:
-            transaction = CommittedTransaction(
-                time.monotonic(), token, commands, write, result_bytes
-            )
+            kept_bytes = result_bytes + (write.result_bytes if write is not None else 0)
+            transaction = CommittedTransaction(time.monotonic(), token, commands, write, kept_bytes)
             self._recent_commits.add(job_id, transaction)
         if status is None:
             return

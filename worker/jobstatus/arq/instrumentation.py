@@ -125,6 +125,8 @@ class Instrumentation:
                 error = raised
                 raise
             else:
+                if self._stores_results() and attempt.report.result is None:
+                    attempt.report.result = result
                 return result
             finally:
                 job.coroutine = CoroutineExit(
@@ -163,6 +165,10 @@ class Instrumentation:
         session.publisher.begin(attempt)
         session.on_attempt_begun()
         return attempt
+
+    def _stores_results(self) -> bool:
+        """Whether the values that jobs return are stored as their results."""
+        return self.session is not None and self.session.publisher.settings.results
 
     @contextlib.contextmanager
     def _span(self, job: RunningJob, ctx: dict[Any, Any], name: str) -> Iterator[None]:

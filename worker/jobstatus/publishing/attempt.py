@@ -2,18 +2,32 @@
 
 import functools
 import os
+import socket
 import time
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from jobstatus.publishing.backoff import REFUSAL_RETRY_SECONDS, Backoff
 from jobstatus.publishing.enqueued_record import key_of_job, new_run_ms
+from jobstatus.reporting.error_text import ErrorText
+from jobstatus.reporting.eta import EtaEstimator
 from jobstatus.reporting.report import JobReport, Outcome
 from jobstatus.reporting.report_reader import ReportReader
+from jobstatus.reporting.result import Result, encode_result, traceback_result
 from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import NAME_LIMIT, JobState, Record, one_line, stored_reason
+from jobstatus.status import (
+    NAME_LIMIT,
+    WORKER_LIMIT,
+    JobState,
+    Record,
+    one_line,
+    stored_reason,
+)
 from jobstatus.storage.write import Run, Write
+
+HOST_NAME: Final = one_line(socket.gethostname(), WORKER_LIMIT)
+"""The name of this host; under Kubernetes that of the pod."""
 
 
 class Attempt:
@@ -28,6 +42,7 @@ class Attempt:
         reader: Reads the report.
         pid: The process that runs the attempt.
         outcome: How the attempt ended; None while it runs.
+        result: What is stored as the job's result; None if it has none (yet).
         changed_at: When the state changed that is still to be written, on the monotonic clock;
             None if the state is written.
         ended_at: When the attempt ended, on the monotonic clock; None while it runs.
@@ -45,7 +60,19 @@ class Attempt:
         created: int | None,
         number: int,
         timeout: float | None,
+        is_run: bool = True,
     ) -> None:
+        """Create an attempt that begins now.
+
+        Args:
+            settings: The publisher's settings.
+            job_id: The job's id.
+            name: The kind of job.
+            created: Identifies the run, ms since the epoch; None: `join` finds it out.
+            number: 1, 2, ... within the run.
+            timeout: Seconds that it may take; None: no limit.
+            is_run: Whether the job's code is run; otherwise the job ends without that.
+        """
         self.key = key_of_job(settings, job_id)
         self.job_id = str(job_id)
         self.number = number
@@ -54,6 +81,7 @@ class Attempt:
         self.reader = ReportReader(self.report)
         self.pid = os.getpid()
         self.outcome: Outcome | None = None
+        self.result: Result | None = None
         self.changed_at: float | None = None
         self.ended_at: float | None = None
         self.is_released = False
@@ -65,6 +93,9 @@ class Attempt:
         self._timeout = min(timeout or 0.0, MAX_DURATION_SECONDS)
         self._deadline = None if timeout is None else self._began_at + timeout
         self._running_ttl_ms = self._ttl_ms(JobState.IN_PROGRESS, None)
+        self._worker = HOST_NAME if is_run else ""
+        self._eta_estimator: EtaEstimator | None = None
+        self._eta: float | None = None
         self._last_read: tuple[float | None, str] = (None, "")
         self._is_last_read_counted = True
         self._counted_reports = 0
@@ -144,7 +175,8 @@ class Attempt:
         """
         if self.is_past_deadline or now < self._not_before:
             return None
-        if not (is_reading_due or self._renew_at == 0):
+        is_first = self._renew_at == 0
+        if not (is_reading_due or is_first):
             return None
         read = self.reader.read()
         if (name := self.report.name) is not None and name != self._name:
@@ -152,10 +184,29 @@ class Attempt:
             self._renew_at = 0.0
         if read == self._last_read and now < self._renew_at:
             return None
+        if read != self._last_read and read[0] is not None:
+            self._estimate(read[0], now)
         self._last_read = read
         self._is_last_read_counted = False
         self._renew_at = now + self._settings.lease / 3
-        return self._write(JobState.IN_PROGRESS, read[0], read[1], self._settings.lease)
+        lease = self._settings.lease
+        return self._write(JobState.IN_PROGRESS, *read, lease, may_change_state=is_first)
+
+    def _estimate(self, percent: float, now: float) -> None:
+        if self._eta_estimator is None:
+            self._eta_estimator = EtaEstimator()
+        self._eta = self._eta_estimator.update(percent, now)
+
+    def encode_result(self) -> None:
+        """Encode what the job has set as its result, if it has."""
+        value = self.report.result
+        if value is not None:
+            self.result = encode_result(value, self._settings.result_limit)
+
+    def note_error(self, error: BaseException, errors: ErrorText) -> None:
+        """Take the traceback of a failed attempt as its result, if the settings say so."""
+        if self._settings.tracebacks and self.report.result is None:
+            self.result = traceback_result(error, errors, self._settings.result_limit)
 
     def final_write(self, outcome: Outcome) -> Write:
         """Return the write of the attempt's outcome."""
@@ -198,6 +249,8 @@ class Attempt:
         reason: str,
         lease: float,
         delay: float | None = None,
+        *,
+        may_change_state: bool = True,
     ) -> Write:
         record = Record(
             name=self._name,
@@ -206,10 +259,20 @@ class Attempt:
             attempt=self.number,
             reason=reason,
             progress=percent,
+            worker=self._worker,
+            eta=self._eta if state is JobState.IN_PROGRESS else None,
+            result=self.result.state if self.result is not None and state.is_final else "",
         )
         if state is JobState.IN_PROGRESS:
             lease_ms = round(1000 * lease)
-            return Write(self.key, record, self._running_ttl_ms, lease_ms, began_at=self._began_at)
+            return Write(
+                self.key,
+                record,
+                self._running_ttl_ms,
+                lease_ms,
+                began_at=self._began_at,
+                may_change_state=may_change_state,
+            )
         return Write(
             self.key,
             record,
@@ -218,6 +281,7 @@ class Attempt:
             happened_at=time.monotonic() if self.ended_at is None else self.ended_at,
             is_run_known=self.created is not None,
             span=self.span,
+            result=self.result.body if self.result is not None and state.is_final else None,
         )
 
     def _ttl_ms(self, state: JobState, delay: float | None) -> int:

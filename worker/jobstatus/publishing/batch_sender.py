@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from jobstatus.keys import uuid_of_key
 from jobstatus.publishing.attempt import Attempt
 from jobstatus.publishing.recent_writes import RecentWrites
 from jobstatus.publishing.run_resolver import Due, RunResolver
 from jobstatus.publishing.stats import PublisherStats
-from jobstatus.status import JobState, WriteResult, uuid_of_key
+from jobstatus.status import JobState, WriteResult
 from jobstatus.storage.cluster_store import AnyStore
 from jobstatus.storage.refusals import REDIS_ERRORS, TIMEOUT_ERRORS, Refusal, RefusalLog
 from jobstatus.storage.write import Write

@@ -19,6 +19,7 @@ from jobstatus.publishing.batch_sender import BatchSender
 from jobstatus.publishing.recent_writes import RecentWrites
 from jobstatus.publishing.run_resolver import Due, RunResolver
 from jobstatus.publishing.stats import PublisherStats
+from jobstatus.publishing.sweeper import Sweeper
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import FINAL_STATES, JobState
 from jobstatus.storage.cluster_store import AnyStore
@@ -64,6 +65,7 @@ class Delivery:
         self._changed: list[Attempt | Write] = []
         self._new_writes: deque[Write] = deque()
         self._recent = RecentWrites(store)
+        self._sweeper = Sweeper(store, settings)
         self._runs = RunResolver(store, self._refusals.add)
         self._sender = BatchSender(
             store,
@@ -174,6 +176,8 @@ class Delivery:
             due.append(self._backlog_at)
         if (check_at := self._recent.check_at) is not None:
             due.append(check_at)
+        if (sweep_at := self._sweeper.due_at) is not None:
+            due.append(sweep_at)
         if self._changed:
             due.append(now)
         return max(0.0, min(due) - now) if due else None
@@ -204,6 +208,7 @@ class Delivery:
             self._send_new(dict.fromkeys(running), now, is_reading_due=is_reading_due)
             self._send_backlog(now)
             self._rewrite_what_is_lost(now)
+            self._sweeper.sweep(now)
         except REDIS_ERRORS as error:
             self._hold(error)
             return is_reading_due
@@ -292,6 +297,7 @@ class Delivery:
         """Send one batch; `put_back` takes the writes that were not sent, in their order of age."""
         has_progress = self._sender.send(batch, put_back)
         if self._sender.accepted:
+            self._sweeper.written(batch[0][1].key)
             self._outage_retry.reset()
             if self._is_unavailable:
                 self._is_unavailable = False

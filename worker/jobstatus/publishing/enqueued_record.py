@@ -4,6 +4,7 @@ import time
 from datetime import datetime
 from uuid import UUID
 
+from jobstatus.keys import record_key
 from jobstatus.reporting.sanitize import MAX_DURATION_SECONDS
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import (
@@ -12,7 +13,6 @@ from jobstatus.status import (
     Record,
     job_uuid_text,
     one_line,
-    record_key,
 )
 from jobstatus.storage.write import Write
 
@@ -38,7 +38,8 @@ def ms_until(moment: datetime | None) -> int:
 
 def key_of_job(settings: PublisherSettings, job_id: str | UUID) -> str:
     """Return the key of a job's record."""
-    return record_key(settings.key_prefix, job_uuid_text(job_id))
+    uuid = job_uuid_text(job_id)
+    return record_key(settings.key_prefix, uuid, is_cluster=settings.is_cluster)
 
 
 def pending_write(

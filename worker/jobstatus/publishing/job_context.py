@@ -47,7 +47,10 @@ class JobContext:
             with contextlib.suppress(ValueError):  # left in another context than entered
                 CURRENT_REPORT.reset(self._token)
         if self._attempt.outcome is None:
-            self._end(outcome_of(error, self._errors))
+            outcome = outcome_of(error, self._errors)
+            if error is not None and outcome.state is JobState.FAILED:
+                self._attempt.note_error(error, self._errors)
+            self._end(outcome)
 
     async def __aenter__(self) -> JobReport:
         return self.__enter__()

@@ -183,8 +183,13 @@ class Publisher:
         created: int | None,
         number: int,
         timeout: float | None,
+        *,
+        is_run: bool = True,
     ) -> Attempt:
-        """Create an attempt for `begin` and `end`; the arguments are those of `job`."""
+        """Create an attempt for `begin` and `end`; the arguments are those of `job`.
+
+        With `is_run` False it is one in which the job ends without being run.
+        """
         if number < 1:
             raise ValueError(f"the first attempt has number 1, not {number}")
         if timeout is not None and not timeout > 0:
@@ -196,6 +201,7 @@ class Publisher:
             created=None if created is None else _checked(created),
             number=number,
             timeout=timeout if timeout is not None and isfinite(timeout) else None,
+            is_run=is_run,
         )
 
     def begin(self, attempt: Attempt) -> None:
@@ -211,6 +217,7 @@ class Publisher:
             if attempt.outcome is not None:
                 return
             attempt.outcome = outcome
+        attempt.encode_result()
         self.stats.finished_attempts[outcome.state] += 1
         with self._delivery.lock:
             if self._is_open():

@@ -21,6 +21,11 @@ _KEPT_SECONDS: Final = 30.0
 
 _MAX_KEPT: Final = 10_000
 
+_MAX_RESULT_BYTES: Final = 16 * 2**20
+"""Bytes that the results in the kept writes may have in all."""
+
+_RESULT_LOST: Final = "the result was lost when another Redis server took over"
+
 _CHECK_INTERVAL_SECONDS: Final = 1.0
 """Seconds between two checks whether the last writes are still stored."""
 
@@ -36,7 +41,8 @@ class RecentWrites:
 
     def __init__(self, store: AnyStore) -> None:
         self._store = store
-        self._accepted: deque[tuple[float, Write]] = deque(maxlen=_MAX_KEPT)
+        self._accepted: deque[tuple[float, Write]] = deque()
+        self._result_bytes = 0
         self._check_at = 0.0
 
     @property
@@ -46,9 +52,17 @@ class RecentWrites:
 
     def add(self, write: Write) -> None:
         """Keep an accepted write; not a `pending` one: its job may have finished elsewhere."""
-        if write.record.state is not JobState.PENDING:
-            at = write.happened_at if write.is_rewrite else None
-            self._accepted.append((time.monotonic() if at is None else at, write))
+        if write.record.state is JobState.PENDING:
+            return
+        if write.result is not None:
+            if self._result_bytes + write.result_bytes > _MAX_RESULT_BYTES:
+                write = write.without_result(_RESULT_LOST)
+            else:
+                self._result_bytes += write.result_bytes
+        at = write.happened_at if write.is_rewrite else None
+        self._accepted.append((time.monotonic() if at is None else at, write))
+        if len(self._accepted) > _MAX_KEPT:
+            self._forget_oldest()
 
     def take(self) -> list[Write]:
         """Remove all writes; return those that are still worth writing again."""
@@ -59,6 +73,7 @@ class RecentWrites:
             if now - at < _KEPT_SECONDS and not write.is_expired(now)
         ]
         self._accepted.clear()
+        self._result_bytes = 0
         return writes
 
     def are_lost(self, now: float) -> bool:
@@ -74,13 +89,17 @@ class RecentWrites:
             RedisError, OSError: Redis is unavailable.
         """
         while self._accepted and self._accepted[0][0] < now - _KEPT_SECONDS:
-            self._accepted.popleft()
+            self._forget_oldest()
         if not self._accepted or now < self._check_at:
             return False
         self._check_at = now + _CHECK_INTERVAL_SECONDS
         last = [write for _, write in islice(reversed(self._accepted), _CHECKED_WRITES)]
         runs = self._store.runs([write.key for write in last])
         return any(_is_lost(write, now, run) for write, run in zip(last, runs, strict=True))
+
+    def _forget_oldest(self) -> None:
+        _, write = self._accepted.popleft()
+        self._result_bytes -= write.result_bytes
 
 
 def _is_lost(write: Write, now: float, run: Run | Refusal | None) -> bool:

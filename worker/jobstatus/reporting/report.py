@@ -53,6 +53,7 @@ class JobReport:
         self._sampled_percent: float | None = None
         self._needs_sampling = False
         self._outcome: Outcome | None = None
+        self._result: object = None
         self._on_outcome: Callable[[Outcome], None] | None = None
         self._report_count = 0
 
@@ -94,6 +95,20 @@ class JobReport:
     def reason(self, reason: str) -> None:
         self._reason = reason
         self._report_count += 1
+
+    @property
+    def result(self) -> object:
+        """What the job has made, for pollers: stored as JSON when the job finishes.
+
+        Anything that msgspec can encode, and models of pydantic; None: no result. A value that
+        can't be encoded, or that is larger than `JOBSTATUS_RESULT_LIMIT`, is dropped with a reason
+        and never fails the job.
+        """
+        return self._result
+
+    @result.setter
+    def result(self, value: object) -> None:
+        self._result = value
 
     @overload
     def track(
@@ -258,6 +273,15 @@ class Step(JobReport):
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.__exit__(kind, error, trace)
+
+    @property
+    def result(self) -> object:
+        """The result of the job, which a step may set as well."""
+        return self._parent.result
+
+    @result.setter
+    def result(self, value: object) -> None:
+        self._parent.result = value
 
     def _need_sampling(self) -> None:
         super()._need_sampling()

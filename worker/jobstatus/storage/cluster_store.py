@@ -126,6 +126,26 @@ class ClusterStore:
                 found |= dict.fromkeys(sent, _unavailable(host, error))
         return [found[key] for key in keys]
 
+    def sweep(
+        self, shard_start: str, key: str, group: str, skip: int, limit: int
+    ) -> tuple[str, int] | None:
+        """Do one step of a sweep of the index, as `Store.sweep` does.
+
+        A shard whose slot has no owner, or is being moved, is left to a later sweep.
+        """
+        host = self._current_layout().owner(key)
+        if host is None:
+            self._layout = None
+            return None
+        try:
+            return self._node(host).sweep(shard_start, key, group, skip, limit)
+        except ResponseError:
+            self._layout = None
+            return None
+        except REDIS_ERRORS as error:
+            self._node_failed(host, error)
+            raise
+
     def close(self) -> None:
         """Close every connection."""
         nodes, self._nodes = self._nodes, {}

@@ -1,7 +1,7 @@
 """The layout of a Redis Cluster: which node owns which slots, and redirects. Pure.
 
-A key belongs to one of 16,384 slots by its CRC16 (https://valkey.io/topics/cluster-spec/). Our
-key prefixes can't contain braces, so hash tags do not occur.
+A key belongs to one of 16,384 slots by the CRC16 of its hash tag, the text between braces, or else
+of the whole key (https://valkey.io/topics/cluster-spec/).
 """
 
 import re
@@ -28,7 +28,9 @@ _REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (.*):(\d+)")
 
 def slot_of(key: str) -> int:
     """Return the slot that a key belongs to."""
-    return crc_hqx(key.encode(), 0) % SLOTS
+    _, _, after = key.partition("{")
+    tag, brace, _ = after.partition("}")
+    return crc_hqx((tag if tag and brace else key).encode(), 0) % SLOTS
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from jobstatus.storage.write import (
     SCRIPT,
     Run,
     Write,
+    packed_sweep,
     read_run,
     result_of,
     server_ms_of,
@@ -195,6 +196,29 @@ class Store:
             else Run.from_fields(reply)
             for reply in self._exchange([read_run(key) for key in keys])
         ]
+
+    def sweep(
+        self, shard_start: str, key: str, group: str, skip: int, limit: int
+    ) -> tuple[str, int] | None:
+        """Do one step of a sweep of the index.
+
+        Args:
+            shard_start: What all keys of the shard begin with.
+            key: Any key on the server.
+            group: The group to continue with; empty for the first one.
+            skip: How many of its entries to skip.
+            limit: How many entries to examine at most.
+
+        Returns:
+            The arguments `group` and `skip` of the next step; None if nothing is left to do.
+
+        Raises:
+            RedisError, OSError: Redis is unavailable, or refuses the script.
+        """
+        (reply,) = self._exchange([packed_sweep(shard_start, key, group, skip, limit)])
+        if isinstance(reply, ResponseError):
+            raise reply
+        return (reply[0].decode(), reply[1]) if reply else None
 
     def close(self) -> None:
         """Close every connection."""

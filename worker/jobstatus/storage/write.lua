@@ -1,22 +1,28 @@
--- Write one job's record, or renew its lease. Nothing else ever changes a record.
+-- Write one job's record, or renew its lease; and keep the index of all jobs right. Nothing else
+-- ever changes a record; only sweep.lua changes the index as well.
 --
 -- To add a field of the record: read it in HMGET, compare it in `changed`, store it in HSET; then
 -- `Record` in status.py and the arguments in storage/write.py.
 --
--- KEYS[1]  → the key of the record, a hash
+-- KEYS[1]  → the key of the record, a hash; all other keys are derived from it (see keys.py), and
+--            belong to the same slot of a Cluster, where they may be declared as further keys
 -- ARGV[1]  → state to write
 -- ARGV[2]  → created: identifies the run, ms since the epoch
 -- ARGV[3]  → attempt: 0 while pending, then 1, 2, ...
 -- ARGV[4]  → name
 -- ARGV[5]  → lease, in ms from now; 0 for none
 -- ARGV[6]  → TTL, in ms
--- ARGV[7]  → reason; may be empty
--- ARGV[8]  → progress, decimal 0..100; empty for none
--- ARGV[9]  → age of the run or attempt: ms since it began, by the writer's monotonic clock
--- ARGV[10] → age of the event: ms since what the write reports happened; 0 while an attempt runs
--- ARGV[11] → the server's time when the write was sent, as the writer knows it, in ms since the
+-- ARGV[7]  → the host name of the process that runs the attempt; empty if none does
+-- ARGV[8]  → reason; may be empty
+-- ARGV[9]  → progress, decimal 0..100; empty for none
+-- ARGV[10] → age of the run or attempt: ms since it began, by the writer's monotonic clock
+-- ARGV[11] → age of the event: ms since what the write reports happened; 0 while an attempt runs
+-- ARGV[12] → the server's time when the write was sent, as the writer knows it, in ms since the
 --            epoch; 0 if unknown. A server that was frozen executes commands long after they were
 --            sent; the ages are corrected by that delay.
+-- ARGV[13] → estimated seconds until the attempt succeeds; empty if unknown
+-- ARGV[14] → what there is of a result (`ResultState` in status.py); absent or empty if nothing is
+-- ARGV[15] → the result, to be stored beside the record; may be empty
 --
 -- Runs are ordered without the clocks of the processes that enqueue them, which may be wrong:
 -- `created` only identifies a run. A run that began, by its age, after the stored run last changed
@@ -30,20 +36,34 @@
 --    0  nothing was written: the attempt or the run is in a final state
 --   -1  nothing was written: a later attempt or run has reported
 -- A stored record whose run, attempt or state is malformed is replaced.
+--
+-- The index lists each job in one sorted set, that of its state; only a change of state touches it.
+-- The member is the UUID in 16 bytes. The score is `created` of an unfinished job; that of a
+-- finished one is when it finished, in ms, plus 1/2048 for each ms until this write stored it (at
+-- most 2047), so that a reader can tell what was stored since it last looked. The sorted set
+-- `index:due` says when to look for expired jobs: its members are "state:span:expiry", where `span`
+-- and `expiry` count spans of time since the epoch; some jobs whose score is in `span` may expire
+-- in `expiry`. The score is the end of `expiry` in ms.
 
 -- storage/write.py inserts the states from status.py: pairs "stored>written" that are allowed within
 -- one attempt, and lists of states, each between spaces.
 local TRANSITIONS = ' @transitions@ '
 local UNFINISHED_STATES = ' @unfinished@ '
 local FINAL_STATES = ' @final@ '
+local SPAN_MS = 30000
+-- How much longer than its entries a sorted set is kept: records that are renewed meanwhile are
+-- found by sweep.lua, which extends the TTL, within this time.
+local MARGIN_MS = 3600000
 
-local key, state, name, reason, progress = KEYS[1], ARGV[1], ARGV[4], ARGV[7], ARGV[8]
+local key, state, name, worker = KEYS[1], ARGV[1], ARGV[4], ARGV[7]
+local reason, progress, eta = ARGV[8], ARGV[9], ARGV[13]
 local created, attempt = tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
-local age, event_age, sent = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local age, event_age, sent = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local is_final = string.find(FINAL_STATES, ' ' .. state .. ' ', 1, true)
 
 local stored = redis.call('HMGET', key,
-  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated')
+  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'result')
 local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(stored[2] or '')
 local stored_progress = tonumber(stored[4] or '')
 local stored_state = stored[3] or ''
@@ -93,10 +113,43 @@ end
 local changed = not same_attempt or state ~= stored_state or progress ~= (stored[4] or '')
   or reason ~= (stored[5] or '') or name ~= stored[6]
 
+-- `updated` never goes back, not even when the server's clock does, or after a failover.
+local updated = now - delay - event_age
+if updated < stored_updated then updated = stored_updated end
+
+local function keep_index(index)
+  if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl + MARGIN_MS) end
+end
+
+-- Move the job's entry to the sorted set of its state.
+local function move()
+  local base, hex = string.sub(key, 1, -37), string.gsub(string.sub(key, -36), '-', '')
+  if not string.find(hex, '^' .. string.rep('%x', 32) .. '$') then return end
+  local id = string.gsub(hex, '..', function(digits) return string.char(tonumber(digits, 16)) end)
+  local index, due = base .. 'index:' .. state, base .. 'index:due'
+  local score = created
+  if is_final then
+    score = string.format('%.17g', math.max(updated, created) + math.max(0, math.min(now - updated, 2047)) / 2048)
+  end
+  local expiry = math.floor((now + ttl) / SPAN_MS)
+  local group = string.format('%s:%d:%d', state, math.floor(tonumber(score) / SPAN_MS), expiry)
+  redis.call('ZADD', index, score, id)
+  redis.call('ZADD', due, (expiry + 1) * SPAN_MS, group)
+  keep_index(index)
+  keep_index(due)
+  if is_well_formed and not new_run then
+    redis.call('ZREM', base .. 'index:' .. stored_state, id)
+  else
+    -- An expired record of the job may have left its entry in any state.
+    for other in string.gmatch(UNFINISHED_STATES .. FINAL_STATES, '%S+') do
+      if other ~= state then redis.call('ZREM', base .. 'index:' .. other, id) end
+    end
+  end
+end
+
 if changed then
-  -- `updated` never goes back, not even when the server's clock does, or after a failover.
-  local updated = now - delay - event_age
-  if updated < stored_updated then updated = stored_updated end
+  -- The index comes first: if Redis refuses a command, nothing of the record is written.
+  if new_run or not is_well_formed or state ~= stored_state then move() end
   redis.call('HSET', key, 'name', name, 'state', state, 'created', ARGV[2],
     'attempt', ARGV[3], 'updated', updated)
   if reason ~= '' then redis.call('HSET', key, 'reason', reason)
@@ -104,6 +157,25 @@ if changed then
   if progress ~= '' then redis.call('HSET', key, 'progress', progress)
   elseif stored[4] then redis.call('HDEL', key, 'progress') end
   if new_run then redis.call('HSET', key, 'previous', stored[1]) end
+  if not same_attempt then
+    if worker ~= '' then
+      redis.call('HSET', key, 'worker', worker, 'started', now - delay - age)
+    else
+      redis.call('HDEL', key, 'worker', 'started')
+    end
+    redis.call('HDEL', key, 'eta', 'expires')
+    if stored[8] then
+      redis.call('HDEL', key, 'result')
+      redis.call('DEL', key .. ':result')
+    end
+  end
+  if eta ~= '' then redis.call('HSET', key, 'eta', eta)
+  elseif same_attempt then redis.call('HDEL', key, 'eta') end
+  if is_final then redis.call('HSET', key, 'expires', now + ttl) end
+  if ARGV[14] and ARGV[14] ~= '' then
+    redis.call('HSET', key, 'result', ARGV[14])
+    if ARGV[15] ~= '' then redis.call('SET', key .. ':result', ARGV[15], 'PX', ttl) end
+  end
 end
 if lease > 0 then
   redis.call('HSET', key, 'lease', now + lease)

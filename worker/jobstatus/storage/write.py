@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Self
 import msgspec
 from msgspec.structs import replace
 
+from jobstatus.keys import index_keys
 from jobstatus.status import (
     ALLOWED_PREDECESSORS,
     FINAL_STATES,
@@ -19,6 +20,7 @@ from jobstatus.status import (
     JobState,
     Record,
     WriteResult,
+    format_eta,
     format_progress,
 )
 from jobstatus.storage.refusals import Refusal, refusal_of
@@ -43,6 +45,8 @@ SCRIPT: Final = _script()
 SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """The name by which a server that has loaded the script executes it (EVALSHA)."""
 
+_SWEEP: Final = files("jobstatus.storage").joinpath("sweep.lua").read_text(encoding="utf-8")
+
 _RESULTS_PER_MS: Final = 8
 """The script returns the server's time in ms times this, plus one, plus its result."""
 
@@ -57,16 +61,28 @@ def _bulk_string(text: str) -> str:
     return f"${size}\r\n{text}\r\n"
 
 
-_ZERO = _bulk_string("0")
-_EVALSHA = f"*15\r\n{_bulk_string('EVALSHA')}{_bulk_string(SHA)}{_bulk_string('1')}"
-_EVAL = f"*15\r\n{_bulk_string('EVAL')}{_bulk_string(SCRIPT)}{_bulk_string('1')}"
+_ZERO, _EMPTY = _bulk_string("0"), _bulk_string("")
+_EVALSHA = f"{_bulk_string('EVALSHA')}{_bulk_string(SHA)}"
+_EVAL = f"{_bulk_string('EVAL')}{_bulk_string(SCRIPT)}"
+
+_PARTS: Final = 16
+"""The number of parts of a write, beside its keys and a result."""
 
 
 @functools.lru_cache(1024)
-def _head(key: str, state: str, created: int, attempt: int, name: str, lease: int, ttl: int) -> str:
+def _head(
+    keys: tuple[str, ...],
+    state: str,
+    created: int,
+    attempt: int,
+    name: str,
+    lease: int,
+    ttl: int,
+    worker: str,
+) -> str:
     """Return the part of a packed write that all reports of one attempt share."""
-    arguments = (key, state, str(created), str(attempt), name, str(lease), str(ttl))
-    return _EVALSHA + "".join(map(_bulk_string, arguments))
+    arguments = (state, str(created), str(attempt), name, str(lease), str(ttl), worker)
+    return _EVALSHA + "".join(map(_bulk_string, (str(len(keys)), *keys, *arguments)))
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +99,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         is_run_known: Whether `record.created` identifies the run; if not, `join` finds it out.
         is_rewrite: Whether it was accepted before, and is written again after an outage.
         span: The trace span that becomes the parent of the write's span, if any.
+        result: The job's result, in JSON, which `record.result` describes; None if there is none.
+        may_change_state: Whether the stored state may be another one, so that the index changes.
     """
 
     key: str
@@ -94,6 +112,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     is_run_known: bool = True
     is_rewrite: bool = False
     span: Any = None
+    result: bytes | None = None
+    may_change_state: bool = True
 
     def join(
         self, stored: "Run | None", own: int | None = None, *, has_own_finished: bool = False
@@ -122,18 +142,39 @@ class Write(msgspec.Struct, frozen=True, gc=False):
             record = replace(record, created=created, name=record.name or stored.name)
         return replace(self, record=record, is_run_known=True)
 
+    @property
+    def result_bytes(self) -> int:
+        """The size of the result; 0 if there is none."""
+        return 0 if self.result is None else len(self.result)
+
+    def without_result(self, reason: str) -> "Write":
+        """Return the write without the job's result; the record says why it was dropped."""
+        return replace(self, record=replace(self.record, result=reason), result=None)
+
     def is_expired(self, now: float) -> bool:
         """Whether the record would have expired by `now` (on the monotonic clock)."""
         return 0 < self.ttl <= _age_ms(self.happened_at, now)
 
-    def command(self) -> tuple[str | int, ...]:
+    def command(self) -> tuple[str | int | bytes, ...]:
         """Return the write as a command that is sent now, for another client's transaction.
 
         The server must have loaded the script (`SCRIPT LOAD`), or it refuses the write.
         """
-        return ("EVALSHA", SHA, 1, self.key, *self.arguments(time.monotonic()))
+        keys = self.keys
+        return ("EVALSHA", SHA, len(keys), *keys, *self.arguments(time.monotonic()))
 
-    def arguments(self, now: float, server_ms: int = 0) -> tuple[str | int, ...]:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys to declare to Redis.
+
+        The script finds the keys of the index by itself. In a Cluster they are declared as well,
+        so that while the slot is being moved, Redis refuses the write until all are at one node.
+        """
+        if self.may_change_state and "{" in self.key:
+            return (self.key, *index_keys(self.key))
+        return (self.key,)
+
+    def arguments(self, now: float, server_ms: int = 0) -> tuple[str | int | bytes, ...]:
         """Return the arguments of the script.
 
         Args:
@@ -149,12 +190,20 @@ class Write(msgspec.Struct, frozen=True, gc=False):
             record.name,
             self.lease,
             self._remaining_ttl(event_age),
+            record.worker,
             record.reason,
             format_progress(record.progress),
             age,
             event_age,
             server_ms,
+            format_eta(record.eta),
+            *self._result_arguments(),
         )
+
+    def _result_arguments(self) -> tuple[str | bytes, ...]:
+        if not self.record.result:
+            return ()
+        return self.record.result, self.result or b""
 
     def packed(self, now: float, server_ms: int = 0) -> bytes:
         """Return the write as a command in RESP. The arguments are those of `arguments`.
@@ -167,15 +216,31 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         if self.happened_at is not None:
             event_age = _age_ms(self.happened_at, now)
             ttl = self._remaining_ttl(event_age)
-        head = _head(self.key, state, record.created, record.attempt, record.name, self.lease, ttl)
+        keys = self.keys
+        head = _head(
+            *(keys, state, record.created, record.attempt),
+            *(record.name, self.lease, ttl, record.worker),
+        )
         reason, progress, sent = record.reason, format_progress(record.progress), str(server_ms)
+        eta = _EMPTY if record.eta is None else _bulk_string(format_eta(record.eta))
         size = len(reason) if reason.isascii() else len(reason.encode())
         age = "0" if self.began_at is None else str(max(0, int(1000 * (now - self.began_at))))
-        return (
+        rest = (
             f"{head}${size}\r\n{reason}\r\n${len(progress)}\r\n{progress}\r\n"
             f"${len(age)}\r\n{age}\r\n{_bulk_string(str(event_age)) if event_age else _ZERO}"
-            f"${len(sent)}\r\n{sent}\r\n"
-        ).encode()
+            f"${len(sent)}\r\n{sent}\r\n{eta}"
+        )
+        parts = _PARTS + len(keys)
+        if not record.result:
+            return f"*{parts}\r\n{rest}".encode()
+        result = self.result or b""
+        return b"*%d\r\n%b%b$%d\r\n%b\r\n" % (
+            parts + 2,
+            rest.encode(),
+            _bulk_string(record.result).encode(),
+            len(result),
+            result,
+        )
 
     def _remaining_ttl(self, event_age: int) -> int:
         return self.ttl - event_age if event_age < self.ttl else min(self.ttl, 1)
@@ -184,6 +249,15 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 def with_script(packed: bytes) -> bytes:
     """Return a packed write that carries the script instead of its name (EVAL)."""
     return packed.replace(_EVALSHA.encode(), _EVAL.encode(), 1)
+
+
+def packed_sweep(shard_start: str, key: str, group: str, skip: int, limit: int) -> bytes:
+    """Return one step of a sweep of the index as a command in RESP; `sweep.lua` documents it.
+
+    It is rare, so it carries its script, which no server then needs to have loaded.
+    """
+    parts = ("EVAL", _SWEEP, "1", key, shard_start, str(limit), group, str(skip))
+    return f"*{len(parts)}\r\n{''.join(map(_bulk_string, parts))}".encode()
 
 
 def result_of(reply: Any) -> WriteResult | Refusal:
