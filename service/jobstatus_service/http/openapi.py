@@ -18,6 +18,7 @@ from litestar.openapi.spec import (
     SecurityScheme,
 )
 
+from jobstatus.details import UnknownCause
 from jobstatus.status import JobState
 from jobstatus_service.http.openapi_declarations import (
     ERROR_HEADERS,
@@ -95,6 +96,34 @@ SCHEMAS: Final[dict[str, Schema]] = {
 """The contract's schemas. Those that Litestar generates lose `readOnly` and the pattern."""
 
 
+def _nullable(schema: Schema) -> Schema:
+    return Schema(any_of=[schema, Schema(type=OpenAPIType.NULL)])
+
+
+_DETAILS: Final = {
+    "started_at": _nullable(_text("Started At", **_TIME)),
+    "finished_at": _nullable(_text("Finished At", **_TIME)),
+    "attempt": _nullable(Schema(type=OpenAPIType.INTEGER, title="Attempt", minimum=1)),
+    "worker": _nullable(_text("Worker", max_length=63)),
+    "eta_seconds": _nullable(Schema(type=OpenAPIType.NUMBER, title="Eta Seconds", minimum=0)),
+    "expires_at": _nullable(_text("Expires At", **_TIME)),
+    "has_result": Schema(type=OpenAPIType.BOOLEAN, title="Has Result"),
+    "unknown_cause": _nullable(
+        _text("Unknown Cause", enum=[cause.value for cause in UnknownCause])
+    ),
+}
+
+OTHER_SCHEMAS: Final[dict[str, Schema]] = {
+    "JobDetails": Schema(
+        title="JobDetails",
+        type=OpenAPIType.OBJECT,
+        required=[*(SCHEMAS["JobStatus"].properties or {}), *_DETAILS],
+        properties={**(SCHEMAS["JobStatus"].properties or {}), **_DETAILS},
+    ),
+}
+"""Schemas that contain parts of the contract's."""
+
+
 def config(version: str) -> OpenAPIConfig:
     """Return Litestar's configuration of the document.
 
@@ -118,8 +147,9 @@ def config(version: str) -> OpenAPIConfig:
 
 def publish_contract(document: OpenAPI) -> None:
     """Replace the schemas that were generated from our types by the contract's."""
-    schemas = {**(document.components.schemas or {}), **SCHEMAS}
-    schemas.pop("JobState", None)  # the contract has it inline
+    schemas = {**(document.components.schemas or {}), **SCHEMAS, **OTHER_SCHEMAS}
+    for name in ("JobState", "UnknownCause"):  # the contract has the states inline
+        schemas.pop(name, None)
     document.components.schemas = schemas
     for path, item in (document.paths or {}).items():
         if item.get is not None:
@@ -139,7 +169,16 @@ def _complete(path: str, operation: Operation) -> None:
     for status, names in (ERROR_HEADERS | response_headers).items():
         response = responses.get(status)
         if isinstance(response, OpenAPIResponse):
+            _allow_any_of(response)
             response.headers = {name: _response_header(name) for name in names}
+
+
+def _allow_any_of(response: OpenAPIResponse) -> None:
+    """Declare alternative bodies as `anyOf`: one that Litestar declares as `oneOf` may be both."""
+    for content in (response.content or {}).values():
+        schema = content.schema
+        if isinstance(schema, Schema) and schema.one_of:
+            schema.any_of, schema.one_of = schema.one_of, None
 
 
 def _request_header(name: str) -> Parameter:
