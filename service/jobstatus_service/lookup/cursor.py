@@ -43,7 +43,8 @@ class Cursor(msgspec.Struct, frozen=True):
     Attributes:
         score: The score of the last listed job.
         job_id: Its UUID, in 16 bytes; it orders jobs with equal scores.
-        looked_until: Until when finished jobs were looked for, in ms by Redis's clock.
+        looked_until: Until when finished jobs were looked for, in ticks (`TICKS_PER_MS`) by
+            Redis's clock.
     """
 
     score: float

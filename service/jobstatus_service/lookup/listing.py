@@ -19,8 +19,9 @@ from jobstatus_service.lookup.cursor import Cursor, ListFilter
 from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.storage.index_reader import (
-    MAX_LATENESS_MS,
+    MAX_LATENESS_TICKS,
     STORED_STATES,
+    TICKS_PER_MS,
     Entry,
     Range,
 )
@@ -164,15 +165,15 @@ class _Round:
         """Read a snapshot.
 
         Returns:
-            Its time in ms; the next entries of the list, and whether these are all; the jobs that
+            Its time in ticks; the next entries, and whether these are all; the jobs that
             have finished since the last page, and until when these are complete.
         """
         chunk = self._chunk()
         after: list[Range] = []
         if self._cursor is not None and _can_move(self._states):
-            since = float(max(0, self._cursor.looked_until - MAX_LATENESS_MS))
+            since = (self._cursor.looked_until - MAX_LATENESS_TICKS) // TICKS_PER_MS
             after = [
-                Range(start, state, since, _MAX_MOVED, is_ascending=True)
+                Range(start, state, float(since), _MAX_MOVED, is_ascending=True)
                 for start in self._starts
                 for state in self._states
                 if state in FINAL_STATES
@@ -195,7 +196,11 @@ class _Round:
         moved = [entry for each in after for entry in found[each]]
         # Of a sorted set that was not read to its end, everything stored until its last score is
         # known, since no job is stored before it has finished.
-        full = (int(found[each][-1].score) for each in after if len(found[each]) >= _MAX_MOVED)
+        full = (
+            int(found[each][-1].score) * TICKS_PER_MS
+            for each in after
+            if len(found[each]) >= _MAX_MOVED
+        )
         return read_at, entries, is_end, moved, min(full, default=read_at)
 
     async def _unlisted(
@@ -207,13 +212,13 @@ class _Round:
             The jobs, newest first, and until when finished jobs were looked for.
         """
         candidates = sorted(
-            (e for e in moved if cursor.looked_until < e.stored_ms <= until), key=_stored_ms
+            (e for e in moved if cursor.looked_until < e.stored_at <= until), key=_stored_at
         )[:_MAX_MOVED]
         jobs: list[tuple[Entry, StatusResponse]] = []
         for at in range(0, len(candidates), _CHUNK):
             for entry, response in await self._look_up(candidates[at : at + _CHUNK]):
-                if len(jobs) >= self._limit and entry.stored_ms > jobs[-1][0].stored_ms:
-                    return _newest_first(jobs), jobs[-1][0].stored_ms
+                if len(jobs) >= self._limit and entry.stored_at > jobs[-1][0].stored_at:
+                    return _newest_first(jobs), jobs[-1][0].stored_at
                 position = (_created_ms(response), entry.job_id)
                 was_listed = position >= (cursor.score, cursor.job_id)
                 is_ahead = (entry.score, entry.job_id) < (cursor.score, cursor.job_id)
@@ -295,8 +300,8 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _stored_ms(entry: Entry) -> int:
-    return entry.stored_ms
+def _stored_at(entry: Entry) -> int:
+    return entry.stored_at
 
 
 def _newest_first(jobs: list[tuple[Entry, StatusResponse]]) -> list[StatusResponse]:

@@ -19,11 +19,13 @@ STORED_STATES: Final = tuple(
 )
 """The states of the index, in the contract's order."""
 
-MAX_LATENESS_MS: Final = 2047
-"""By how much `Entry.stored_ms` can be later than the time in the score."""
+TICKS_PER_MS: Final = 4
+"""Ticks, quarters of a ms since the epoch, are the resolution of when an entry was stored."""
+
+MAX_LATENESS_TICKS: Final = 4095
+"""By how much `Entry.stored_at` can be later than the time in the score."""
 
 _UUID_BYTES: Final = 16
-_LATENESS_UNITS: Final = MAX_LATENESS_MS + 1
 
 
 class Entry(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -31,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True, order=True, gc=False):
 
     Attributes:
         score: `created` of an unfinished job; of a finished one when it finished, in ms since the
-            epoch, plus 1/2048 for each ms until that was stored.
+            epoch, plus 1/4096 for each tick until that was stored.
         job_id: The UUID, in 16 bytes.
         state: The state in which it is listed.
     """
@@ -41,10 +43,10 @@ class Entry(msgspec.Struct, frozen=True, order=True, gc=False):
     state: JobState
 
     @property
-    def stored_ms(self) -> int:
-        """When the state of a finished job was stored, in ms; at most 2047 ms after its end."""
+    def stored_at(self) -> int:
+        """When the state of a finished job was stored, in ticks; at most 1023 ms after its end."""
         whole = int(self.score)
-        return whole + round((self.score - whole) * _LATENESS_UNITS)
+        return whole * TICKS_PER_MS + round((self.score - whole) * (MAX_LATENESS_TICKS + 1))
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -102,8 +104,8 @@ class IndexReader:
         """Read ranges: those of one shard at one moment.
 
         Returns:
-            The earliest of these moments by Redis's clock, in ms since the epoch; and the entries
-            of each range, in its order.
+            The earliest of these moments by Redis's clock, in ticks; and the entries of each range,
+            in its order.
 
         Raises:
             UnavailableError: Redis does not answer in time, or refuses a command.
@@ -126,7 +128,7 @@ class IndexReader:
         (seconds, microseconds), *results = replies
         for each, result in zip(ranges, results, strict=True):
             found[each] = list(_entries(each.state, result))
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return (int(seconds) * 1_000_000 + int(microseconds)) * TICKS_PER_MS // 1000
 
     async def counts(self, prefix: str) -> dict[JobState, int]:
         """Return how many jobs a tenant has in each stored state.

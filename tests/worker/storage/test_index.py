@@ -88,10 +88,10 @@ def test_score(raw: Any, store: Store) -> None:
     score = listed(raw)[("succeeded", JOBS[1])]
     updated = int(raw.hget(record_key("job", str(JOBS[1])), "updated"))
     assert int(score) == updated
-    assert 290 <= (score - updated) * 2048 <= 1000
+    assert 290 * 4 <= (score - updated) * 4096 <= 1000 * 4
     write(store, JobState.SUCCEEDED, JOBS[2], age=60)
     late = listed(raw)[("succeeded", JOBS[2])]
-    assert (late - int(late)) * 2048 == 2047
+    assert (late - int(late)) * 4096 == 4095
 
 
 def test_new_run_replaces_the_entry(raw: Any, store: Store) -> None:

@@ -39,8 +39,9 @@
 --
 -- The index lists each job in one sorted set, that of its state; only a change of state touches it.
 -- The member is the UUID in 16 bytes. The score is `created` of an unfinished job; that of a
--- finished one is when it finished, in ms, plus 1/2048 for each ms until this write stored it (at
--- most 2047), so that a reader can tell what was stored since it last looked. The sorted set
+-- finished one is when it finished, in ms, plus 1/4096 for each quarter of a ms until this write
+-- stored it (at most 4095), so that a reader can tell what was stored since it last looked; but
+-- never less than `created`, which comes from another clock: no job moves back. The sorted set
 -- `index:due` says when to look for expired jobs: its members are "state:span:expiry", where `span`
 -- and `expiry` count spans of time since the epoch; some jobs whose score is in `span` may expire
 -- in `expiry`. The score is the end of `expiry` in ms.
@@ -128,8 +129,9 @@ local function move()
   local id = string.gsub(hex, '..', function(digits) return string.char(tonumber(digits, 16)) end)
   local index, due = base .. 'index:' .. state, base .. 'index:due'
   local score = created
-  if is_final then
-    score = string.format('%.17g', math.max(updated, created) + math.max(0, math.min(now - updated, 2047)) / 2048)
+  if is_final and updated > created then
+    local late = math.floor(4 * (time[1] * 1000 + time[2] / 1000 - updated))
+    score = string.format('%.17g', updated + math.max(0, math.min(late, 4095)) / 4096)
   end
   local expiry = math.floor((now + ttl) / SPAN_MS)
   local group = string.format('%s:%d:%d', state, math.floor(tonumber(score) / SPAN_MS), expiry)

@@ -1,0 +1,281 @@
+"""`GET /api/jobs` without ids: lists, their filters and pages, and the counts."""
+
+import asyncio
+import random
+import time
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+from tests.service.conftest import JOB, URL, Poller, Put, polling
+from tests.service.cuttable_proxy import Proxy
+
+from jobstatus.details import JobDetails
+from jobstatus.keys import record_key
+from jobstatus.settings import PublisherSettings
+from jobstatus.status import JobState, Record
+from jobstatus.storage.store import Store
+from jobstatus.storage.write import Write
+from jobstatus_service.lookup import listing
+from jobstatus_service.settings import ServiceSettings
+
+CREATED = 1_700_000_000_000
+STATES = [state for state in JobState if state is not JobState.UNKNOWN]
+
+
+async def pages(client: Poller, query: str = "", limit: int = 50) -> list[Any]:
+    """Return all jobs of a list, page by page."""
+    found: list[Any] = []
+    cursor = ""
+    while True:
+        response = await client.get(f"/api/jobs?limit={limit}{query}{cursor}")
+        assert response.status_code == 200, response.text
+        body = response.json()
+        assert len(body["jobs"]) <= limit
+        found += body["jobs"]
+        if body["next"] is None:
+            return found
+        cursor = f"&cursor={body['next']}"
+
+
+def names(jobs: list[Any]) -> list[str]:
+    return [job["name"] for job in jobs]
+
+
+async def test_order(client: Poller, put: Put) -> None:
+    """Unfinished jobs are ordered by their creation, finished ones by their end, newest first."""
+    now = time.time_ns() // 1_000_000
+    put(uuid4(), name="old", created=now - 60_000)
+    put(uuid4(), name="new", created=now - 30_000)
+    put(uuid4(), name="finished now", created=now - 90_000, state=JobState.FAILED)
+    put(uuid4(), name="future", created=now + 60_000, state=JobState.PENDING, attempt=0)
+    assert names(await pages(client)) == ["future", "finished now", "new", "old"]
+
+
+async def test_body(client: Poller, put: Put) -> None:
+    """A list has the details of each job, as they are when they are read alone."""
+    put(JOB, progress=40.0, worker="host-1", eta=12.0)
+    response = await client.get("/api/jobs")
+    details = await client.get(f"{URL}/details")
+    assert response.text == f'{{"jobs":[{details.text}],"next":null}}'
+    assert response.headers["content-type"] == "application/json"
+    etag = response.headers["etag"]
+    assert (await client.get("/api/jobs", headers={"If-None-Match": etag})).status_code == 304
+
+
+async def test_states(client: Poller, put: Put) -> None:
+    """A list contains the jobs of the states that are asked for; all without any."""
+    for state in STATES:
+        put(uuid4(), name=state, state=state)
+    put(uuid4(), name="lost", lease=1)
+    await asyncio.sleep(0.01)
+    assert set(names(await pages(client))) == {*STATES, "lost"}
+    assert set(names(await pages(client, "&state=failed&state=pending"))) == {"failed", "pending"}
+    assert names(await pages(client, "&state=in_progress")) == ["in_progress"]
+    assert names(await pages(client, "&state=unknown")) == ["lost"]
+
+
+async def test_name(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter by name examines a limited number of jobs, and goes on where it has stopped."""
+    monkeypatch.setattr(listing, "_MAX_EXAMINED", 20)
+    monkeypatch.setattr(listing, "_CHUNK", 10)
+    for n in range(45):
+        put(uuid4(), name="rare" if n == 0 else "common", created=CREATED + n)
+    first = (await client.get("/api/jobs?name=rare")).json()
+    assert first["jobs"] == []
+    assert first["next"]
+    assert names(await pages(client, "&name=rare")) == ["rare"]
+    assert await pages(client, "&name=none") == []
+    assert len(await pages(client, "&name=common", limit=7)) == 44
+
+
+@pytest.mark.parametrize("name", ["a b", "é&=%", "x" * 120, "'; DROP", "\u202e"])
+async def test_hostile_name(client: Poller, put: Put, name: str) -> None:
+    """Any name can be asked for and is listed as it is."""
+    put(JOB, name=name)
+    response = await client.get("/api/jobs", params={"name": name})
+    assert names(response.json()["jobs"]) == [name]
+
+
+async def test_equal_times(client: Poller, put: Put) -> None:
+    """Jobs that were created in the same moment are listed once each, however small the pages."""
+    ids = {str(uuid4()) for _ in range(60)}
+    for job_id in ids:
+        put(job_id, created=CREATED)
+    found = [job["id"] for job in await pages(client, limit=4)]
+    assert len(found) == len(set(found))
+    assert set(found) == ids
+
+
+async def test_tenants(service_settings: ServiceSettings, put: Put) -> None:
+    """A list and its counts contain the jobs of the client's own tenant only."""
+    put(uuid4(), name="own")
+    put(uuid4(), name="other", prefix="one")
+    async with polling(service_settings) as client:
+        assert names(await pages(client)) == ["own"]
+        assert (await client.get("/api/jobs/counts")).json()["in_progress"] == 1
+
+
+async def test_expired_record(client: Poller, put: Put, redis: Any) -> None:
+    """A job whose record has expired is not listed, before its entry is swept."""
+    ids = [str(uuid4()) for _ in range(10)]
+    for n, job_id in enumerate(ids):
+        put(job_id, created=CREATED + n)
+    redis.delete(*(record_key("job", job_id) for job_id in ids[3:]))
+    found = await pages(client, limit=3)
+    assert [job["id"] for job in found] == ids[2::-1]
+
+
+async def test_entry_of_another_run(client: Poller, put: Put, redis: Any) -> None:
+    """An entry that does not belong to the stored run of its job is left out."""
+    put(JOB, created=CREATED, state=JobState.FAILED)
+    redis.zadd("job:index:pending", {JOB.bytes: CREATED - 5})
+    redis.expire("job:index:pending", 60)
+    assert len(await pages(client)) == 1
+    assert await pages(client, "&state=pending") == []
+
+
+async def test_malformed_record(client: Poller, put: Put, redis: Any) -> None:
+    """A malformed record, and a value that is not a record, do not fail a list."""
+    other = uuid4()
+    put(JOB)
+    put(other)
+    redis.hset(record_key("job", str(JOB)), "attempt", "x")
+    redis.delete(record_key("job", str(other)))
+    redis.set(record_key("job", str(other)), "no hash", ex=60)
+    assert await pages(client) == []
+
+
+async def test_flushed_server(client: Poller, put: Put, redis: Any) -> None:
+    """After a FLUSHALL the list is empty, and fills again; an old cursor remains valid."""
+    for n in range(5):
+        put(uuid4(), created=CREATED + n)
+    cursor = (await client.get("/api/jobs?limit=3")).json()["next"]
+    redis.flushall()
+    assert await pages(client) == []
+    assert (await client.get(f"/api/jobs?cursor={cursor}")).json() == {"jobs": [], "next": None}
+    put(uuid4(), created=CREATED)
+    assert len((await client.get(f"/api/jobs?cursor={cursor}")).json()["jobs"]) == 1
+
+
+async def test_unavailable_redis(proxy: Proxy) -> None:
+    """While Redis is unavailable, lists and counts are a 503 with Retry-After."""
+    settings = ServiceSettings(redis_url=proxy.url, api_keys=("secret",), timeout=0.2)
+    async with polling(settings) as client:
+        assert (await client.get("/api/jobs")).status_code == 200
+        proxy.flowing.clear()
+        for path in ("/api/jobs", "/api/jobs/counts", "/api/jobs/events"):
+            response = await client.get(path)
+            assert (response.status_code, "retry-after" in response.headers) == (503, True)
+
+
+async def test_counts(client: Poller, put: Put) -> None:
+    """The counts are those of the stored states, at most a second old."""
+    for n, state in enumerate(STATES):
+        for _ in range(n + 1):
+            put(uuid4(), state=state)
+    counts = {state: n + 1 for n, state in enumerate(STATES)}
+    assert (await client.get("/api/jobs/counts")).json() == counts
+    reads = client.app.statuses.index.reads
+    put(uuid4(), state=JobState.FAILED)
+    assert (await client.get("/api/jobs/counts")).json() == counts
+    assert client.app.statuses.index.reads == reads
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_pages_while_jobs_change(client: Poller, redis: Any, seed: int) -> None:
+    """No job is listed twice, and none that was there at the start is left out.
+
+    Between two pages jobs come, begin, are retried, finish and run again.
+    """
+    world = World(redis, seed)
+    for _ in range(60):
+        world.change()
+    at_start = set(world.states)
+    for _ in range(3):
+        await _check_one_listing(client, world, at_start, limit=world.random.randint(1, 9))
+        at_start = set(world.states)
+
+
+async def _check_one_listing(
+    client: Poller, world: "World", at_start: set[UUID], limit: int
+) -> None:
+    found: list[UUID] = []
+    cursor = ""
+    while True:
+        body = (await client.get(f"/api/jobs?limit={limit}{cursor}")).json()
+        found += [UUID(job["id"]) for job in body["jobs"]]
+        if body["next"] is None:
+            break
+        cursor = f"&cursor={body['next']}"
+        for _ in range(world.random.randint(0, 6)):
+            world.change()
+    assert len(found) == len(set(found)), "a job is listed twice"
+    assert not at_start - set(found), "a job is left out"
+
+
+class World:
+    """Jobs that change at random; each change is written before the next page is read.
+
+    Attributes:
+        random: Decides what changes.
+        states: The state of each job.
+    """
+
+    def __init__(self, redis: Any, seed: int) -> None:
+        url = f"redis://127.0.0.1:{redis.connection_pool.connection_kwargs['port']}"
+        self.random = random.Random(seed)
+        self.states: dict[UUID, JobState] = {}
+        self._created: dict[UUID, int] = {}
+        self._attempts: dict[UUID, int] = {}
+        self._store = Store.from_settings(PublisherSettings(redis_url=url))
+        self._last_ms = 0
+
+    def change(self) -> None:
+        """Create a job, or move one to its next state."""
+        unfinished = [job for job, state in self.states.items() if not state.is_final]
+        if not unfinished or self.random.random() < 0.3:
+            job = uuid4()
+            # Unique, as the publisher makes it.
+            self._last_ms = max(time.time_ns() // 1_000_000, self._last_ms + 1)
+            self._created[job], self._attempts[job] = self._last_ms, 0
+            self._write(job, JobState.PENDING)
+            return
+        job = self.random.choice(unfinished)
+        if self.states[job] is JobState.IN_PROGRESS:
+            self._write(job, self.random.choice([*STATES[2:]]))
+        else:
+            self._attempts[job] += 1
+            self._write(job, JobState.IN_PROGRESS)
+
+    def _write(self, job: UUID, state: JobState) -> None:
+        self.states[job] = state
+        now = time.monotonic()
+        record = Record(
+            name="n", state=state, created=self._created[job], attempt=self._attempts[job]
+        )
+        # Reports arrive late by up to 50 ms.
+        happened_at = now - self.random.uniform(0, 0.05)
+        is_running = state is JobState.IN_PROGRESS
+        write = Write(
+            record_key("job", str(job)),
+            record,
+            60_000,
+            30_000 if is_running else 0,
+            began_at=now - 1,
+            happened_at=None if is_running else happened_at,
+        )
+        self._store.write([write])
+
+
+async def test_times_of_a_list(client: Poller, put: Put) -> None:
+    """The list is sorted by the times that it shows."""
+    for state in STATES * 3:
+        put(uuid4(), state=state, created=CREATED + random.Random(1).randint(0, 10**9))
+        await asyncio.sleep(0.002)
+    jobs = [msgspec.convert(job, JobDetails) for job in await pages(client)]
+    times = [max(filter(None, (job.finished_at, job.created_at))) for job in jobs]
+    assert times == sorted(times, reverse=True)
+    assert all(isinstance(each, datetime) for each in times)
