@@ -24,6 +24,7 @@ from arq.jobs import Job
 from arq.utils import timestamp_ms
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.index import disagreements as index_disagreements
 from tests.password_rotation import RepeatedRotation
 from tests.processes import start
 from tests.records import key
@@ -340,6 +341,8 @@ def test_chaos(
             observer.join()
             workers.stop()
         disagreements, unfinished = asyncio.run(compare_with_results(url, redis, ids))
+        with Redis(port=port) as raw:
+            disagreements += index_disagreements(raw)
     seconds = time.monotonic() - began_at
     print(
         f"{count} jobs, {enqueued_again} of them enqueued again, "

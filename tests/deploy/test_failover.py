@@ -12,9 +12,12 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
+from redis import Redis
 from tests.consistency import MAX_STALENESS_SECONDS
 from tests.deploy.app import WORKER, enqueue
+from tests.index import disagreements
 from tests.processes import running, service
+from tests.records import cluster_key
 from tests.service.conftest import polling
 from tests.valkey_servers import Cluster, Node, Sentinels
 from tests.waiting import eventually
@@ -115,6 +118,8 @@ def test_sentinel(tmp_path: Path) -> None:
                 promoted_at = time.monotonic()
                 eventually(lambda: poller.succeeded() == len(ids), 40)
             seconds = time.monotonic() - promoted_at
+            with Redis(port=sentinels.primary.port) as raw:
+                assert disagreements(raw) == []
             assert first.poll() is None
             assert second.poll() is None
     attempts = Counter(line.split()[0] for line in runs.read_text().splitlines())
@@ -205,7 +210,9 @@ class ClusterWriter(threading.Thread):
             record = Record(
                 name="n", state=JobState.IN_PROGRESS, created=1, attempt=1, progress=progress
             )
-            writes = [Write(f"job:{job_id}", record, 60_000, 30_000) for job_id in self.accepted]
+            writes = [
+                Write(cluster_key(str(job_id)), record, 60_000, 30_000) for job_id in self.accepted
+            ]
             with contextlib.suppress(*REDIS_ERRORS):
                 results = self._store.write(writes)
                 now = time.monotonic()
@@ -245,9 +252,9 @@ async def test_cluster(tmp_path: Path) -> None:
             readers = [asyncio.create_task(read()) for _ in range(4)]
             await asyncio.sleep(1)
             for job_id in ids[:5]:
-                await asyncio.to_thread(cluster.move_slot, slot_of(f"job:{job_id}"))
+                await asyncio.to_thread(cluster.move_slot, slot_of(cluster_key(str(job_id))))
             await asyncio.sleep(1)
-            slot = slot_of(f"job:{ids[-1]}")
+            slot = slot_of(cluster_key(str(ids[-1])))
             dead = cluster.owner(slot)
             killed_at = time.monotonic()
             dead.kill()
@@ -264,6 +271,10 @@ async def test_cluster(tmp_path: Path) -> None:
             for job_id in ids:
                 response = await client.get(f"/api/jobs/{job_id}")
                 assert response.json()["progress"] == writer.accepted[job_id][-1][1]
+            listed = (await client.get("/api/jobs?limit=200")).json()["jobs"]
+            assert {job["id"] for job in listed} == {str(job_id) for job_id in ids}
+            counts = (await client.get("/api/jobs/counts")).json()
+            assert counts["in_progress"] == len(ids)
         hits = client.app.metrics.reads["hit"]
     failed_at = [at for at, _, status, _ in seen if status != 200]
     print(

@@ -93,6 +93,17 @@ async def returned(_: Ctx, value: Any) -> Any:
     return value
 
 
+async def sets_result(_: Ctx, value: Any) -> str:
+    """Set a result."""
+    current_job().result = value
+    return "returned"
+
+
+async def large(_: Ctx) -> str:
+    """Return more than is stored."""
+    return "x" * 70_000
+
+
 async def renamed(_: Ctx, name: str) -> None:
     """Change the job's name while it runs."""
     current_job().name = name
@@ -229,6 +240,8 @@ class Base:
     poll_delay = 0.05
     allow_abort_jobs = True
     functions: ClassVar = [
+        sets_result,
+        large,
         add,
         steps,
         fail,
