@@ -5,19 +5,19 @@ import random
 import time
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 import pytest
 from tests.service.conftest import JOB, URL, Poller, Put, polling
 from tests.service.cuttable_proxy import Proxy
+from tests.service.world import World, check_one_listing
 
 from jobstatus.details import JobDetails
 from jobstatus.keys import record_key
 from jobstatus.settings import PublisherSettings
-from jobstatus.status import JobState, Record
+from jobstatus.status import JobState
 from jobstatus.storage.store import Store
-from jobstatus.storage.write import Write
 from jobstatus_service.lookup import listing
 from jobstatus_service.settings import ServiceSettings
 
@@ -185,89 +185,20 @@ async def test_counts(client: Poller, put: Put) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_pages_while_jobs_change(client: Poller, redis: Any, seed: int) -> None:
+async def test_pages_while_jobs_change(
+    client: Poller, settings: PublisherSettings, seed: int
+) -> None:
     """No job is listed twice, and none that was there at the start is left out.
 
     Between two pages jobs come, begin, are retried, finish and run again.
     """
-    world = World(redis, seed)
+    world = World(Store.from_settings(settings), seed)
     for _ in range(60):
         world.change()
     at_start = set(world.states)
     for _ in range(3):
-        await _check_one_listing(client, world, at_start, limit=world.random.randint(1, 9))
+        await check_one_listing(client, world, at_start, limit=world.random.randint(1, 9))
         at_start = set(world.states)
-
-
-async def _check_one_listing(
-    client: Poller, world: "World", at_start: set[UUID], limit: int
-) -> None:
-    found: list[UUID] = []
-    cursor = ""
-    while True:
-        body = (await client.get(f"/api/jobs?limit={limit}{cursor}")).json()
-        found += [UUID(job["id"]) for job in body["jobs"]]
-        if body["next"] is None:
-            break
-        cursor = f"&cursor={body['next']}"
-        for _ in range(world.random.randint(0, 6)):
-            world.change()
-    assert len(found) == len(set(found)), "a job is listed twice"
-    assert not at_start - set(found), "a job is left out"
-
-
-class World:
-    """Jobs that change at random; each change is written before the next page is read.
-
-    Attributes:
-        random: Decides what changes.
-        states: The state of each job.
-    """
-
-    def __init__(self, redis: Any, seed: int) -> None:
-        url = f"redis://127.0.0.1:{redis.connection_pool.connection_kwargs['port']}"
-        self.random = random.Random(seed)
-        self.states: dict[UUID, JobState] = {}
-        self._created: dict[UUID, int] = {}
-        self._attempts: dict[UUID, int] = {}
-        self._store = Store.from_settings(PublisherSettings(redis_url=url))
-        self._last_ms = 0
-
-    def change(self) -> None:
-        """Create a job, or move one to its next state."""
-        unfinished = [job for job, state in self.states.items() if not state.is_final]
-        if not unfinished or self.random.random() < 0.3:
-            job = uuid4()
-            # Unique, as the publisher makes it.
-            self._last_ms = max(time.time_ns() // 1_000_000, self._last_ms + 1)
-            self._created[job], self._attempts[job] = self._last_ms, 0
-            self._write(job, JobState.PENDING)
-            return
-        job = self.random.choice(unfinished)
-        if self.states[job] is JobState.IN_PROGRESS:
-            self._write(job, self.random.choice([*STATES[2:]]))
-        else:
-            self._attempts[job] += 1
-            self._write(job, JobState.IN_PROGRESS)
-
-    def _write(self, job: UUID, state: JobState) -> None:
-        self.states[job] = state
-        now = time.monotonic()
-        record = Record(
-            name="n", state=state, created=self._created[job], attempt=self._attempts[job]
-        )
-        # Reports arrive late by up to 50 ms.
-        happened_at = now - self.random.uniform(0, 0.05)
-        is_running = state is JobState.IN_PROGRESS
-        write = Write(
-            record_key("job", str(job)),
-            record,
-            60_000,
-            30_000 if is_running else 0,
-            began_at=now - 1,
-            happened_at=None if is_running else happened_at,
-        )
-        self._store.write([write])
 
 
 async def test_times_of_a_list(client: Poller, put: Put) -> None:
