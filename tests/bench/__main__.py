@@ -9,6 +9,9 @@ import sys
 
 BENCHMARKS = {
     "capacity": "CPU and memory that Redis needs for each write, read and record",
+    "eta": "error of the estimated time on curves of progress, compared with other estimators",
+    "index": "cost of the index: writes and arq jobs with and without it",
+    "list": "time of lists and counts at several sizes, and one stream for many jobs",
     "outage": "memory, CPU and delivery time of a publisher that cannot reach Redis",
     "read": "requests per second and latency of the service, compared with other servers",
     "track": "time that track() adds to each step of a loop, compared with tqdm",
