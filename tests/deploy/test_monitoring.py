@@ -16,7 +16,7 @@ from tests.processes import ROOT
 from jobstatus.arq import StatusWorker, create_worker
 from jobstatus.arq.metrics import WorkerMetrics
 from jobstatus_service.metrics.metrics import Sample
-from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS, text
+from jobstatus_service.metrics.prometheus import COUNTERS, GAUGE_LABELS, GAUGES, HISTOGRAMS, text
 
 FOLDER = KUBERNETES / "components" / "monitoring"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "jobstatus.json").read_text())
@@ -50,7 +50,8 @@ async def exported(pool: Any, redis_url: str) -> set[str]:
     """The names of all samples that the service and the workers export."""
     histograms = {name: ([0] * (len(bounds) + 1), 0.0) for name, (_, bounds) in HISTOGRAMS.items()}
     counters = {name + "|hit" * bool(label): 1.0 for name, (_, label) in COUNTERS.items()}
-    service = text([Sample(counters, dict.fromkeys(GAUGES, 1.0), histograms)])
+    gauges = {name + "|x" * (name in GAUGE_LABELS): 1.0 for name in GAUGES}
+    service = text([Sample(counters, gauges, histograms)])
     worker: StatusWorker = create_worker({"functions": [_nothing], "redis_pool": pool})
     try:
         await worker.pool.ping()

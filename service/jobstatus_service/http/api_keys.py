@@ -164,6 +164,11 @@ class ApiKeys:
         """Return whether a key that was found earlier is still valid."""
         return key is self.anonymous or self._keys.get(key.sha256) == key
 
+    def prefixes(self) -> set[str]:
+        """Return the key prefixes of all tenants that have a key."""
+        known = [*self._keys.values(), *([self.anonymous] if self.anonymous else [])]
+        return {key.prefix for key in known}
+
     async def watch(self) -> None:
         """Read the key file again whenever it changes, until cancelled.
 

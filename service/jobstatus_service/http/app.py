@@ -25,6 +25,7 @@ from jobstatus_service.http.routes import (
     get_job_result,
     get_job_status,
 )
+from jobstatus_service.lookup.job_counts import JobCounts
 from jobstatus_service.lookup.list_feed import ListFeeds
 from jobstatus_service.lookup.listing import Listing
 from jobstatus_service.lookup.statuses import Statuses
@@ -51,14 +52,18 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     statuses = Statuses(settings, metrics)
     api_keys.on_change = partial(statuses.watchers.end_revoked, api_keys.is_valid)
 
+    listing = Listing(statuses)
+    job_counts = JobCounts(listing, api_keys.prefixes)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None, None]:
-        processes = ProcessMetrics(statuses.sample)
+        processes = ProcessMetrics(lambda: statuses.sample(job_counts.by_state))
         app.state.readiness = Readiness(statuses)
         app.state.processes = processes
         tasks = [
             asyncio.create_task(api_keys.watch()),
             asyncio.create_task(processes.save_periodically()),
+            asyncio.create_task(job_counts.read_periodically()),
         ]
         statuses.start()
         try:
@@ -91,8 +96,9 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     )
     app.api_keys = app.state.api_keys = api_keys
     app.statuses = app.state.statuses = statuses
-    app.state.listing = Listing(statuses)
-    app.state.list_feeds = ListFeeds(statuses, app.state.listing)
+    app.state.listing = listing
+    app.state.job_counts = job_counts
+    app.state.list_feeds = ListFeeds(statuses, listing)
     app.metrics = app.state.metrics = metrics
     app.rate_limit = app.state.rate_limit = rate_limit_of(settings)
     app.state.settings = settings

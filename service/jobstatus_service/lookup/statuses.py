@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -133,8 +134,12 @@ class Statuses:
                     self.reader.request(key)
             yield jobs
 
-    def sample(self) -> Sample:
-        """Return all numbers of this process now."""
+    def sample(self, jobs: Mapping[JobState, int] = MappingProxyType({})) -> Sample:
+        """Return all numbers of this process now.
+
+        Args:
+            jobs: How many jobs there are in each state, as they were read last.
+        """
         own, cache, open_ = self.metrics, self.cache, self.watchers.open
         links, now = self.reader.links, time.monotonic()
         return Sample(
@@ -148,6 +153,7 @@ class Statuses:
                 "cache_invalidations": own.cache_invalidations,
                 "cache_flushes": own.cache_flushes,
                 "cache_evictions": cache.evictions,
+                "index_reads": self.index.reads,
             },
             {
                 "redis_up": int(bool(links) and all(link.is_connected for link in links)),
@@ -156,6 +162,7 @@ class Statuses:
                 "cache_bytes": cache.size,
                 "long_polls_open": open_["long_poll"],
                 "streams_open": open_["stream"],
+                **{f"jobs|{state}": count for state, count in jobs.items()},
             },
             {
                 "read_seconds": own.read_durations.values,

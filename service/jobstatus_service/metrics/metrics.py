@@ -29,6 +29,9 @@ BATCH_SIZE_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _MAX_REMEMBERED_ATTEMPTS: Final = 10_000
 """Attempts with expired leases that are remembered, so that each is counted once."""
 
+_JOBS: Final = "jobs|"
+"""How the names of the gauges begin that say how many jobs there are in each state."""
+
 
 class Metrics:
     """The counts of this process. `metrics.prometheus` describes each of them."""
@@ -92,17 +95,20 @@ class Sample(msgspec.Struct, frozen=True):
 def total(samples: Sequence[Sample]) -> Sample:
     """Add the samples of several processes.
 
-    `redis_up` is not added: it is 1 only if it is 1 in every running process.
+    `redis_up` is not added: it is 1 only if it is 1 in every running process. Nor are the numbers
+    of jobs, of which each process knows all.
     """
     counters: Any = Counter()
     gauges: Any = Counter()
+    jobs: dict[str, float] = {}
     histograms: dict[str, tuple[list[int], float]] = {}
     for sample in samples:
         counters.update(sample.counters)
-        gauges.update(sample.gauges)
+        gauges.update({k: v for k, v in sample.gauges.items() if not k.startswith(_JOBS)})
+        jobs.update({k: v for k, v in sample.gauges.items() if k.startswith(_JOBS)})
         for name, (buckets, value_sum) in sample.histograms.items():
             total_buckets, total_sum = histograms.get(name, ([0] * len(buckets), 0.0))
             added = [a + b for a, b in zip(buckets, total_buckets, strict=True)]
             histograms[name] = added, value_sum + total_sum
     gauges["redis_up"] = min((s.gauges["redis_up"] for s in samples if s.gauges), default=0)
-    return Sample(dict(counters), dict(gauges), histograms)
+    return Sample(dict(counters), dict(gauges) | jobs, histograms)

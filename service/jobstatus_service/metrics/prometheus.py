@@ -64,6 +64,9 @@ COUNTERS: Final = {
     "cache_flushes": CounterFamily(
         "Times that the whole cache was cleared, because changes may have been missed."
     ),
+    "index_reads": CounterFamily(
+        "Snapshots of the index that were read from Redis, for lists, list streams and counts."
+    ),
     "cache_evictions": CounterFamily(
         "Responses that were removed from the cache to make room for others."
     ),
@@ -76,7 +79,12 @@ GAUGES: Final = {
     "cache_bytes": "Approximate size of the cache.",
     "long_polls_open": "Open long polls.",
     "streams_open": "Open event streams.",
+    "jobs": "Jobs by their stored state, of all tenants with an API key; in_progress includes jobs "
+    "whose lease has expired. Every process reports the same numbers, read every 15 s.",
 }
+
+GAUGE_LABELS: Final = {"jobs": "state"}
+"""The label of each gauge that has one; its values in a sample are named `name|label value`."""
 
 HISTOGRAMS: Final = {
     "read_seconds": HistogramFamily(
@@ -113,7 +121,15 @@ class _Collector:
                     counter.add_metric([label_value] if label else [], value)
             yield counter
         for name, description in GAUGES.items():
-            yield GaugeMetricFamily(f"jobstatus_{name}", description, sample.gauges.get(name, 0))
+            if name not in GAUGE_LABELS:
+                value = sample.gauges.get(name, 0)
+                yield GaugeMetricFamily(f"jobstatus_{name}", description, value)
+                continue
+            gauge = GaugeMetricFamily(f"jobstatus_{name}", description, labels=[GAUGE_LABELS[name]])
+            for key, value in sample.gauges.items():
+                if key.startswith(f"{name}|"):
+                    gauge.add_metric([key.partition("|")[2]], value)
+            yield gauge
         for name, (description, bounds) in HISTOGRAMS.items():
             buckets, value_sum = sample.histograms[name]
             yield HistogramMetricFamily(

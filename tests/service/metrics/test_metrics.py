@@ -10,13 +10,16 @@ from uuid import UUID, uuid4
 from prometheus_client.parser import text_string_to_metric_families
 from tests.processes import service
 from tests.service.asgi_exchange import Exchange
-from tests.service.conftest import Poller, Put
+from tests.service.conftest import Poller, Put, until
 from tests.waiting import eventually
 
 from jobstatus.publishing.stats import Histogram
+from jobstatus.status import JobState
+from jobstatus_service.http.api_keys import ApiKeys, parse_keys
 from jobstatus_service.metrics.metrics import Sample, total
 from jobstatus_service.metrics.multiprocess import ProcessMetrics
 from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS
+from jobstatus_service.settings import ServiceSettings
 
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
@@ -85,6 +88,7 @@ async def test_delay_of_an_expired_lease(client: Poller, put: Put) -> None:
 
 async def test_every_metric_is_exposed(client: Poller) -> None:
     """`/metrics` has every metric of the tables, with a description."""
+    await until(lambda: bool(client.app.state.job_counts.by_state))
     text = (await client.get("/metrics")).text
     names = [*COUNTERS, *GAUGES, *HISTOGRAMS]
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -140,3 +144,25 @@ async def test_each_process_answers_for_all(service_url: str) -> None:
             return {parse(text)["jobstatus_reads_total{unknown}"] for text in answers} == {20}
 
         await asyncio.to_thread(eventually, all_are_counted)
+
+
+async def test_jobs_by_state(client: Poller, put: Put) -> None:
+    """The jobs of all tenants with an API key are counted by state; processes are not added up."""
+    put(uuid4())
+    put(uuid4(), state=JobState.FAILED)
+    put(uuid4(), state=JobState.FAILED, prefix="one")
+    counts = client.app.state.job_counts
+    await until(lambda: bool(counts.by_state))
+    await asyncio.sleep(1.1)  # until the counts are no longer cached
+    await counts.read()
+    metrics = (await client.get("/metrics")).text
+    assert 'jobstatus_jobs{state="failed"} 1.0' in metrics
+    own = Sample({}, {"jobs|failed": 3, "redis_up": 1}, {})
+    assert total([own, own]).gauges["jobs|failed"] == 3
+
+
+def test_jobs_of_several_tenants(service_settings: ServiceSettings) -> None:
+    """The tenants are those of the key file, each once."""
+    keys = ApiKeys(service_settings)
+    keys._keys = parse_keys(f"a {'0' * 64} one\nb {'1' * 64} two\nc {'2' * 64} one", "job")
+    assert keys.prefixes() == {"one", "two"}

@@ -110,6 +110,14 @@ def _publisher_metrics(stats: PublisherStats, queue: str) -> Iterator[Metric]:
         "worker died.",
         stats.lost_attempts,
     )
+    results = CounterMetricFamily(
+        "jobstatus_worker_results",
+        "Results of finished jobs: stored, or dropped because they were not JSON or too large.",
+        labels=["outcome"],
+    )
+    for kind in ("stored", "dropped"):
+        results.add_metric([kind], stats.results[kind])
+    yield results
     reports = CounterMetricFamily(
         "jobstatus_worker_reports",
         "Reports of running jobs: written to Redis, or coalesced with a later report.",

@@ -218,7 +218,7 @@ class Publisher:
                 return
             attempt.outcome = outcome
         attempt.encode_result()
-        self.stats.finished_attempts[outcome.state] += 1
+        self._count(attempt, outcome)
         with self._delivery.lock:
             if self._is_open():
                 self._delivery.end(attempt)
@@ -226,8 +226,13 @@ class Publisher:
 
     def release(self, attempt: Attempt, outcome: Outcome) -> None:
         """Write nothing more of the attempt: other code has written its outcome."""
-        self.stats.finished_attempts[outcome.state] += 1
+        self._count(attempt, outcome)
         self._delivery.release(attempt)
+
+    def _count(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.stats.finished_attempts[outcome.state] += 1
+        if attempt.result is not None and outcome.state.is_final:
+            self.stats.results["dropped" if attempt.result.body is None else "stored"] += 1
 
     @property
     def stats(self) -> PublisherStats:

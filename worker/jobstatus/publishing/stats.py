@@ -47,6 +47,7 @@ class PublisherStats:
 
     Attributes:
         finished_attempts: Attempts that have ended, by the state that they ended in.
+        results: Results of jobs, `stored` or `dropped`.
         lost_attempts: Attempts that replaced one without an outcome: its worker has died.
         written_reports: Reports of running jobs that were written.
         coalesced_reports: Reports that a later one had replaced before they were read.
@@ -60,6 +61,7 @@ class PublisherStats:
 
     def __init__(self) -> None:
         self.finished_attempts: Counter[JobState] = Counter()
+        self.results: Counter[str] = Counter()
         self.lost_attempts = 0
         self.written_reports = 0
         self.coalesced_reports = 0
