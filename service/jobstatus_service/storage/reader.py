@@ -177,6 +177,9 @@ class Reader:
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await self.link.connected()
+                if is_transaction and not connection.has_time:
+                    # It would close the connection, over which all jobs are read.
+                    raise UnavailableError("the proxy of Redis forwards no transactions")
                 connection.send_pipeline(b"".join(sent), len(sent), on_replies, is_binary=True)
                 await asyncio.wait((future, connection.lost), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:

@@ -20,7 +20,9 @@ from jobstatus_service.settings import ServiceSettings
 JOB = UUID("67c73c6b-ecba-4a4c-bb18-3f37aa64c2f8")
 URL = f"/api/jobs/{JOB}"
 
-TWEMPROXY_UNKNOWN = (b"HELLO", b"CLIENT", b"TIME", b"SELECT", b"SCRIPT", b"INFO")
+TWEMPROXY_UNKNOWN = (
+    *(b"HELLO", b"CLIENT", b"TIME", b"SELECT", b"SCRIPT", b"INFO", b"MULTI", b"EXEC"),
+)
 """Commands at which twemproxy closes the connection."""
 
 
@@ -123,6 +125,19 @@ async def test_lease_expires_without_the_command_time(twemproxy: ClosingProxy) -
         publisher._delivery.release(attempt)  # it stops renewing the lease
         assert (await client.get(f"{URL}?wait=10")).json()["state"] == "unknown"
         await asyncio.to_thread(publisher.close)
+
+
+async def test_lists(twemproxy: ClosingProxy) -> None:
+    """Lists are a 503, and leave alone the connection over which jobs are read; counts work."""
+    settings = ServiceSettings(redis_url=twemproxy.url, api_keys=("secret",))
+    async with polling(settings) as client:
+        assert (await client.get(URL)).status_code == 200
+        closed = twemproxy.closed_connections
+        for path in ("/api/jobs", "/api/jobs/events"):
+            assert (await client.get(path)).status_code == 503
+        assert (await client.get(URL)).status_code == 200
+        assert (await client.get("/api/jobs/counts")).status_code == 200
+        assert twemproxy.closed_connections == closed
 
 
 async def test_restarting_server_is_not_taken_for_a_proxy(service_url: str, put: Put) -> None:
