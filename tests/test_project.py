@@ -18,6 +18,7 @@ SERVICE = Path(jobstatus_service.__file__).parent
 def test_public_names() -> None:
     """The public surface is this and nothing else."""
     assert jobstatus.__all__ == [
+        "JobDetails",
         "JobReport",
         "JobState",
         "JobStatus",
@@ -29,6 +30,7 @@ def test_public_names() -> None:
         "SettingsError",
         "SharedStep",
         "Step",
+        "UnknownCause",
         "current_job",
         "job_uuid",
         "share",

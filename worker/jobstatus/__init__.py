@@ -1,5 +1,6 @@
 """Publish the status and progress of background jobs."""
 
+from jobstatus.details import JobDetails, UnknownCause
 from jobstatus.errors import JobStatusError, MissingExtraError, SettingsError
 from jobstatus.publishing.publisher import Publisher
 from jobstatus.reporting.current import current_job
@@ -11,6 +12,7 @@ from jobstatus.status import JobState, JobStatus, job_uuid
 __version__ = "0.1.0"
 
 __all__ = [
+    "JobDetails",
     "JobReport",
     "JobState",
     "JobStatus",
@@ -22,6 +24,7 @@ __all__ = [
     "SettingsError",
     "SharedStep",
     "Step",
+    "UnknownCause",
     "current_job",
     "job_uuid",
     "share",
