@@ -129,8 +129,11 @@ def _run_job(
     print(f"Job:       {job_id}")
     print(f"It writes: {manifest}")
     print(f"with the SHA-256 of every file in {root}\n")
-    print("Read its status yourself while the service runs:")
-    print(f"  curl -H 'Authorization: {api_key}' http://127.0.0.1:{connection.port}{path}\n")
+    print("Read its status, or list all jobs, yourself while the service runs:")
+    for shown_path in (path, "/api/jobs"):
+        url = f"http://127.0.0.1:{connection.port}{shown_path}"
+        print(f"  curl -H 'Authorization: {api_key}' {url}")
+    print()
     sys.stdout.flush()
     shown = None
     while True:

@@ -15,6 +15,15 @@ from jobstatus_service.http.request_state import request_state
 _log: Final = logging.getLogger("jobstatus.access")
 _is_job_id: Final = re.compile("[0-9a-fA-F-]{32,36}").fullmatch
 
+_FIXED_PATHS: Final = frozenset(
+    {
+        *("/api/jobs", "/api/jobs/counts", "/api/jobs/events"),
+        *("/livez", "/readyz", "/metrics"),
+    }
+)
+_PARTS: Final = frozenset({"details", "events", "result"})
+"""What may follow a job id in a path."""
+
 
 class AccessLogApp(FastPathApp):
     """The application, with each request logged, traced, or both.
@@ -103,6 +112,9 @@ def _job_id_of(scope: Any) -> str | None:
 
 def _route_of(scope: Any) -> str:
     path: str = scope["path"]
-    if path.startswith(PATH):
-        return "/api/jobs/{job_id}/events" if path.endswith("/events") else "/api/jobs/{job_id}"
-    return path if path in {"/api/jobs", "/livez", "/readyz", "/metrics"} else "other"
+    if path in _FIXED_PATHS:
+        return path
+    if not path.startswith(PATH):
+        return "other"
+    part = path[len(PATH) :].partition("/")[2]
+    return f"{PATH}{{job_id}}/{part}" if part in _PARTS else f"{PATH}{{job_id}}"
