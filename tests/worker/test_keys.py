@@ -9,6 +9,8 @@ from jobstatus.keys import (
     SHARDS,
     due_key,
     index_key,
+    index_keys,
+    is_record_key,
     record_key,
     result_key,
     shard_starts,
@@ -28,6 +30,10 @@ def test_keys_of_a_server() -> None:
     assert shard_starts("tenant:one") == ["tenant:one:"]
     assert index_key("tenant:one:", "failed") == "tenant:one:index:failed"
     assert due_key("tenant:one:") == "tenant:one:index:due"
+    assert is_record_key(key)
+    others = (result_key(key), *index_keys(key))
+    assert len(set(others)) == 8
+    assert not any(map(is_record_key, others))
 
 
 def test_keys_of_a_cluster() -> None:

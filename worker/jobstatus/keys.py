@@ -39,6 +39,11 @@ def uuid_of_key(key: str) -> str:
     return key[-_UUID_LENGTH:]
 
 
+def is_record_key(key: str) -> bool:
+    """Whether a key of ours is that of a record, rather than of a result or of the index."""
+    return key[-13:-12] == key[-18:-17] == "-"
+
+
 def result_key(record: str) -> str:
     """Compose the key of a job's result from the key of its record."""
     return f"{record}:result"

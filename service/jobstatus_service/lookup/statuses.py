@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from jobstatus.keys import record_key, uuid_of_key
+from jobstatus.keys import is_record_key, record_key, uuid_of_key
 from jobstatus.redis_url import RedisMode
 from jobstatus.status import JobState
 from jobstatus.storage.client import redis_url_of
@@ -203,6 +203,7 @@ class Statuses:
             self.metrics.cache_flushes += 1
             keys = list(self.watchers.jobs)
         else:
+            keys = [key for key in keys if is_record_key(key)]  # no keys of the index
             self.metrics.cache_invalidations += len(keys)
         for key in keys:
             self.cache.invalidate(key)

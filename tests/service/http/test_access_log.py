@@ -35,7 +35,7 @@ PASSWORD = "the-password-of-redis"
         (f"{URL}/result", "/api/jobs/{job_id}/result", str(JOB)),
         (f"{URL}/{KEY}", "/api/jobs/{job_id}", str(JOB)),
         ("/api/jobs/counts", "/api/jobs/counts", None),
-        ("/api/jobs/events?id=x", "/api/jobs/events", None),
+        ("/api/jobs/events", "/api/jobs/events", None),
         (f"/api/jobs/{KEY}", "/api/jobs/{job_id}", None),
         (f"/api/jobs/{JOB}0", "/api/jobs/{job_id}", None),
         (f"/api/jobs/{JOB.hex}key", "/api/jobs/{job_id}", None),

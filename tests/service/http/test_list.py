@@ -109,8 +109,11 @@ async def test_equal_times(client: Poller, put: Put) -> None:
     assert set(found) == ids
 
 
-async def test_tenants(service_settings: ServiceSettings, put: Put) -> None:
+async def test_tenants(
+    service_settings: ServiceSettings, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A list and its counts contain the jobs of the client's own tenant only."""
+    monkeypatch.setattr(listing, "_COUNTS_SECONDS", 0.0)
     put(uuid4(), name="own")
     put(uuid4(), name="other", prefix="one")
     async with polling(service_settings) as client:
@@ -160,8 +163,9 @@ async def test_flushed_server(client: Poller, put: Put, redis: Any) -> None:
     assert len((await client.get(f"/api/jobs?cursor={cursor}")).json()["jobs"]) == 1
 
 
-async def test_unavailable_redis(proxy: Proxy) -> None:
+async def test_unavailable_redis(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """While Redis is unavailable, lists and counts are a 503 with Retry-After."""
+    monkeypatch.setattr(listing, "_COUNTS_SECONDS", 0.0)
     settings = ServiceSettings(redis_url=proxy.url, api_keys=("secret",), timeout=0.2)
     async with polling(settings) as client:
         assert (await client.get("/api/jobs")).status_code == 200
@@ -171,13 +175,15 @@ async def test_unavailable_redis(proxy: Proxy) -> None:
             assert (response.status_code, "retry-after" in response.headers) == (503, True)
 
 
-async def test_counts(client: Poller, put: Put) -> None:
+async def test_counts(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts are those of the stored states, at most a second old."""
+    monkeypatch.setattr(listing, "_COUNTS_SECONDS", 0.0)
     for n, state in enumerate(STATES):
         for _ in range(n + 1):
             put(uuid4(), state=state)
     counts = {state: n + 1 for n, state in enumerate(STATES)}
     assert (await client.get("/api/jobs/counts")).json() == counts
+    monkeypatch.setattr(listing, "_COUNTS_SECONDS", 60.0)
     reads = client.app.statuses.index.reads
     put(uuid4(), state=JobState.FAILED)
     assert (await client.get("/api/jobs/counts")).json() == counts

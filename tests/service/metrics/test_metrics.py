@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.processes import service
 from tests.service.asgi_exchange import Exchange
@@ -16,6 +17,7 @@ from tests.waiting import eventually
 from jobstatus.publishing.stats import Histogram
 from jobstatus.status import JobState
 from jobstatus_service.http.api_keys import ApiKeys, parse_keys
+from jobstatus_service.lookup import listing
 from jobstatus_service.metrics.metrics import Sample, total
 from jobstatus_service.metrics.multiprocess import ProcessMetrics
 from jobstatus_service.metrics.prometheus import COUNTERS, GAUGES, HISTOGRAMS
@@ -146,14 +148,14 @@ async def test_each_process_answers_for_all(service_url: str) -> None:
         await asyncio.to_thread(eventually, all_are_counted)
 
 
-async def test_jobs_by_state(client: Poller, put: Put) -> None:
+async def test_jobs_by_state(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """The jobs of all tenants with an API key are counted by state; processes are not added up."""
     put(uuid4())
     put(uuid4(), state=JobState.FAILED)
     put(uuid4(), state=JobState.FAILED, prefix="one")
     counts = client.app.state.job_counts
     await until(lambda: bool(counts.by_state))
-    await asyncio.sleep(1.1)  # until the counts are no longer cached
+    monkeypatch.setattr(listing, "_COUNTS_SECONDS", 0.0)
     await counts.read()
     metrics = (await client.get("/metrics")).text
     assert 'jobstatus_jobs{state="failed"} 1.0' in metrics
