@@ -17,6 +17,12 @@ import msgspec
 _FORMAT: Final = struct.Struct(">B4sdq16s")
 _VERSION: Final = 1
 
+MARK_BYTES: Final = 4
+"""Bytes of a UUID by which a cursor remembers a job."""
+
+MAX_MARKS: Final = 64
+"""Jobs that a cursor remembers at most."""
+
 
 class ListFilter(msgspec.Struct, frozen=True):
     """Which jobs a list contains.
@@ -45,11 +51,15 @@ class Cursor(msgspec.Struct, frozen=True):
         job_id: Its UUID, in 16 bytes; it orders jobs with equal scores.
         looked_until: Until when finished jobs were looked for, in ticks (`TICKS_PER_MS`) by
             Redis's clock.
+        seen: The first bytes of the UUIDs of jobs that were looked at although they were stored in
+            this very tick or later: the clock alone can't tell them from jobs that were stored
+            just after the index was read. Of a Cluster's nodes, some are read later than others.
     """
 
     score: float
     job_id: bytes
     looked_until: int
+    seen: frozenset[bytes] = frozenset()
 
     @classmethod
     def parse(cls, text: str, wanted: ListFilter) -> Self:
@@ -64,16 +74,21 @@ class Cursor(msgspec.Struct, frozen=True):
         """
         try:
             packed = base64.urlsafe_b64decode(text.encode("ascii") + b"==")
-            version, digest, score, looked_until, job_id = _FORMAT.unpack(packed)
+            version, digest, score, looked_until, job_id = _FORMAT.unpack_from(packed)
         except (UnicodeEncodeError, binascii.Error, struct.error):
             raise ValueError("This is not a cursor of this service.") from None
         if version != _VERSION or score != score or looked_until < 0:  # noqa: PLR0124 - NaN
             raise ValueError("This is not a cursor of this service.")
         if digest != wanted.digest:
             raise ValueError("The cursor belongs to a list with other states or another name.")
-        return cls(score, job_id, looked_until)
+        marks = packed[_FORMAT.size :]
+        if len(marks) % MARK_BYTES or len(marks) > MAX_MARKS * MARK_BYTES:
+            raise ValueError("This is not a cursor of this service.")
+        seen = (marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES))
+        return cls(score, job_id, looked_until, frozenset(seen))
 
     def text(self, wanted: ListFilter) -> str:
         """Return the cursor as text, for a list with this filter."""
         packed = _FORMAT.pack(_VERSION, wanted.digest, self.score, self.looked_until, self.job_id)
+        packed += b"".join(sorted(self.seen)[:MAX_MARKS])
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()

@@ -31,6 +31,10 @@ COUNTS_INTERVAL_SECONDS: Final = 1.0
 PAGE_SIZE: Final = 50
 """Jobs of the page that a feed follows."""
 
+_MAX_READING_SHARE: Final = 0.1
+"""The share of the time that all feeds of a process spend on reading, at most; beyond that each
+is read less often."""
+
 _MAX_KEPT_PIECES: Final = 40
 """Pieces that a slow watcher can catch up on. One that is later gets the whole list again."""
 
@@ -45,7 +49,10 @@ class ListFeed:
         watchers: Who watches.
     """
 
-    def __init__(self, statuses: Statuses, listing: Listing, wanted: ListFilter) -> None:
+    def __init__(
+        self, statuses: Statuses, listing: Listing, wanted: ListFilter, feeds: "ListFeeds"
+    ) -> None:
+        self._feeds = feeds
         self.version = 0
         self.watchers: set[Watcher] = set()
         self._statuses = statuses
@@ -65,11 +72,10 @@ class ListFeed:
         Raises:
             UnavailableError: Redis does not answer in time.
         """
-        if self.version:
-            return
-        if self._first is None or self._first.done():
-            self._first = asyncio.get_running_loop().create_task(self._read())
-        await asyncio.shield(self._first)
+        if not self.version:
+            if self._first is None or self._first.done():
+                self._first = asyncio.get_running_loop().create_task(self._read())
+            await asyncio.shield(self._first)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep_reading())
 
@@ -91,10 +97,15 @@ class ListFeed:
         return self._list[1]
 
     async def _keep_reading(self) -> None:
+        seconds = 0.0
         while True:
-            await asyncio.sleep(READ_INTERVAL_SECONDS)
+            # However many lists are followed, reading them takes a small share of the time.
+            pause = seconds * self._feeds.count / _MAX_READING_SHARE
+            await asyncio.sleep(max(READ_INTERVAL_SECONDS, pause))
+            began_at = time.monotonic()
             try:
                 await self._read()
+                seconds = time.monotonic() - began_at
             except UnavailableError:
                 continue  # the link logs it; the watchers keep what they have
             except Exception:
@@ -149,12 +160,17 @@ class ListFeeds:
         self._statuses = statuses
         self._listing = listing
 
+    @property
+    def count(self) -> int:
+        """How many lists are followed."""
+        return len(self.feeds)
+
     @contextlib.contextmanager
     def watch(self, wanted: ListFilter, watcher: Watcher) -> Iterator[ListFeed]:
         """Have a watcher watch a list during the block."""
         feed = self.feeds.get(wanted)
         if feed is None:
-            feed = self.feeds[wanted] = ListFeed(self._statuses, self._listing, wanted)
+            feed = self.feeds[wanted] = ListFeed(self._statuses, self._listing, wanted, self)
         feed.watchers.add(watcher)
         try:
             yield feed

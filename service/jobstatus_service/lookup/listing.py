@@ -9,13 +9,14 @@ import asyncio
 import heapq
 import time
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from jobstatus.status import FINAL_STATES, UNFINISHED_STATES, JobState, JobStatus
-from jobstatus_service.lookup.cursor import Cursor, ListFilter
+from jobstatus.status import FINAL_STATES, UNFINISHED_STATES, JobState
+from jobstatus_service.lookup.cursor import MARK_BYTES, Cursor, ListFilter
 from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.storage.index_reader import (
@@ -30,8 +31,13 @@ _MAX_EXAMINED: Final = 1_000
 """Jobs that one request examines, of which a filter by name may want only a few. It may examine
 some more to complete its last round."""
 
-_MAX_MOVED: Final = 5_000
-"""Jobs that have finished between two pages, among which one request looks for unlisted ones."""
+_MAX_MOVED: Final = 4_000
+_MIN_MOVED: Final = 100
+"""Jobs that have finished since the last page, of which one request reads so many in each state; in
+a Cluster, each shard has its part of them. The next request goes on with the rest."""
+
+_MOST_MOVED: Final = 100_000
+"""Beyond so many jobs that finish within a second, some may be left out of a list."""
 
 _CHUNK: Final = 250
 """Entries of one sorted set that a round reads, where a filter may want only a few."""
@@ -43,6 +49,17 @@ _COUNTS_SECONDS: Final = 1.0
 """Seconds for which counts are served again."""
 
 _EPOCH_MS: Final = 0
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What decides whether a job belongs to a list."""
+
+    created_at: datetime
+    updated_at: datetime
+    name: str
+
+
+_decode = msgspec.json.Decoder(_Facts).decode
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -106,6 +123,24 @@ class Listing:
         return await asyncio.shield(self._counts[prefix][1])
 
 
+class _Snapshot(msgspec.Struct, frozen=True):
+    """What one reading of the index has found.
+
+    Attributes:
+        read_at: The time of the reading, in ticks.
+        entries: The next entries of the list, newest first.
+        is_end: Whether these are all.
+        moved: The jobs that have finished lately, in the order in which that was stored.
+        moved_until: Until when these are complete, in ticks; None if they are all.
+    """
+
+    read_at: int
+    entries: list[Entry]
+    is_end: bool
+    moved: list[Entry]
+    moved_until: int | None
+
+
 class _Round:
     """One snapshot of the index, and the jobs of a page that are found in it.
 
@@ -129,28 +164,28 @@ class _Round:
 
     async def run(self) -> list[StatusResponse]:
         """Return the jobs that were found, newest first."""
-        read_at, entries, is_end, moved, moved_until = await self._read()
+        snapshot = await self._read()
         jobs: list[StatusResponse] = []
-        if moved and self._cursor is not None:
-            jobs, until = await self._unlisted(self._cursor, moved, min(read_at, moved_until))
-            if len(jobs) >= self._limit:
-                self.next = Cursor(self._cursor.score, self._cursor.job_id, until)
+        if self._cursor is not None and snapshot.moved:
+            jobs, resume = await self._unlisted(self._cursor, snapshot)
+            if resume is not None:
+                self.next = resume
                 return jobs
-        last = self._cursor
-        at = 0
+        seen = _marks(each for each in snapshot.moved if each.stored_at >= snapshot.read_at)
+        last, at, entries = self._cursor, 0, snapshot.entries
         while at < len(entries):
             some = entries[at : at + (_CHUNK if self._has_filter else self._limit - len(jobs))]
             at += len(some)
             for entry, response in await self._look_up(some):
-                last = Cursor(entry.score, entry.job_id, read_at)
+                last = Cursor(entry.score, entry.job_id, snapshot.read_at, seen)
                 if _is_wanted(self._wanted, entry, response):
                     jobs.append(response)
                 if len(jobs) >= self._limit:
-                    is_end = is_end and entry is entries[-1]
-                    self.next = None if is_end else last
+                    is_last = snapshot.is_end and entry is entries[-1]
+                    self.next = None if is_last else last
                     return jobs
-        if not is_end and last is not None:
-            self.next = Cursor(last.score, last.job_id, read_at)
+        if not snapshot.is_end and last is not None:
+            self.next = Cursor(last.score, last.job_id, snapshot.read_at, seen)
         return jobs
 
     def _chunk(self) -> int:
@@ -161,79 +196,129 @@ class _Round:
         # Jobs are not spread evenly over the shards: read twice the average from each.
         return _SPARE_ENTRIES + (self._limit if shards == 1 else 2 * self._limit // shards)
 
-    async def _read(self) -> tuple[int, list[Entry], bool, list[Entry], int]:
-        """Read a snapshot.
-
-        Returns:
-            Its time in ticks; the next entries, and whether these are all; the jobs that
-            have finished since the last page, and until when these are complete.
-        """
-        chunk = self._chunk()
-        after: list[Range] = []
-        if self._cursor is not None and _can_move(self._states):
-            since = (self._cursor.looked_until - MAX_LATENESS_TICKS) // TICKS_PER_MS
-            after = [
-                Range(start, state, float(since), _MAX_MOVED, is_ascending=True)
-                for start in self._starts
-                for state in self._states
-                if state in FINAL_STATES
-            ]
-        bound = float("inf") if self._cursor is None else self._cursor.score
+    async def _read(self) -> _Snapshot:
+        """Read the index from the cursor on, and the jobs that have finished since then."""
+        chunk, most = self._chunk(), max(_MIN_MOVED, _MAX_MOVED // len(self._starts))
         while True:
-            before = [
-                Range(start, state, bound, chunk)
-                for start in self._starts
-                for state in self._states
-            ]
+            bound = float("inf") if self._cursor is None else self._cursor.score
+            before = self._ranges(bound, chunk, self._states)
+            after = self._finished_ranges(most)
             read_at, found = await self._statuses.index.snapshot([*after, *before])
             complete = [len(found[each]) < chunk for each in before]
             sources = [_after(self._cursor, found[each]) for each in before]
-            if all(source or done for source, done in zip(sources, complete, strict=True)):
+            moved_until = _complete_until(found[each] for each in after if len(found[each]) >= most)
+            if not all(source or done for source, done in zip(sources, complete, strict=True)):
+                chunk *= 4  # all that was read has the score of the cursor, and was listed
+            elif self._is_stuck(moved_until) and most < _MOST_MOVED:
+                most *= 4  # all that was read had been looked at before
+            else:
                 break
-            chunk *= 4  # all that was read has the score of the cursor, and was listed
         entries = _merged(sources, complete)
         is_end = all(complete) and len(entries) == sum(map(len, sources))
-        moved = [entry for each in after for entry in found[each]]
-        # Of a sorted set that was not read to its end, everything stored until its last score is
-        # known, since no job is stored before it has finished.
-        full = (
-            int(found[each][-1].score) * TICKS_PER_MS
-            for each in after
-            if len(found[each]) >= _MAX_MOVED
+        finished = (each for each in (after or before) if each.state in FINAL_STATES)
+        moved = sorted((entry for each in finished for entry in found[each]), key=_stored_at)
+        if self._is_stuck(moved_until):
+            moved_until = None  # more jobs finish at once than can be told apart
+        return _Snapshot(read_at, entries, is_end, moved, moved_until)
+
+    def _ranges(
+        self, bound: float, limit: int, states: Iterable[JobState], *, is_ascending: bool = False
+    ) -> list[Range]:
+        return [
+            Range(start, state, bound, limit, is_ascending)
+            for start in self._starts
+            for state in states
+        ]
+
+    def _finished_ranges(self, limit: int) -> list[Range]:
+        """Return the ranges of the jobs that may have finished since the last page."""
+        if self._cursor is None or not _can_move(self._states):
+            return []
+        since = (self._cursor.looked_until - MAX_LATENESS_TICKS) // TICKS_PER_MS
+        states = [state for state in self._states if state in FINAL_STATES]
+        return self._ranges(float(since), limit, states, is_ascending=True)
+
+    def _is_stuck(self, moved_until: int | None) -> bool:
+        return (
+            self._cursor is not None
+            and moved_until is not None
+            and moved_until <= self._cursor.looked_until
         )
-        return read_at, entries, is_end, moved, min(full, default=read_at)
 
     async def _unlisted(
-        self, cursor: Cursor, moved: Iterable[Entry], until: int
-    ) -> tuple[list[StatusResponse], int]:
+        self, cursor: Cursor, snapshot: _Snapshot
+    ) -> tuple[list[StatusResponse], Cursor | None]:
         """Return the jobs that have finished since the last page, before they could be listed.
 
         Returns:
-            The jobs, newest first, and until when finished jobs were looked for.
+            The jobs, newest first; and where to go on with this, if it is not complete: the list
+            itself must not go on before that.
         """
-        candidates = sorted(
-            (e for e in moved if cursor.looked_until < e.stored_at <= until), key=_stored_at
-        )[:_MAX_MOVED]
+        until = snapshot.moved_until
+        candidates = [
+            entry
+            for entry in snapshot.moved
+            if entry.stored_at >= cursor.looked_until
+            and entry.job_id[:MARK_BYTES] not in cursor.seen
+            and (until is None or entry.stored_at < until)
+        ]
         jobs: list[tuple[Entry, StatusResponse]] = []
-        for at in range(0, len(candidates), _CHUNK):
-            for entry, response in await self._look_up(candidates[at : at + _CHUNK]):
-                if len(jobs) >= self._limit and entry.stored_at > jobs[-1][0].stored_at:
-                    return _newest_first(jobs), jobs[-1][0].stored_at
-                position = (_created_ms(response), entry.job_id)
-                was_listed = position >= (cursor.score, cursor.job_id)
-                is_ahead = (entry.score, entry.job_id) < (cursor.score, cursor.job_id)
+        examined = 0
+        while examined < len(candidates):
+            if len(jobs) >= self._limit or examined >= _MAX_EXAMINED:
+                return _newest_first(jobs), _resumed(cursor, candidates[:examined])
+            some = candidates[examined : examined + min(_CHUNK, self._limit - len(jobs))]
+            examined += len(some)
+            for entry, response in await self._look_up(some):
+                position = cursor.score, cursor.job_id
+                was_listed = (_created_ms(response), entry.job_id) >= position
+                is_ahead = (entry.score, entry.job_id) < position
                 if not (was_listed or is_ahead) and _is_wanted(self._wanted, entry, response):
                     jobs.append((entry, response))
-        return _newest_first(jobs), until
+        if until is not None:
+            return _newest_first(jobs), Cursor(cursor.score, cursor.job_id, until)
+        if len(jobs) >= self._limit:
+            return _newest_first(jobs), _resumed(cursor, snapshot.moved)
+        return _newest_first(jobs), None
 
     async def _look_up(self, entries: Sequence[Entry]) -> list[tuple[Entry, StatusResponse]]:
         self.examined += len(entries)
-        keys = [
-            self._statuses.key_of(self._wanted.prefix, UUID(bytes=entry.job_id))
-            for entry in entries
+        statuses, prefix = self._statuses, self._wanted.prefix
+        keys = [statuses.key_of(prefix, UUID(bytes=entry.job_id)) for entry in entries]
+        now = time.monotonic()
+        responses = {key: statuses.cached(key, now) for key in keys}
+        missing = [key for key, response in responses.items() if response is None]
+        found = await asyncio.gather(*map(statuses.get, missing))
+        responses |= {key: response for key, (response, _) in zip(missing, found, strict=True)}
+        return [
+            (entry, response)
+            for entry, key in zip(entries, keys, strict=True)
+            if (response := responses[key]) is not None
         ]
-        found = await asyncio.gather(*map(self._statuses.get, keys))
-        return [(entry, response) for entry, (response, _) in zip(entries, found, strict=True)]
+
+
+def _resumed(cursor: Cursor, looked_at: Sequence[Entry]) -> Cursor:
+    """Return the cursor after some of the finished jobs were looked at, in their order."""
+    if not looked_at:
+        return cursor
+    until = max(cursor.looked_until, looked_at[-1].stored_at)
+    seen = _marks(entry for entry in looked_at if entry.stored_at >= until)
+    if until == cursor.looked_until:
+        seen |= cursor.seen
+    return Cursor(cursor.score, cursor.job_id, until, seen)
+
+
+def _marks(entries: Iterable[Entry]) -> frozenset[bytes]:
+    return frozenset(entry.job_id[:MARK_BYTES] for entry in entries)
+
+
+def _complete_until(full: Iterable[list[Entry]]) -> int | None:
+    """Return until when finished jobs are known, in ticks; None if all are.
+
+    Of a sorted set that was not read to its end, everything that was stored before its last score
+    is known, since no job is stored before it has finished.
+    """
+    return min((int(entries[-1].score) * TICKS_PER_MS for entries in full), default=None)
 
 
 def _after(cursor: Cursor | None, entries: list[Entry]) -> list[Entry]:
@@ -277,7 +362,7 @@ def _is_wanted(wanted: ListFilter, entry: Entry, response: StatusResponse) -> bo
 
     The record may have expired, or be of a later run, which has an entry of its own.
     """
-    status = JobStatus.from_json(response.body)
+    status = _decode(response.body)
     created = _ms(status.created_at.timestamp())
     if entry.state in UNFINISHED_STATES:
         is_same_run = created == int(entry.score)
@@ -293,7 +378,7 @@ def _is_wanted(wanted: ListFilter, entry: Entry, response: StatusResponse) -> bo
 
 
 def _created_ms(response: StatusResponse) -> int:
-    return _ms(JobStatus.from_json(response.body).created_at.timestamp())
+    return _ms(_decode(response.body).created_at.timestamp())
 
 
 def _ms(seconds: float) -> int:

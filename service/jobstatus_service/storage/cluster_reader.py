@@ -124,21 +124,23 @@ class ClusterReader:
                     raise UnavailableError(str(reply))
             return replies
         self._refresh_needed.set()
-        return [await self._follow(reader, command) for command in commands]
+        return [await self._follow(key, command) for command in commands]
 
-    async def _follow(self, reader: Reader, command: bytes) -> Any:
-        """Send one command, and again to each node that a redirect names."""
+    async def _follow(self, key: str, command: bytes) -> Any:
+        """Send one command to the node that has a key, and to each node that a redirect names."""
+        node = self._layout.owner(key) if self._layout is not None else None
         is_asking = False
         for _ in range(_MAX_REDIRECTS):
+            if node is None:
+                raise UnavailableError("no node of the Cluster is known to have the job's slot")
             sent = [ASKING_COMMAND, command] if is_asking else [command]
-            reply = (await reader.exchange(sent))[-1]
+            reply = (await self._reader_of(node).exchange(sent))[-1]
             if not isinstance(reply, ReplyError):
                 return reply
-            node = next(node for node, each in self._readers.items() if each is reader)
             redirect = redirect_of(str(reply), node)
             if redirect is None:
                 raise UnavailableError(str(reply))
-            reader, is_asking = self._reader_of(redirect.host), redirect.once
+            node, is_asking = redirect.host, redirect.once
         raise UnavailableError("a command was redirected too often")
 
     async def read(self, key: str) -> Any:

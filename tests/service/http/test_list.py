@@ -1,6 +1,7 @@
 """`GET /api/jobs` without ids: lists, their filters and pages, and the counts."""
 
 import asyncio
+import math
 import random
 import time
 from datetime import datetime
@@ -20,6 +21,7 @@ from jobstatus.status import JobState
 from jobstatus.storage.store import Store
 from jobstatus_service.lookup import listing
 from jobstatus_service.settings import ServiceSettings
+from jobstatus_service.storage.index_reader import Range
 
 CREATED = 1_700_000_000_000
 STATES = [state for state in JobState if state is not JobState.UNKNOWN]
@@ -188,6 +190,80 @@ async def test_counts(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch)
     put(uuid4(), state=JobState.FAILED)
     assert (await client.get("/api/jobs/counts")).json() == counts
     assert client.app.statuses.index.reads == reads
+
+
+async def first_pages(client: Poller, count: int, limit: int = 2) -> tuple[list[str], str]:
+    """Return the ids on the first pages, and the parameter with the cursor of the next one."""
+    found: list[str] = []
+    cursor = ""
+    for _ in range(count):
+        body = (await client.get(f"/api/jobs?limit={limit}{cursor}")).json()
+        found += [job["id"] for job in body["jobs"]]
+        cursor = f"&cursor={body['next']}"
+    return found, cursor
+
+
+@pytest.mark.parametrize("most", [3, 5, 100])
+async def test_many_jobs_that_finish_between_two_pages(
+    client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A job that finishes among many others before it was listed is not left out."""
+    monkeypatch.setattr(listing, "_MAX_MOVED", most)
+    monkeypatch.setattr(listing, "_MIN_MOVED", most)
+    monkeypatch.setattr(listing, "_MAX_EXAMINED", most)
+    ids = [str(uuid4()) for _ in range(8)]
+    for n, job_id in enumerate(ids):
+        put(job_id, created=CREATED + n)
+    found, cursor = await first_pages(client, 2)
+    now = time.time_ns() // 1_000_000
+    for n in range(20):
+        job_id = str(uuid4())
+        put(job_id, created=now + n)
+        put(job_id, created=now + n, state=JobState.FAILED)
+    put(ids[0], created=CREATED, state=JobState.SUCCEEDED)
+    for n in range(20, 40):
+        put(uuid4(), created=now + n, state=JobState.FAILED)
+    for _ in range(100):
+        body = (await client.get(f"/api/jobs?limit=2{cursor}")).json()
+        found += [job["id"] for job in body["jobs"]]
+        if body["next"] is None:
+            break
+        cursor = f"&cursor={body['next']}"
+    assert len(found) == len(set(found))
+    assert set(ids) <= set(found)
+
+
+@pytest.mark.parametrize("ticks", [-400, 0, 1])
+async def test_clock_of_a_snapshot(
+    client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch, ticks: int
+) -> None:
+    """A job is listed once if its end was stored in the very tick of a snapshot, or seems later.
+
+    Of a Cluster's nodes, some are read later than the one whose time counts.
+    """
+    index = client.app.statuses.index
+    snapshot = index.snapshot
+    ids = [str(uuid4()) for _ in range(6)]
+    for n, job_id in enumerate(ids):
+        put(job_id, created=CREATED + n)
+    for job_id in ids[:2]:
+        put(job_id, created=CREATED + ids.index(job_id), state=JobState.FAILED)
+    stored_at = max(
+        entry.stored_at
+        for entries in (await snapshot([Range("job:", JobState.FAILED, math.inf, 9)]))[1].values()
+        for entry in entries
+    )
+
+    async def at_that_tick(ranges: Any) -> Any:
+        _, found = await snapshot(ranges)
+        return stored_at + ticks, found
+
+    monkeypatch.setattr(index, "snapshot", at_that_tick)
+    found, cursor = await first_pages(client, 1, limit=3)
+    monkeypatch.setattr(index, "snapshot", snapshot)
+    put(ids[2], created=CREATED + 2, state=JobState.FAILED)
+    found += [job["id"] for job in (await client.get(f"/api/jobs?{cursor[1:]}")).json()["jobs"]]
+    assert sorted(found) == sorted(ids)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -61,7 +61,7 @@ class Sweeper:
     def sweep(self, now: float) -> None:
         """Sweep the index if that is due; do a part of it if there is much to remove.
 
-        While Redis is unavailable nothing is done.
+        If Redis is unavailable, the sweep is left out.
 
         Args:
             now: `time.monotonic()`.
@@ -72,9 +72,11 @@ class Sweeper:
             self._remaining = [
                 (start, key) for start in self._starts for key in (due_key(start), *self._written)
             ]
+            random.shuffle(self._remaining)  # one node that fails must not always hide the same
         try:
             for _ in range(_STEPS_PER_TICK + len(self._starts)):
                 if not self._step():
+                    self._has_failed = False
                     self._schedule()
                     return
         except REDIS_ERRORS as error:
@@ -83,8 +85,6 @@ class Sweeper:
             if not self._has_failed:
                 self._has_failed = True
                 _log.warning("expired jobs can't be removed from the index now: %s", error)
-            return
-        self._has_failed = False
 
     def _step(self) -> bool:
         """Examine some entries; return whether there is more to do."""

@@ -37,6 +37,9 @@ _SLOW_NODE_PAUSE_SECONDS: Final = 2.0
 _MAX_KEYS_PER_NODE: Final = 1000
 """Keys that are sent to one node at once; fewer if the node replies slowly."""
 
+_SLOT_MOVES: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "ERR Attempted", "Attempted")
+"""How errors begin while a slot is being moved, or has been; the last two in a script."""
+
 _NODE_IS_SLOW: Final = Refusal("TRYAGAIN the node replies slowly", is_permanent=False)
 _SLOT_WITHOUT_OWNER: Final = Refusal("CLUSTERDOWN no node owns the slot", is_permanent=False)
 
@@ -139,7 +142,9 @@ class ClusterStore:
             return None
         try:
             return self._node(host).sweep(shard_start, key, group, skip, limit)
-        except ResponseError:
+        except ResponseError as error:
+            if not error_text(error).startswith(_SLOT_MOVES):
+                raise
             self._layout = None
             return None
         except REDIS_ERRORS as error:

@@ -47,14 +47,24 @@ end
 for expiry in pairs(later) do
   redis.call('ZADD', due, (expiry + 1) * SPAN_MS, string.format('%s:%d:%d', state, span, expiry))
 end
-for _, sorted_set in ipairs({ index, due }) do
+local function keep_index(sorted_set, margin)
   local ttl = redis.call('PTTL', sorted_set)
-  if ttl >= 0 and ttl < longest_ttl then
-    redis.call('PEXPIRE', sorted_set, longest_ttl + MARGIN_MS)
+  if ttl >= 0 and ttl < longest_ttl + margin / 2 then
+    redis.call('PEXPIRE', sorted_set, longest_ttl + margin)
   end
+end
+if longest_ttl > 0 then
+  keep_index(index, MARGIN_MS)
+  keep_index(due, 4 * MARGIN_MS)
 end
 if #entries == limit then
   return { group, skip + remaining }
 end
-redis.call('ZREM', due, group)
+if skip > 0 then
+  -- Between the steps, jobs may have left the set, and others have moved to ranks that were skipped:
+  -- look again later.
+  redis.call('ZADD', due, now + SPAN_MS, group)
+else
+  redis.call('ZREM', due, group)
+end
 return { '', 0 }

@@ -52,8 +52,8 @@ local TRANSITIONS = ' @transitions@ '
 local UNFINISHED_STATES = ' @unfinished@ '
 local FINAL_STATES = ' @final@ '
 local SPAN_MS = 30000
--- How much longer than its entries a sorted set is kept: records that are renewed meanwhile are
--- found by sweep.lua, which extends the TTL, within this time.
+-- A sorted set is kept longer than the records in it, by at least half of this time: records that
+-- are renewed meanwhile are found by sweep.lua, which extends the TTL again.
 local MARGIN_MS = 3600000
 
 local key, state, name, worker = KEYS[1], ARGV[1], ARGV[4], ARGV[7]
@@ -118,8 +118,10 @@ local changed = not same_attempt or state ~= stored_state or progress ~= (stored
 local updated = now - delay - event_age
 if updated < stored_updated then updated = stored_updated end
 
-local function keep_index(index)
-  if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl + MARGIN_MS) end
+local function keep_index(index, margin)
+  if redis.call('PTTL', index) < ttl + margin / 2 then
+    redis.call('PEXPIRE', index, ttl + margin)
+  end
 end
 
 -- Move the job's entry to the sorted set of its state.
@@ -137,12 +139,13 @@ local function move()
   local group = string.format('%s:%d:%d', state, math.floor(tonumber(score) / SPAN_MS), expiry)
   redis.call('ZADD', index, score, id)
   redis.call('ZADD', due, (expiry + 1) * SPAN_MS, group)
-  keep_index(index)
-  keep_index(due)
-  if is_well_formed and not new_run then
+  keep_index(index, MARGIN_MS)
+  keep_index(due, 4 * MARGIN_MS)  -- it outlives every set that it says when to sweep
+  if is_well_formed and not new_run and not is_final then
     redis.call('ZREM', base .. 'index:' .. stored_state, id)
   else
-    -- An expired record of the job may have left its entry in any state.
+    -- An expired record of the job may have left its entry in any state, and so may a writer of an
+    -- earlier version that has moved the job on.
     for other in string.gmatch(UNFINISHED_STATES .. FINAL_STATES, '%S+') do
       if other ~= state then redis.call('ZREM', base .. 'index:' .. other, id) end
     end
