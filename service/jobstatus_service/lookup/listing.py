@@ -50,6 +50,9 @@ _COUNTS_SECONDS: Final = 1.0
 
 _EPOCH_MS: Final = 0
 
+_JUST_MS: Final = 10_000
+"""For so long after its end, a job may be found by an entry that was read just before."""
+
 
 class _Facts(msgspec.Struct, frozen=True):
     """What decides whether a job belongs to a list."""
@@ -173,12 +176,13 @@ class _Round:
                 return jobs
         seen = _marks(each for each in snapshot.moved if each.stored_at >= snapshot.read_at)
         last, at, entries = self._cursor, 0, snapshot.entries
+        read_ms = snapshot.read_at // TICKS_PER_MS
         while at < len(entries):
             some = entries[at : at + (_CHUNK if self._has_filter else self._limit - len(jobs))]
             at += len(some)
             for entry, response in await self._look_up(some):
                 last = Cursor(entry.score, entry.job_id, snapshot.read_at, seen)
-                if _is_wanted(self._wanted, entry, response):
+                if _is_wanted(self._wanted, entry, response, read_ms):
                     jobs.append(response)
                 if len(jobs) >= self._limit:
                     is_last = snapshot.is_end and entry is entries[-1]
@@ -273,7 +277,9 @@ class _Round:
                 position = cursor.score, cursor.job_id
                 was_listed = (_created_ms(response), entry.job_id) >= position
                 is_ahead = (entry.score, entry.job_id) < position
-                if not (was_listed or is_ahead) and _is_wanted(self._wanted, entry, response):
+                if was_listed or is_ahead:
+                    continue
+                if _is_wanted(self._wanted, entry, response, snapshot.read_at // TICKS_PER_MS):
                     jobs.append((entry, response))
         if until is not None:
             return _newest_first(jobs), Cursor(cursor.score, cursor.job_id, until)
@@ -357,7 +363,7 @@ def _can_move(states: list[JobState]) -> bool:
     return not (FINAL_STATES.isdisjoint(states) or UNFINISHED_STATES.isdisjoint(states))
 
 
-def _is_wanted(wanted: ListFilter, entry: Entry, response: StatusResponse) -> bool:
+def _is_wanted(wanted: ListFilter, entry: Entry, response: StatusResponse, read_ms: int) -> bool:
     """Whether a job belongs to the list, and the entry is that of its stored record.
 
     The record may have expired, or be of a later run, which has an entry of its own.
@@ -365,7 +371,10 @@ def _is_wanted(wanted: ListFilter, entry: Entry, response: StatusResponse) -> bo
     status = _decode(response.body)
     created = _ms(status.created_at.timestamp())
     if entry.state in UNFINISHED_STATES:
-        is_same_run = created == int(entry.score)
+        # A job that has finished just now has left this entry behind; a writer of an earlier
+        # version has not removed it.
+        is_left_over = response.is_final and read_ms - _ms(status.updated_at.timestamp()) > _JUST_MS
+        is_same_run = created == int(entry.score) and not is_left_over
     else:
         finished = _ms(status.updated_at.timestamp())
         is_same_run = response.is_final and max(created, finished) == int(entry.score)

@@ -1,7 +1,7 @@
 -- Write one job's record, or renew its lease; and keep the index of all jobs right. Nothing else
 -- ever changes a record; only sweep.lua changes the index as well.
 --
--- To add a field of the record: read it in HMGET, compare it in `changed`, store it in HSET; then
+-- To add a field of the record: read it in HMGET, compare it in `changed`, store it by `put`; then
 -- `Record` in status.py and the arguments in storage/write.py.
 --
 -- KEYS[1]  → the key of the record, a hash; all other keys are derived from it (see keys.py), and
@@ -52,6 +52,7 @@ local TRANSITIONS = ' @transitions@ '
 local UNFINISHED_STATES = ' @unfinished@ '
 local FINAL_STATES = ' @final@ '
 local SPAN_MS = 30000
+local unpack = unpack or table.unpack  -- its name depends on the version of Lua
 -- A sorted set is kept longer than the records in it, by at least half of this time: records that
 -- are renewed meanwhile are found by sweep.lua, which extends the TTL again.
 local MARGIN_MS = 3600000
@@ -64,7 +65,7 @@ local age, event_age, sent = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(AR
 local is_final = string.find(FINAL_STATES, ' ' .. state .. ' ', 1, true)
 
 local stored = redis.call('HMGET', key,
-  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'result')
+  'created', 'attempt', 'state', 'progress', 'reason', 'name', 'updated', 'result', 'eta')
 local stored_created, stored_attempt = tonumber(stored[1] or ''), tonumber(stored[2] or '')
 local stored_progress = tonumber(stored[4] or '')
 local stored_state = stored[3] or ''
@@ -118,74 +119,79 @@ local changed = not same_attempt or state ~= stored_state or progress ~= (stored
 local updated = now - delay - event_age
 if updated < stored_updated then updated = stored_updated end
 
-local function keep_index(index, margin)
-  if redis.call('PTTL', index) < ttl + margin / 2 then
-    redis.call('PEXPIRE', index, ttl + margin)
+if changed and (new_run or not is_well_formed or state ~= stored_state) then
+  -- Move the job's entry to the sorted set of its state. This comes before the record: if Redis
+  -- refuses a command, nothing is written. If an earlier record of the job has just expired, its
+  -- entry may still be in another set: readers skip it, and sweep.lua removes it.
+  local base = string.sub(key, 1, -37)
+  local uuid = string.sub(key, -36)
+  if string.find(uuid, '^%x+%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x+$') then
+    local function byte(n) return tonumber(string.sub(uuid, n, n + 1), 16) end
+    local id = string.char(byte(1), byte(3), byte(5), byte(7), byte(10), byte(12), byte(15), byte(17),
+      byte(20), byte(22), byte(25), byte(27), byte(29), byte(31), byte(33), byte(35))
+    local index, due, score = base .. 'index:' .. state, base .. 'index:due', created
+    if is_final and updated > created then
+      local late = math.floor(4 * (time[1] * 1000 + time[2] / 1000 - updated))
+      score = string.format('%.17g', updated + math.max(0, math.min(late, 4095)) / 4096)
+    end
+    local expiry = math.floor((now + ttl) / SPAN_MS)
+    local group = string.format('%s:%d:%d', state, math.floor(tonumber(score) / SPAN_MS), expiry)
+    redis.call('ZADD', index, score, id)
+    redis.call('ZADD', due, (expiry + 1) * SPAN_MS, group)
+    if redis.call('PTTL', index) < ttl + MARGIN_MS / 2 then
+      redis.call('PEXPIRE', index, ttl + MARGIN_MS)
+    end
+    -- It outlives every sorted set that it says when to sweep.
+    if redis.call('PTTL', due) < ttl + 2 * MARGIN_MS then
+      redis.call('PEXPIRE', due, ttl + 4 * MARGIN_MS)
+    end
+    if is_well_formed and state ~= stored_state then
+      redis.call('ZREM', base .. 'index:' .. stored_state, id)
+    elseif stored[3] and not is_well_formed then
+      for other in string.gmatch(UNFINISHED_STATES .. FINAL_STATES, '%S+') do
+        if other ~= state then redis.call('ZREM', base .. 'index:' .. other, id) end
+      end
+    end
   end
 end
 
--- Move the job's entry to the sorted set of its state.
-local function move()
-  local base, hex = string.sub(key, 1, -37), string.gsub(string.sub(key, -36), '-', '')
-  if not string.find(hex, '^' .. string.rep('%x', 32) .. '$') then return end
-  local id = string.gsub(hex, '..', function(digits) return string.char(tonumber(digits, 16)) end)
-  local index, due = base .. 'index:' .. state, base .. 'index:due'
-  local score = created
-  if is_final and updated > created then
-    local late = math.floor(4 * (time[1] * 1000 + time[2] / 1000 - updated))
-    score = string.format('%.17g', updated + math.max(0, math.min(late, 4095)) / 4096)
-  end
-  local expiry = math.floor((now + ttl) / SPAN_MS)
-  local group = string.format('%s:%d:%d', state, math.floor(tonumber(score) / SPAN_MS), expiry)
-  redis.call('ZADD', index, score, id)
-  redis.call('ZADD', due, (expiry + 1) * SPAN_MS, group)
-  keep_index(index, MARGIN_MS)
-  keep_index(due, 4 * MARGIN_MS)  -- it outlives every set that it says when to sweep
-  if is_well_formed and not new_run and not is_final then
-    redis.call('ZREM', base .. 'index:' .. stored_state, id)
-  else
-    -- An expired record of the job may have left its entry in any state, and so may a writer of an
-    -- earlier version that has moved the job on.
-    for other in string.gmatch(UNFINISHED_STATES .. FINAL_STATES, '%S+') do
-      if other ~= state then redis.call('ZREM', base .. 'index:' .. other, id) end
-    end
-  end
+-- What differs from the stored record: one command sets it, and one deletes what no longer applies.
+local set, unset = {}, {}
+local function put(field, value, stored_value)
+  if value == (stored_value or '') then return end
+  if value == '' then unset[#unset + 1] = field
+  else set[#set + 1] = field; set[#set + 1] = value end
 end
 
 if changed then
-  -- The index comes first: if Redis refuses a command, nothing of the record is written.
-  if new_run or not is_well_formed or state ~= stored_state then move() end
-  redis.call('HSET', key, 'name', name, 'state', state, 'created', ARGV[2],
-    'attempt', ARGV[3], 'updated', updated)
-  if reason ~= '' then redis.call('HSET', key, 'reason', reason)
-  elseif stored[5] then redis.call('HDEL', key, 'reason') end
-  if progress ~= '' then redis.call('HSET', key, 'progress', progress)
-  elseif stored[4] then redis.call('HDEL', key, 'progress') end
-  if new_run then redis.call('HSET', key, 'previous', stored[1]) end
+  set[1], set[2] = 'updated', updated
+  put('progress', progress, stored[4])
+  put('reason', reason, stored[5])
+  put('eta', eta, stored[9])
+  put('state', state, stored[3])
+  put('name', name, stored[6])
   if not same_attempt then
-    if worker ~= '' then
-      redis.call('HSET', key, 'worker', worker, 'started', now - delay - age)
-    else
-      redis.call('HDEL', key, 'worker', 'started')
-    end
-    redis.call('HDEL', key, 'eta', 'expires')
+    put('created', ARGV[2], stored[1])
+    put('attempt', ARGV[3], stored[2])
+    put('worker', worker)
+    if worker ~= '' then put('started', now - delay - age)
+    else unset[#unset + 1] = 'worker'; unset[#unset + 1] = 'started' end
+    unset[#unset + 1] = 'expires'
     if stored[8] then
-      redis.call('HDEL', key, 'result')
+      unset[#unset + 1] = 'result'
       redis.call('DEL', key .. ':result')
     end
   end
-  if eta ~= '' then redis.call('HSET', key, 'eta', eta)
-  elseif same_attempt then redis.call('HDEL', key, 'eta') end
-  if is_final then redis.call('HSET', key, 'expires', now + ttl) end
+  if new_run then put('previous', stored[1]) end
+  if is_final then put('expires', now + ttl) end
   if ARGV[14] and ARGV[14] ~= '' then
-    redis.call('HSET', key, 'result', ARGV[14])
+    put('result', ARGV[14])
     if ARGV[15] ~= '' then redis.call('SET', key .. ':result', ARGV[15], 'PX', ttl) end
   end
+  if lease == 0 and stored[3] then unset[#unset + 1] = 'lease' end
 end
-if lease > 0 then
-  redis.call('HSET', key, 'lease', now + lease)
-elseif changed then
-  redis.call('HDEL', key, 'lease')
-end
+if lease > 0 then set[#set + 1] = 'lease'; set[#set + 1] = now + lease end
+if #unset > 0 and stored[3] then redis.call('HDEL', key, unpack(unset)) end
+if #set > 0 then redis.call('HSET', key, unpack(set)) end
 redis.call('PEXPIRE', key, ttl)
 return nothing_written + (took_over and 3 or changed and 2 or 1)
