@@ -10,6 +10,8 @@ import pytest
 from arq.connections import RedisSettings
 from arq.jobs import Job
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests.worker.arq.conftest import (
     ReadStatus,
     Spawn,
@@ -171,3 +173,25 @@ async def test_blocked_event_loop(
     assert {status(job_id)["state"] for job_id in job_ids} == {"succeeded"}
     assert "a job has blocked the event loop for 2 s" in caplog.text
     assert "Redis is unavailable" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "is_new"),
+    [
+        (RedisConnectionError("closed"), 0, False),
+        (RedisConnectionError("closed"), 5, True),
+        (RedisTimeoutError("no reply"), 0, True),
+    ],
+)
+async def test_old_connection(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: float, is_new: bool
+) -> None:
+    """A connection that was lost with an outage, and is used just after it, is not a new outage."""
+    monkeypatch.setattr(outage, "_RETRY_SECONDS", 0.0)
+    own = outage.Outage(loop_monitor.LoopMonitor(asyncio.get_running_loop()))
+    await own.wait(RedisConnectionError("refused"))
+    assert own.is_active
+    assert own.finish()
+    monkeypatch.setattr(own, "_ended_at", time.monotonic() - seconds)
+    await own.wait(error)
+    assert own.is_active is is_new

@@ -53,6 +53,10 @@ def _is_transient_refusal(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and not is_permanent(error)
 
 
+_OLD_CONNECTION_SECONDS: Final = 3.0
+"""Seconds after an outage in which a lost connection is not a new outage yet."""
+
+
 class Outage:
     """Whether the queue's Redis is unavailable. Its start and its end are logged once each.
 
@@ -67,6 +71,7 @@ class Outage:
         self.is_active = False
         self._loop = loop
         self.started_at = 0.0
+        self._ended_at = float("-inf")
         self.refusals: Counter[str] = Counter()
         self._renewal_refusals = RefusalLog(
             "Redis refuses to renew claims, this is tried again", self.refusals
@@ -98,6 +103,9 @@ class Outage:
         if isinstance(error, _TIMEOUTS) and self._was_loop_blocked():
             await asyncio.sleep(0)
             return
+        if self._may_be_old_connection(error):
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
         is_refusal = isinstance(error, TransientRefusalError)
         refusal = refusal_of(error.__cause__ if is_refusal else error)
         problem, message = "is unavailable", f"{type(error).__name__}: {error}"
@@ -111,6 +119,11 @@ class Outage:
                 "the queue's Redis %s, no jobs are claimed meanwhile: %s", problem, message
             )
         await asyncio.sleep(_RETRY_SECONDS)
+
+    def _may_be_old_connection(self, error: BaseException) -> bool:
+        """Whether the pool may have used a connection from before an outage that has just ended."""
+        is_lost = isinstance(error, RedisConnectionError) and not isinstance(error, _TIMEOUTS)
+        return is_lost and time.monotonic() - self._ended_at < _OLD_CONNECTION_SECONDS
 
     def _was_loop_blocked(self) -> bool:
         """Whether the event loop was blocked during the command that has just timed out."""
@@ -126,5 +139,6 @@ class Outage:
         """Note that Redis is available; return whether it was unavailable until now."""
         was_active, self.is_active = self.is_active, False
         if was_active:
+            self._ended_at = time.monotonic()
             _log.warning("the queue's Redis is available again")
         return was_active
