@@ -20,7 +20,7 @@ from jobstatus.keys import record_key
 from jobstatus.settings import PublisherSettings
 from jobstatus.status import JobState
 from jobstatus.storage.store import Store
-from jobstatus_service.lookup import listing
+from jobstatus_service.lookup import list_round, listing
 from jobstatus_service.settings import ServiceSettings
 from jobstatus_service.storage.index_reader import Range
 
@@ -82,8 +82,8 @@ async def test_states(client: Poller, put: Put) -> None:
 
 async def test_name(client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter by name examines a limited number of jobs, and goes on where it has stopped."""
-    monkeypatch.setattr(listing, "_MAX_EXAMINED", 20)
-    monkeypatch.setattr(listing, "_CHUNK", 10)
+    monkeypatch.setattr(listing, "MAX_EXAMINED", 20)
+    monkeypatch.setattr(list_round, "_CHUNK", 10)
     for n in range(45):
         put(uuid4(), name="rare" if n == 0 else "common", created=CREATED + n)
     first = (await client.get("/api/jobs?name=rare")).json()
@@ -231,9 +231,9 @@ async def test_many_jobs_that_finish_between_two_pages(
     client: Poller, put: Put, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """A job that finishes among many others before it was listed is not left out."""
-    monkeypatch.setattr(listing, "_MAX_MOVED", most)
-    monkeypatch.setattr(listing, "_MIN_MOVED", most)
-    monkeypatch.setattr(listing, "_MAX_EXAMINED", most)
+    monkeypatch.setattr(list_round, "_MAX_MOVED", most)
+    monkeypatch.setattr(list_round, "_MIN_MOVED", most)
+    monkeypatch.setattr(list_round, "MAX_EXAMINED", most)
     ids = [str(uuid4()) for _ in range(8)]
     for n, job_id in enumerate(ids):
         put(job_id, created=CREATED + n)
