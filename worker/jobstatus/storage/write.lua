@@ -169,7 +169,7 @@ if changed then
   put('reason', reason, stored[5])
   put('eta', eta, stored[9])
   put('state', state, stored[3])
-  put('name', name, stored[6])
+  if name ~= stored[6] then set[#set + 1] = 'name'; set[#set + 1] = name end  -- also an empty one
   if not same_attempt then
     put('created', ARGV[2], stored[1])
     put('attempt', ARGV[3], stored[2])

@@ -45,7 +45,10 @@ SCRIPT: Final = _script()
 SHA: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """The name by which a server that has loaded the script executes it (EVALSHA)."""
 
-_SWEEP: Final = files("jobstatus.storage").joinpath("sweep.lua").read_text(encoding="utf-8")
+SWEEP: Final = files("jobstatus.storage").joinpath("sweep.lua").read_text(encoding="utf-8")
+"""The sweep of the index; its header documents keys, arguments and results."""
+
+_SWEEP_SHA: Final = sha1(SWEEP.encode(), usedforsecurity=False).hexdigest()
 
 _RESULTS_PER_MS: Final = 8
 """The script returns the server's time in ms times this, plus one, plus its result."""
@@ -63,7 +66,6 @@ def _bulk_string(text: str) -> str:
 
 _ZERO, _EMPTY = _bulk_string("0"), _bulk_string("")
 _EVALSHA = f"{_bulk_string('EVALSHA')}{_bulk_string(SHA)}"
-_EVAL = f"{_bulk_string('EVAL')}{_bulk_string(SCRIPT)}"
 
 _PARTS: Final = 16
 """The number of parts of a write, beside its keys and a result."""
@@ -246,17 +248,22 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         return self.ttl - event_age if event_age < self.ttl else min(self.ttl, 1)
 
 
+def script_of(packed: bytes) -> str:
+    """Return the script that a packed write, or step of a sweep, executes."""
+    return SWEEP if _SWEEP_SHA.encode() in packed else SCRIPT
+
+
 def with_script(packed: bytes) -> bytes:
-    """Return a packed write that carries the script instead of its name (EVAL)."""
-    return packed.replace(_EVALSHA.encode(), _EVAL.encode(), 1)
+    """Return a packed command that carries its script instead of the script's name (EVAL)."""
+    script = script_of(packed)
+    name = SHA if script is SCRIPT else _SWEEP_SHA
+    by_name = f"{_bulk_string('EVALSHA')}{_bulk_string(name)}".encode()
+    return packed.replace(by_name, f"{_bulk_string('EVAL')}{_bulk_string(script)}".encode(), 1)
 
 
 def packed_sweep(shard_start: str, key: str, group: str, skip: int, limit: int) -> bytes:
-    """Return one step of a sweep of the index as a command in RESP; `sweep.lua` documents it.
-
-    It is rare, so it carries its script, which no server then needs to have loaded.
-    """
-    parts = ("EVAL", _SWEEP, "1", key, shard_start, str(limit), group, str(skip))
+    """Return one step of a sweep of the index as a command in RESP; `sweep.lua` documents it."""
+    parts = ("EVALSHA", _SWEEP_SHA, "1", key, shard_start, str(limit), group, str(skip))
     return f"*{len(parts)}\r\n{''.join(map(_bulk_string, parts))}".encode()
 
 
