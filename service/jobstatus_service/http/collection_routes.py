@@ -57,6 +57,7 @@ from jobstatus_service.metrics.metrics import Outcome
 _DEFAULT_LIMIT: Final = 50
 
 _LIST_PARAMETERS: Final = ("state", "name", "limit", "cursor")
+"""The parameters of a list; the other ones are those of a request that names jobs."""
 
 
 @api_get(
@@ -79,6 +80,7 @@ async def get_jobs(
     """Get the statuses of the jobs that are named, or list the tenant's jobs, newest first."""
     if ids is None and keys is None:
         _reject(request, ("wait", "until"), "a list does not wait; follow /api/jobs/events")
+        _reject_unknown(request, _LIST_PARAMETERS)
         wanted = _filter(request, states, name)
         return await _list(request, wanted, limit, cursor)
     _reject(request, _LIST_PARAMETERS, "it selects a list, which has no `id` and no `key`")
@@ -158,6 +160,7 @@ async def _list(request: AnyRequest, wanted: ListFilter, limit: int, cursor: str
 )
 async def get_job_counts(request: AnyRequest) -> ASGIApp:
     """Count the tenant's jobs by their stored state; the counts may be a second old."""
+    _reject_unknown(request, ())
     listing: Listing = request.app.state.listing
     counts = await listing.counts(client_of(request).prefix)
     response = json_response(msgspec.json.encode(counts))
@@ -180,6 +183,7 @@ async def get_jobs_events(
     """Stream the statuses of the jobs that are named, or the newest jobs of a list."""
     statuses, client = statuses_of(request), client_of(request)
     if ids is None and keys is None:
+        _reject_unknown(request, ("state", "name"))
         wanted = _filter(request, states, name)
         feeds: ListFeeds = request.app.state.list_feeds
         return stream_list(statuses, feeds, client, wanted)
@@ -221,6 +225,20 @@ def _reject(request: AnyRequest, parameters: Sequence[str], reason: str) -> None
             raise _invalid(
                 parameter, f"The parameter `{parameter}` does not belong here: {reason}."
             )
+
+
+def _reject_unknown(request: AnyRequest, known: Sequence[str]) -> None:
+    """Reject a request for a list with other parameters, so that a typo does not list all jobs.
+
+    Raises:
+        InvalidRequestError: It has one, or a parameter twice that may be given once.
+    """
+    for parameter in dict.fromkeys(request.query_params):
+        if parameter not in known:
+            names = ", ".join(known) or "none"
+            raise _invalid(parameter, f"There is no such parameter here; there are: {names}.")
+        if parameter != "state" and len(request.query_params.getall(parameter)) > 1:
+            raise _invalid(parameter, "The parameter may be given once only.")
 
 
 def _invalid(parameter: str, message: str) -> InvalidRequestError:

@@ -76,7 +76,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def etag(self) -> bytes:
-        """The validator, quotes included."""
+        """The validator, quotes included; that of a list begins with `W/`."""
         return self.etag_header[1]
 
     @property
@@ -103,7 +103,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         if if_none_match is None:
             return False
         etag = self.etag_header[1]
-        return if_none_match == etag or etag_matches(if_none_match, etag)
+        return if_none_match == etag or etag_matches(if_none_match, etag.removeprefix(b"W/"))
 
     async def send(
         self, send: Send, if_none_match: bytes | None, outcome: Outcome, *extra_headers: Header
@@ -183,13 +183,17 @@ def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
 def list_response(jobs: Iterable[StatusResponse], following: str | None) -> StatusResponse:
     """Make the response with a page of a list.
 
+    Its validator is weak: cursors differ that were made at different times for the same page, and
+    are equally good.
+
     Args:
         jobs: The responses about its jobs.
         following: The cursor of the next page; None at the end of the list.
     """
     bodies = b",".join(response.details_body() for response in jobs)
     body = b'{"jobs":[%b],"next":%b}' % (bodies, msgspec.json.encode(following))
-    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
+    etag = etag_of(b"%d%b" % (following is None, bodies))
+    return StatusResponse((b"etag", b"W/" + etag), (_REVALIDATE_HEADER,), body)
 
 
 def json_response(body: bytes) -> StatusResponse:

@@ -68,6 +68,22 @@ async def test_body(client: Poller, put: Put) -> None:
     assert (await client.get("/api/jobs", headers={"If-None-Match": etag})).status_code == 304
 
 
+async def test_validator_of_a_page(client: Poller, put: Put) -> None:
+    """A page has the same validator until it changes, although its cursors differ."""
+    put(JOB, created=CREATED)
+    put(uuid4(), created=CREATED + 1, name="newest")
+    first = await client.get("/api/jobs?limit=1")
+    assert first.json()["next"]
+    etag = first.headers["etag"]
+    assert etag.startswith('W/"')
+    for known in (etag, f'"other", {etag}', etag.removeprefix("W/")):
+        again = await client.get("/api/jobs?limit=1", headers={"If-None-Match": known})
+        assert again.status_code == 304
+    put(uuid4(), created=CREATED + 2)
+    changed = await client.get("/api/jobs?limit=1", headers={"If-None-Match": etag})
+    assert changed.status_code == 200
+
+
 async def test_states(client: Poller, put: Put) -> None:
     """A list contains the jobs of the states that are asked for; all without any."""
     for state in STATES:

@@ -8,11 +8,11 @@ from tests.hostile_values import RaisingValue
 from tests.records import key
 
 from jobstatus import JobState, Publisher
+from jobstatus.publishing import enqueued_record
 from jobstatus.publishing.enqueued_record import (
     key_of_job,
     ms_until,
     new_run_ms,
-    now_ms,
     pending_write,
 )
 from jobstatus.settings import PublisherSettings
@@ -21,12 +21,25 @@ from jobstatus.testing import RecordedStatuses
 DAY_MS = 86_400_000
 
 
-def test_new_run_ms() -> None:
-    """Runs that begin in the same millisecond have different, ascending identities."""
-    before = now_ms()
-    runs = [new_run_ms() for _ in range(1_000)]
-    assert runs == sorted(set(runs))
-    assert runs[0] >= before
+def test_new_run_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two runs of a job have the same time, also within a ms; different jobs may have it."""
+    own = [new_run_ms("job:a") for _ in range(1_000)]
+    assert own == sorted(set(own))
+    later = own[-1] + 1_000
+    monkeypatch.setattr(enqueued_record, "now_ms", lambda: later)
+    assert {new_run_ms(f"job:{n}") for n in range(1_000)} == {later}
+    assert new_run_ms("job:1") == later + 1
+    monkeypatch.setattr(enqueued_record, "now_ms", lambda: later - 50)  # the clock is set back
+    assert new_run_ms("job:1") == later + 2
+
+
+def test_many_jobs_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs that are remembered are bounded; the time goes on instead."""
+    moment = new_run_ms("job:a") + 10_000
+    monkeypatch.setattr(enqueued_record, "now_ms", lambda: moment)
+    monkeypatch.setattr(enqueued_record, "_MAX_REMEMBERED_JOBS", 10)
+    runs = [new_run_ms(f"job:{n}") for n in range(25)]
+    assert runs == [moment] * 10 + [moment + 1] * 10 + [moment + 2] * 5
 
 
 @pytest.mark.parametrize("zone", [UTC, None])

@@ -148,6 +148,16 @@ def test_traceback_without_messages() -> None:
     assert redacted.endswith("ValueError: redacted\n")
 
 
+def test_traceback_of_a_group() -> None:
+    """The traceback of a group has those of its exceptions before its own."""
+    group = ExceptionGroup("two", [ValueError("one"), ExceptionGroup("g", [KeyError("other")])])
+    body = traceback_result(group, ErrorText(), 10_000).body
+    assert body is not None
+    text = msgspec.json.decode(body)["traceback"]
+    found = [text.index(part) for part in ("ValueError: one", "KeyError: 'other'", "Group: two")]
+    assert found == sorted(found)
+
+
 def test_traceback_that_is_too_large() -> None:
     """The beginning of a long traceback is left out."""
     text = traceback_text(ErrorText(), 300)

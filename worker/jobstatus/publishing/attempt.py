@@ -88,7 +88,7 @@ class Attempt:
         self.span: Any = None
         self._settings = settings
         self._name = one_line(name, NAME_LIMIT)
-        self._new_run_ms = new_run_ms() if created is None else 0
+        self._new_run_ms = new_run_ms(self.key) if created is None else 0
         self._began_at = time.monotonic()
         self._timeout = min(timeout or 0.0, MAX_DURATION_SECONDS)
         self._deadline = None if timeout is None else self._began_at + timeout

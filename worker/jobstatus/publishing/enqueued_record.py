@@ -2,6 +2,7 @@
 
 import time
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from jobstatus.keys import record_key
@@ -16,7 +17,11 @@ from jobstatus.status import (
 )
 from jobstatus.storage.write import Write
 
-_last_run_ms = 0
+_MAX_REMEMBERED_JOBS: Final = 10_000
+"""Jobs that may begin within a millisecond; beyond that, a run counts as begun in the next one."""
+
+_last_runs: dict[str, int] = {}
+_newest_run_ms = _earliest_run_ms = 0
 
 
 def now_ms() -> int:
@@ -24,11 +29,21 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def new_run_ms() -> int:
-    """Return `created` of a run that begins now: the time in ms, unique within this process."""
-    global _last_run_ms  # noqa: PLW0603
-    _last_run_ms = max(now_ms(), _last_run_ms + 1)
-    return _last_run_ms
+def new_run_ms(key: str) -> int:
+    """Return `created` of a run that begins now: the time in ms, once for each job in a process.
+
+    Args:
+        key: The key of the job's record.
+    """
+    global _newest_run_ms, _earliest_run_ms  # noqa: PLW0603
+    if len(_last_runs) >= _MAX_REMEMBERED_JOBS:
+        _earliest_run_ms = _newest_run_ms + 1
+    now = max(now_ms(), _earliest_run_ms)
+    if now > _newest_run_ms:
+        _last_runs.clear()  # any run that begins now is a later one
+    created = _last_runs[key] = max(now, _last_runs.get(key, 0) + 1)
+    _newest_run_ms = max(_newest_run_ms, created)
+    return created
 
 
 def ms_until(moment: datetime | None) -> int:
@@ -59,16 +74,17 @@ def pending_write(
             nothing if a run of the job is unfinished.
         expires_ms: How long it may wait, in ms; the record is kept longer than that.
     """
+    key = key_of_job(settings, job_id)
     record = Record(
         name=one_line(name, NAME_LIMIT),
         state=JobState.PENDING,
-        created=new_run_ms() if created is None else created,
+        created=new_run_ms(key) if created is None else created,
         attempt=0,
     )
     wait_ms = min(max(0, expires_ms), round(1000 * MAX_DURATION_SECONDS))
     now = time.monotonic()
     return Write(
-        key_of_job(settings, job_id),
+        key,
         record,
         wait_ms + round(1000 * settings.retention),
         began_at=now,

@@ -86,15 +86,20 @@ def _plain(value: Any) -> object:
     return dump(mode="json")
 
 
-def _parts(error: BaseException, errors: ErrorText) -> list[str]:
-    """Return the stacks and descriptions of an exception and its causes, the cause first."""
-    parts: list[str] = []
-    seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        stack = "".join(traceback.format_tb(each.__traceback__))
-        described = full_reason(errors.of(each)) or "an exception"
-        parts.append(f"Traceback (most recent call last):\n{stack}{described}\n")
-        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
-    return parts[::-1]
+def _parts(error: BaseException, errors: ErrorText, seen: set[int] | None = None) -> list[str]:
+    """Return the stacks and descriptions of an exception, its causes and the parts of a group.
+
+    The cause comes first, and the parts of a group before the group.
+    """
+    seen = set() if seen is None else seen
+    if id(error) in seen:
+        return []
+    seen.add(id(error))
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    parts = [] if cause is None else _parts(cause, errors, seen)
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            parts += _parts(each, errors, seen)
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    described = full_reason(errors.of(error)) or "an exception"
+    return [*parts, f"Traceback (most recent call last):\n{stack}{described}\n"]
