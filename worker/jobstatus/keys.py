@@ -10,12 +10,14 @@ keys begin with `prefix:{xx}:` instead of `prefix:`, where the hash tag `xx` is 
 
 from typing import Final
 
+from jobstatus.status import FINAL_STATES, UNFINISHED_STATES
+
 SHARDS: Final = 64
 """Shards of a tenant's jobs in a Cluster. Changing it makes all stored records unreachable."""
 
 _UUID_LENGTH: Final = 36
 
-_STORED_STATES: Final = (*("pending", "in_progress", "retrying", "succeeded", "aborted", "failed"),)
+_STORED_STATES: Final = sorted(UNFINISHED_STATES | FINAL_STATES)
 
 _TAGS: Final = {f"{byte:02x}": f"{{{byte % SHARDS:02x}}}:" for byte in range(256)}
 """What follows the prefix in a Cluster, by the last two digits of the UUID."""
