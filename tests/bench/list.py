@@ -27,11 +27,10 @@ from tests.bench.table import interleave, markdown, ratio
 from tests.processes import free_port
 
 from jobstatus.keys import index_key, record_key
-from jobstatus.status import JobState, Record
+from jobstatus.status import STORED_STATES, JobState, Record
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Write
 from jobstatus_service.http.api_keys import digest
-from jobstatus_service.storage.index_reader import STORED_STATES
 
 WEIGHTS: Final = {
     JobState.PENDING: 2,

@@ -30,7 +30,7 @@ class JobDetails(JobStatus, frozen=True, kw_only=True):
         attempt: The number of the current or last attempt: 1, 2, ...
         worker: The host name of the process that runs it, or has run it; in Kubernetes the pod's.
         eta_seconds: While it runs: the estimated seconds, counted from `updated_at`, until it
-            succeeds. None until its progress has grown by 1 percent in at least 1 s and 3 steps.
+            succeeds. None until its progress has grown by 1 percent in at least 1 s and 3 changes.
         expires_at: When the record of a finished job is deleted.
         has_result: Whether the job has a result.
         unknown_cause: Why the state is `unknown`.

@@ -10,14 +10,12 @@ keys begin with `prefix:{xx}:` instead of `prefix:`, where the hash tag `xx` is 
 
 from typing import Final
 
-from jobstatus.status import FINAL_STATES, UNFINISHED_STATES
+from jobstatus.status import STORED_STATES
 
 SHARDS: Final = 64
 """Shards of a tenant's jobs in a Cluster. Changing it makes all stored records unreachable."""
 
 _UUID_LENGTH: Final = 36
-
-_STORED_STATES: Final = sorted(UNFINISHED_STATES | FINAL_STATES)
 
 _TAGS: Final = {f"{byte:02x}": f"{{{byte % SHARDS:02x}}}:" for byte in range(256)}
 """What follows the prefix in a Cluster, by the last two digits of the UUID."""
@@ -66,7 +64,7 @@ def index_key(shard_start: str, state: str) -> str:
 def index_keys(record: str) -> tuple[str, ...]:
     """Return all keys of the index that lists the job with this record key."""
     start = record[:-_UUID_LENGTH]
-    return (due_key(start), *(index_key(start, state) for state in _STORED_STATES))
+    return (due_key(start), *(index_key(start, state) for state in STORED_STATES))
 
 
 def due_key(shard_start: str) -> str:

@@ -97,6 +97,9 @@ A later attempt of the same run may follow every unfinished state, and a later r
 UNFINISHED_STATES: Final = frozenset({JobState.PENDING, JobState.IN_PROGRESS, JobState.RETRYING})
 """The stored states that a later attempt of the same run may follow."""
 
+STORED_STATES: Final = tuple(state for state in JobState if state is not JobState.UNKNOWN)
+"""The states that a record can have, in the contract's order."""
+
 
 class ResultState(StrEnum):
     """What is stored at the key of a job's result. Any other text says why it was dropped."""

@@ -17,6 +17,7 @@ from jobstatus_service.http.openapi_declarations import (
     COLLECTION_EVENTS_RESPONSES,
     COLLECTION_RESPONSES,
     COUNTS_RESPONSES,
+    DEFAULT_LIMIT,
     BulkUntil,
     JobIds,
     JobKeys,
@@ -54,8 +55,6 @@ from jobstatus_service.lookup.response import (
 )
 from jobstatus_service.metrics.metrics import Outcome
 
-_DEFAULT_LIMIT: Final = 50
-
 _LIST_PARAMETERS: Final = ("state", "name", "limit", "cursor")
 """The parameters of a list; the other ones are those of a request that names jobs."""
 
@@ -74,7 +73,7 @@ async def get_jobs(
     until: BulkUntil = "change",
     states: States = None,
     name: Name = None,
-    limit: Limit = _DEFAULT_LIMIT,
+    limit: Limit = DEFAULT_LIMIT,
     cursor: ListCursor = None,
 ) -> ASGIApp:
     """Get the statuses of the jobs that are named, or list the tenant's jobs, newest first."""

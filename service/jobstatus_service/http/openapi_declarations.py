@@ -18,8 +18,9 @@ from jobstatus_service.http.errors import Detail, HTTPValidationError
 from jobstatus_service.http.prefer import MAX_WAIT_SECONDS
 from jobstatus_service.settings import MAX_BULK_IDS
 
+DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 200
-"""Jobs that a page of a list may have."""
+"""Jobs that a page of a list has at most, by default and if a request asks for it."""
 
 SECURITY: Final = [{"APIKeyHeader": list[str]()}]
 
@@ -139,7 +140,7 @@ QUERY_SCHEMAS: Final = {
     ),
     "name": Schema(type=OpenAPIType.STRING, title="Name", min_length=1, max_length=NAME_LIMIT),
     "limit": Schema(
-        type=OpenAPIType.INTEGER, title="Limit", minimum=1, maximum=MAX_LIMIT, default=50
+        type=OpenAPIType.INTEGER, title="Limit", minimum=1, maximum=MAX_LIMIT, default=DEFAULT_LIMIT
     ),
     "cursor": Schema(type=OpenAPIType.STRING, title="Cursor"),
 }

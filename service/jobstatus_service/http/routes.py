@@ -6,6 +6,7 @@ from litestar.types import ASGIApp
 
 from jobstatus.keys import result_key
 from jobstatus.status import JobState
+from jobstatus.storage.resp import packed_command
 from jobstatus_service.http.errors import AnyRequest, NoResultError
 from jobstatus_service.http.openapi_declarations import (
     DETAILS_RESPONSES,
@@ -28,7 +29,6 @@ from jobstatus_service.http.routing import (
 )
 from jobstatus_service.http.streaming import long_poll, respond, respond_no_content, stream
 from jobstatus_service.lookup.response import StatusResponse, json_response
-from jobstatus_service.storage.index_reader import packed
 
 
 @api_get(
@@ -127,7 +127,7 @@ async def get_job_result(job_id: JobId, request: AnyRequest) -> ASGIApp:
         raise NoResultError(404, "The job has finished without a result.")
     if not current.details.has_result:
         raise NoResultError(410, f"The result was dropped: {current.details.result}.")
-    (body,) = await statuses.reader.execute(key, [packed("GET", result_key(key))])
+    (body,) = await statuses.reader.execute(key, [packed_command("GET", result_key(key))])
     if body is None:
         raise NoResultError(404, "The result is no longer stored.")
     return respond(json_response(body), outcome, header(request, "if-none-match"))

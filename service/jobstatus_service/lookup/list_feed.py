@@ -1,7 +1,7 @@
 """List feeds: the first page of a list and its changes, shared by all who watch the same list.
 
-A feed reads the index at a fixed rate while somebody watches, however many do. What it finds in one
-reading becomes one piece of text, which is sent to every watcher as it is.
+While somebody watches, a feed reads the index at a rate that does not depend on how many do. What
+it finds in one reading becomes one piece of text, which is sent to every watcher as it is.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class ListFeed:
         seconds = 0.0
         while True:
             # However many lists are followed, reading them takes a small share of the time.
-            pause = seconds * self._feeds.count / _MAX_READING_SHARE
+            pause = seconds * len(self._feeds.feeds) / _MAX_READING_SHARE
             await asyncio.sleep(max(READ_INTERVAL_SECONDS, pause))
             began_at = time.monotonic()
             try:
@@ -159,11 +159,6 @@ class ListFeeds:
         self.feeds: dict[ListFilter, ListFeed] = {}
         self._statuses = statuses
         self._listing = listing
-
-    @property
-    def count(self) -> int:
-        """How many lists are followed."""
-        return len(self.feeds)
 
     @contextlib.contextmanager
     def watch(self, wanted: ListFilter, watcher: Watcher) -> Iterator[ListFeed]:

@@ -15,13 +15,12 @@ from uuid import UUID
 
 import msgspec
 
-from jobstatus.status import FINAL_STATES, UNFINISHED_STATES, JobState
+from jobstatus.status import FINAL_STATES, STORED_STATES, UNFINISHED_STATES, JobState
 from jobstatus_service.lookup.cursor import MARK_BYTES, Cursor, ListFilter
 from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.storage.index_reader import (
     MAX_LATENESS_TICKS,
-    STORED_STATES,
     TICKS_PER_MS,
     Entry,
     Range,
@@ -158,7 +157,9 @@ class Round:
         finished = (each for each in (after or before) if each.state in FINAL_STATES)
         moved = sorted((entry for each in finished for entry in found[each]), key=_stored_at)
         if self._is_stuck(moved_until):
-            moved_until = None  # more jobs finish at once than can be told apart
+            # Even the largest range has only jobs that were looked at before. Go on without the
+            # rest, or the list would never end.
+            moved_until = None
         return _Snapshot(read_at, entries, is_end, moved, moved_until)
 
     def _ranges(

@@ -11,13 +11,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from jobstatus.keys import due_key, index_key, shard_starts
-from jobstatus.status import FINAL_STATES, UNFINISHED_STATES, JobState
+from jobstatus.status import STORED_STATES, JobState
+from jobstatus.storage.resp import packed_command
 from jobstatus_service.storage.connection import TIME_COMMAND
-
-STORED_STATES: Final = tuple(
-    state for state in JobState if state in UNFINISHED_STATES | FINAL_STATES
-)
-"""The states of the index, in the contract's order."""
 
 TICKS_PER_MS: Final = 4
 """Ticks, quarters of a ms since the epoch, are the resolution of when an entry was stored."""
@@ -72,7 +68,7 @@ class Range(msgspec.Struct, frozen=True):
         bound = _score_text(self.bound)
         bounds = (bound, "+inf") if self.is_ascending else (bound, "-inf")
         name = "ZRANGEBYSCORE" if self.is_ascending else "ZREVRANGEBYSCORE"
-        return packed(name, key, *bounds, "WITHSCORES", "LIMIT", "0", str(self.limit))
+        return packed_command(name, key, *bounds, "WITHSCORES", "LIMIT", "0", str(self.limit))
 
 
 class CommandReader(Protocol):
@@ -139,19 +135,11 @@ class IndexReader:
         self.reads += 1
 
         async def of_shard(start: str) -> Sequence[Any]:
-            commands = [packed("ZCARD", index_key(start, each)) for each in STORED_STATES]
+            commands = [packed_command("ZCARD", index_key(start, each)) for each in STORED_STATES]
             return await self._reader.execute(due_key(start), commands)
 
         replies = await asyncio.gather(*map(of_shard, self.shard_starts(prefix)))
         return {state: sum(r[n] for r in replies) for n, state in enumerate(STORED_STATES)}
-
-
-def packed(*parts: str) -> bytes:
-    """Encode a command in RESP."""
-    encoded = [part.encode() for part in parts]
-    return b"*%d\r\n" % len(encoded) + b"".join(
-        b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded
-    )
 
 
 def _score_text(score: float) -> str:

@@ -10,6 +10,7 @@
 -- Returns the group to continue with and the entries to skip; an empty group: the next one that is
 -- due; nothing at all if none is due.
 
+-- Both as in write.lua.
 local SPAN_MS = 30000
 local MARGIN_MS = 3600000
 

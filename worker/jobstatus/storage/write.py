@@ -24,6 +24,7 @@ from jobstatus.status import (
     format_progress,
 )
 from jobstatus.storage.refusals import Refusal, refusal_of
+from jobstatus.storage.resp import bulk_string, packed_command
 
 
 def _script() -> str:
@@ -58,14 +59,8 @@ _IN_PROGRESS: Final = JobState.IN_PROGRESS
 _RESULTS: Final = tuple(sorted(WriteResult))
 
 
-def _bulk_string(text: str) -> str:
-    """Encode one argument in RESP."""
-    size = len(text) if text.isascii() else len(text.encode())
-    return f"${size}\r\n{text}\r\n"
-
-
-_ZERO, _EMPTY = _bulk_string("0"), _bulk_string("")
-_EVALSHA = f"{_bulk_string('EVALSHA')}{_bulk_string(SHA)}"
+_ZERO, _EMPTY = bulk_string("0"), bulk_string("")
+_EVALSHA = f"{bulk_string('EVALSHA')}{bulk_string(SHA)}"
 
 _PARTS: Final = 16
 """The number of parts of a write, beside its keys and a result."""
@@ -84,7 +79,7 @@ def _head(
 ) -> str:
     """Return the part of a packed write that all reports of one attempt share."""
     arguments = (state, str(created), str(attempt), name, str(lease), str(ttl), worker)
-    return _EVALSHA + "".join(map(_bulk_string, (str(len(keys)), *keys, *arguments)))
+    return _EVALSHA + "".join(map(bulk_string, (str(len(keys)), *keys, *arguments)))
 
 
 class Write(msgspec.Struct, frozen=True, gc=False):
@@ -224,12 +219,12 @@ class Write(msgspec.Struct, frozen=True, gc=False):
             *(record.name, self.lease, ttl, record.worker),
         )
         reason, progress, sent = record.reason, format_progress(record.progress), str(server_ms)
-        eta = _EMPTY if record.eta is None else _bulk_string(format_eta(record.eta))
+        eta = _EMPTY if record.eta is None else bulk_string(format_eta(record.eta))
         size = len(reason) if reason.isascii() else len(reason.encode())
         age = "0" if self.began_at is None else str(max(0, int(1000 * (now - self.began_at))))
         rest = (
             f"{head}${size}\r\n{reason}\r\n${len(progress)}\r\n{progress}\r\n"
-            f"${len(age)}\r\n{age}\r\n{_bulk_string(str(event_age)) if event_age else _ZERO}"
+            f"${len(age)}\r\n{age}\r\n{bulk_string(str(event_age)) if event_age else _ZERO}"
             f"${len(sent)}\r\n{sent}\r\n{eta}"
         )
         parts = _PARTS + len(keys)
@@ -239,7 +234,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         return b"*%d\r\n%b%b$%d\r\n%b\r\n" % (
             parts + 2,
             rest.encode(),
-            _bulk_string(record.result).encode(),
+            bulk_string(record.result).encode(),
             len(result),
             result,
         )
@@ -257,14 +252,14 @@ def with_script(packed: bytes) -> bytes:
     """Return a packed command that carries its script instead of the script's name (EVAL)."""
     script = script_of(packed)
     name = SHA if script is SCRIPT else _SWEEP_SHA
-    by_name = f"{_bulk_string('EVALSHA')}{_bulk_string(name)}".encode()
-    return packed.replace(by_name, f"{_bulk_string('EVAL')}{_bulk_string(script)}".encode(), 1)
+    by_name = f"{bulk_string('EVALSHA')}{bulk_string(name)}".encode()
+    return packed.replace(by_name, f"{bulk_string('EVAL')}{bulk_string(script)}".encode(), 1)
 
 
 def packed_sweep(shard_start: str, key: str, group: str, skip: int, limit: int) -> bytes:
     """Return one step of a sweep of the index as a command in RESP; `sweep.lua` documents it."""
-    parts = ("EVALSHA", _SWEEP_SHA, "1", key, shard_start, str(limit), group, str(skip))
-    return f"*{len(parts)}\r\n{''.join(map(_bulk_string, parts))}".encode()
+    arguments = (shard_start, str(limit), group, str(skip))
+    return packed_command("EVALSHA", _SWEEP_SHA, "1", key, *arguments)
 
 
 def result_of(reply: Any) -> WriteResult | Refusal:
@@ -323,10 +318,10 @@ class Run(msgspec.Struct, frozen=True):
             return None
 
 
-_READ_RUN = f"*{2 + len(Run.FIELDS)}\r\n{_bulk_string('HMGET')}"
-_RUN_FIELDS = "".join(map(_bulk_string, Run.FIELDS))
+_READ_RUN = f"*{2 + len(Run.FIELDS)}\r\n{bulk_string('HMGET')}"
+_RUN_FIELDS = "".join(map(bulk_string, Run.FIELDS))
 
 
 def read_run(key: str) -> bytes:
     """Return the command in RESP that reads the `FIELDS` of a run."""
-    return f"{_READ_RUN}{_bulk_string(key)}{_RUN_FIELDS}".encode()
+    return f"{_READ_RUN}{bulk_string(key)}{_RUN_FIELDS}".encode()
