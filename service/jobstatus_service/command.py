@@ -5,6 +5,7 @@ Only the standard library and `jobstatus` are imported at the top: `--help` must
 """
 
 import argparse
+import os
 import secrets
 import sys
 from importlib.metadata import version
@@ -13,11 +14,13 @@ from pathlib import Path
 from jobstatus.command_arguments import argument
 from jobstatus.errors import JobStatusError, missing_extra
 from jobstatus.settings import number, whole_number
+from jobstatus.tokens import new_key_pair, sign
 
 _SERVE_EPILOG = """\
 environment variables (all optional, but at least one API key is required):
-  JOBSTATUS_API_KEYS_FILE          file of hashed API keys, one `NAME SHA256HEX [PREFIX]` a line;
-                                   it is read again when it changes (see: jobstatus key new --help)
+  JOBSTATUS_API_KEYS_FILE          file of hashed API keys and of public keys of job tokens, one a
+                                   line; it is read again when it changes (see: jobstatus key new
+                                   --help)
   JOBSTATUS_API_KEYS               plain API keys, separated by commas, for development
   JOBSTATUS_REDIS_URL              the Redis that holds the status (redis://127.0.0.1:6379/0);
                                    JOBSTATUS_REDIS_URL_FILE names a file that holds the URL
@@ -29,10 +32,16 @@ environment variables (all optional, but at least one API key is required):
                                    connection to Redis has failed (2)
   JOBSTATUS_MAX_WATCHERS           open long polls and event streams of a process (20000)
   JOBSTATUS_MAX_WATCHERS_PER_KEY   open long polls and event streams of one API key (10000)
+  JOBSTATUS_MAX_WATCHERS_PER_TOKEN open long polls and event streams of one job token (32)
   JOBSTATUS_MAX_BULK_IDS           jobs in one bulk read (100)
   JOBSTATUS_RATE_LIMIT             requests per second that a process accepts from one API key, on
                                    average (0, no limit)
   JOBSTATUS_RATE_BURST             requests that it accepts at once (two seconds' worth)
+  JOBSTATUS_TOKEN_RATE_LIMIT       requests per second that it accepts with one job token (0, no
+                                   limit)
+  JOBSTATUS_CORS_ORIGINS           origins whose web pages may read responses, such as
+                                   https://app.example, separated by commas (none)
+  JOBSTATUS_UI                     0 turns the web page at / off (1)
   JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be idle, or slow to send or read
                                    (75)
   JOBSTATUS_LOG_FORMAT             text or json (text)
@@ -54,7 +63,7 @@ endpoints:
   GET /schema                    the API's documentation; /schema/openapi.json: as OpenAPI
 """
 
-_KEY_DESCRIPTION = """\
+_NEW_KEY_DESCRIPTION = """\
 Create an API key. The key itself is shown once, on stderr: give it to the client. On stdout is the
 line for the file that JOBSTATUS_API_KEYS_FILE names:
 
@@ -64,8 +73,22 @@ Append it to the file, which the service reads again when it changes:
 
   jobstatus key new web >> keys
 
-The file holds no secrets. Remove a line to revoke its key. If the file is broken or holds no key,
-the service keeps the keys that it has.
+With --tokens, create a key pair instead, with which job tokens are signed (see: jobstatus token
+--help). The private key is shown once, on stderr, or written to the file that --private-key names:
+give it to the code that enqueues jobs. The line on stdout has the public key:
+
+  NAME ed25519:PUBLICKEY [PREFIX]
+
+The file holds no secrets. Remove a line to revoke its key, and all tokens that it has signed. If
+the file is broken or holds no key, the service keeps the keys that it has.
+"""
+
+_SIGNING_DESCRIPTION = """\
+Sign a job token: a credential that reads the status of the named jobs, and nothing else, for a
+short time. Give it to a browser. It is sent as an API key is: `Authorization: Bearer TOKEN`.
+
+JOBSTATUS_TOKEN_KEY is the private key, which `jobstatus key new --tokens NAME` makes, or
+JOBSTATUS_TOKEN_KEY_FILE names the file that holds it. An ID may be any id of a job, as arq's are.
 """
 
 _DRAIN_DESCRIPTION = """\
@@ -150,17 +173,49 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--port", type=port, default=0, help="TCP port of the service (a free one)")
 
-    key = commands.add_parser("key", help="create API keys")
+    key = commands.add_parser("key", help="create API keys, and keys that sign job tokens")
     actions = key.add_subparsers(dest="action", required=True, metavar="ACTION")
     new = actions.add_parser(
         "new",
-        help="create an API key",
-        description=_KEY_DESCRIPTION,
+        help="create an API key, or a key that signs job tokens",
+        description=_NEW_KEY_DESCRIPTION,
         formatter_class=raw,
     )
     new.add_argument("name", metavar="NAME", help="the client's name in the log: one word")
     new.add_argument(
         "--prefix", help="key prefix of the tenant whose jobs the client may read (the service's)"
+    )
+    new.add_argument(
+        "--tokens", action="store_true", help="create a key pair, with which job tokens are signed"
+    )
+    new.add_argument(
+        "--private-key",
+        type=Path,
+        metavar="FILE",
+        help="with --tokens: a new file for the private key, instead of stderr",
+    )
+
+    token = commands.add_parser(
+        "token",
+        help="sign a job token, which reads the status of named jobs",
+        description=_SIGNING_DESCRIPTION,
+        formatter_class=raw,
+    )
+    token.add_argument("ids", nargs="+", metavar="ID", help="id of a job; at most 100")
+    token.add_argument(
+        "--expires",
+        type=argument(number(1, 86_400), "SECONDS"),
+        default=900.0,
+        metavar="SECONDS",
+        help="how long the token is valid, 1 to 86400 (900)",
+    )
+    token.add_argument(
+        "--include-result", action="store_true", help="the token also reads the jobs' results"
+    )
+    token.add_argument(
+        "--include-errors",
+        action="store_true",
+        help="the token also reads the messages of exceptions, not only their types",
     )
     return top
 
@@ -178,6 +233,8 @@ def main() -> None:
                 sys.exit(_demo(arguments))
             case "key":
                 _new_key(arguments)
+            case "token":
+                _sign_token(arguments)
     except JobStatusError as error:
         sys.exit(f"jobstatus: {error}")
 
@@ -210,8 +267,14 @@ def _new_key(arguments: argparse.Namespace) -> None:
     name, prefix = arguments.name, arguments.prefix
     if name.split() != [name] or "#" in name:
         sys.exit(f"jobstatus key new: NAME must be one word without #, not {name!r}")
-    key = "js_" + secrets.token_urlsafe(32)
-    line = f"{name} {digest(key)} {prefix or ''}".rstrip()
+    if arguments.private_key and not arguments.tokens:
+        sys.exit("jobstatus key new: --private-key is the file of a key pair, made with --tokens")
+    if arguments.tokens:
+        secret, public = new_key_pair(name)
+    else:
+        secret = "js_" + secrets.token_urlsafe(32)
+        public = digest(secret)
+    line = f"{name} {public} {prefix or ''}".rstrip()
     try:
         (parsed,) = parse_keys(line, "job").values()
     except ValueError as error:
@@ -219,5 +282,33 @@ def _new_key(arguments: argparse.Namespace) -> None:
         sys.exit(f"jobstatus key new: the prefix {prefix!r} is not valid: {fault}")
     if parsed.prefix != (prefix or "job"):
         sys.exit(f"jobstatus key new: the prefix must not hold #, but it is {prefix!r}")
-    print(f"API key of {name}, shown only now: {key}", file=sys.stderr)
+    if not arguments.tokens:
+        print(f"API key of {name}, shown only now: {secret}", file=sys.stderr)
+    elif arguments.private_key is None:
+        print(f"Private key of {name}, shown only now: {secret}", file=sys.stderr)
+    else:
+        _write_private_key(arguments.private_key, secret)
     print(line)
+
+
+def _write_private_key(path: Path, key: str) -> None:
+    """Write a new file that only its owner can read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+            file.write(key + "\n")
+    except OSError as error:
+        sys.exit(f"jobstatus key new: the private key can't be written: {error}")
+
+
+def _sign_token(arguments: argparse.Namespace) -> None:
+    try:
+        token = sign(
+            arguments.ids,
+            expires=arguments.expires,
+            include_result=arguments.include_result,
+            include_errors=arguments.include_errors,
+        )
+    except ValueError as error:
+        sys.exit(f"jobstatus token: {error}")
+    print(token)

@@ -1,5 +1,6 @@
 """The service's settings, read from the environment. Each is described in `ServiceSettings`."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,23 @@ def plain_keys(text: str) -> tuple[str, ...]:
     return tuple(key.strip() for key in text.split(",") if key.strip())
 
 
+_is_origin: Final = re.compile(
+    r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+).fullmatch
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Parse the origins of web pages, such as `https://app.example`, separated by commas."""
+    found = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    if not all(map(_is_origin, found)):
+        raise ValueError(
+            "must be exact origins as browsers send them, such as https://app.example or "
+            "http://localhost:5173, separated by commas: in lower case, without a path, and "
+            "without the standard port"
+        )
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings(StatusSettings):
     """The service's settings. Limits that name no scope apply to each process.
@@ -26,12 +44,19 @@ class ServiceSettings(StatusSettings):
         max_staleness: Seconds for which cached responses may be served after the connection to
             Redis has failed without the service noticing.
         max_watchers: How many long polls and event streams may be open.
-        max_watchers_per_key: How many of them one API key may have open.
+        max_watchers_per_key: How many of them one API key may have open, or all job tokens that
+            one key has signed.
+        max_watchers_per_token: How many of them one job token may have open.
         max_bulk_ids: How many jobs one bulk read may request.
-        rate: Requests per second that are accepted from one API key, on average; 0 for no limit.
+        rate: Requests per second that are accepted from one API key, or with all job tokens that
+            one key has signed, on average; 0 for no limit.
         burst: Requests that are accepted at once; 0 for as many as in two seconds.
+        token_rate: Requests per second that are accepted with one job token, on average, and
+            twice as many at once; 0 for no limit.
         client_timeout: Seconds that a client may take to send a request, may leave its connection
             idle between two requests, or may leave an event of a stream unread.
+        cors_origins: The origins whose web pages may read responses.
+        ui: Whether the web page is served at `/`.
         log_format: `text` or `json`.
         access_log: Whether each request is logged.
     """
@@ -43,9 +68,13 @@ class ServiceSettings(StatusSettings):
     max_staleness: float = env("MAX_STALENESS", number(0.1, 60), 2.0)
     max_watchers: int = env("MAX_WATCHERS", whole_number(0, 1_000_000), 20_000)
     max_watchers_per_key: int = env("MAX_WATCHERS_PER_KEY", whole_number(0, 1_000_000), 10_000)
+    max_watchers_per_token: int = env("MAX_WATCHERS_PER_TOKEN", whole_number(0, 1_000_000), 32)
     max_bulk_ids: int = env("MAX_BULK_IDS", whole_number(1, MAX_BULK_IDS), MAX_BULK_IDS)
     rate: float = env("RATE_LIMIT", number(0, 1_000_000, "requests a second"), 0.0)
     burst: int = env("RATE_BURST", whole_number(0, 1_000_000), 0)
+    token_rate: float = env("TOKEN_RATE_LIMIT", number(0, 1_000_000, "requests a second"), 0.0)
     client_timeout: float = env("CLIENT_TIMEOUT", number(1, 3_600), 75.0)
+    cors_origins: tuple[str, ...] = env("CORS_ORIGINS", origins, ())
+    ui: bool = env("UI", switch, True)
     log_format: str = env("LOG_FORMAT", choice("text", "json"), "text")
     access_log: bool = env("ACCESS_LOG", switch, False)

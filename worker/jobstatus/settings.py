@@ -32,6 +32,8 @@ KNOWN_VARIABLES: Final = frozenset(
         *("API_KEYS", "API_KEYS_FILE", "NO_AUTH", "CACHE_SIZE", "MAX_STALENESS", "ACCESS_LOG"),
         *("MAX_WATCHERS", "MAX_WATCHERS_PER_KEY", "MAX_BULK_IDS", "RATE_LIMIT", "RATE_BURST"),
         *("CLIENT_TIMEOUT", "TRACES", "METRICS_DIR", "JOB_ID", "REPORT_FILE"),
+        *("TOKEN_KEY", "TOKEN_KEY_FILE", "TOKEN_RATE_LIMIT", "MAX_WATCHERS_PER_TOKEN"),
+        *("CORS_ORIGINS", "UI"),
     )
 )
 """Every variable of either side: worker and service may share one environment."""
@@ -188,7 +190,7 @@ class EnvSettings:
                 continue
             variable = "JOBSTATUS_" + f.metadata["env"]
             in_file = f.metadata["in_file"]
-            text = _text(environ, variable, in_file=in_file)
+            text = variable_text(environ, variable, in_file=in_file)
             if text:
                 values[f.name] = parse_variable(
                     variable, text, f.metadata["parse"], secret=f.metadata["secret"]
@@ -228,7 +230,17 @@ def warn_about_unknown_variables(environ: Mapping[str, str] = os.environ) -> Non
         _log.warning("%s is ignored: there is no such setting; %s", name, hint)
 
 
-def _text(environ: Mapping[str, str], variable: str, *, in_file: bool) -> str:
+def variable_text(environ: Mapping[str, str], variable: str, *, in_file: bool) -> str:
+    """Return the text of a variable; empty if it is unset.
+
+    Args:
+        environ: The environment.
+        variable: The whole name of the variable.
+        in_file: Whether the text may also be in the file that `<variable>_FILE` names.
+
+    Raises:
+        SettingsError: Both are set, or the file can't be read.
+    """
     text = environ.get(variable, "")
     path = environ.get(f"{variable}_FILE", "") if in_file else ""
     if not path:

@@ -1,9 +1,12 @@
-"""API keys: which clients are authenticated, and which tenant's jobs each may see.
+"""The key file: which clients are authenticated, and which tenant's jobs each may see.
 
-A key file has one key per line, `NAME SHA256HEX [PREFIX]`; `#` begins a comment. NAME appears in
-logs and metrics, SHA256HEX is the SHA-256 of the key, PREFIX is the key prefix of the tenant whose
-jobs the key may see (default: the service's own). The file holds no secret. It is read again when
-it changes.
+A key file has one key per line; `#` begins a comment:
+
+    NAME SHA256HEX [PREFIX]         an API key, whose SHA-256 is SHA256HEX
+    NAME ed25519:BASE64URL [PREFIX] the public key of a pair, whose private key signs job tokens
+
+NAME appears in logs and metrics. PREFIX is the key prefix of the tenant whose jobs the client may
+see (default: the service's own). The file holds no secret. It is read again when it changes.
 """
 
 import asyncio
@@ -12,15 +15,16 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from jobstatus.errors import SettingsError
-from jobstatus.keys import shard_starts
 from jobstatus.settings import key_prefix
+from jobstatus.tokens import PUBLIC_MARK, public_key
+from jobstatus_service.http.client import Client
+from jobstatus_service.http.job_tokens import TokenVerifier
 from jobstatus_service.settings import ServiceSettings
 
 _FILE_CHECK_SECONDS: Final = 1.0
@@ -28,35 +32,21 @@ _FILE_CHECK_SECONDS: Final = 1.0
 
 _MAX_REMEMBERED_HEADERS: Final = 10_000
 
-MAX_REMEMBERED_HEADER_BYTES: Final = 1_000
-"""A longer header is never remembered."""
+_MAX_REMEMBERED_BYTES: Final = 32 * 2**20
+"""Bytes of all remembered headers together."""
+
+MAX_REMEMBERED_HEADER_BYTES: Final = 6_000
+"""A longer header is never remembered. A job token of 100 jobs has 5,500 bytes."""
 
 _MAX_FILE_BYTES: Final = 4 * 2**20
 """Room for some 40,000 keys."""
 
+_DOTS_OF_A_TOKEN: Final = 2
+"""In the compact form of a JSON Web Token (RFC 7519, 7.2)."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger("jobstatus.service")
-
-
-class ApiKey(msgspec.Struct, frozen=True):
-    """An authenticated client.
-
-    Attributes:
-        name: The client's name, for logs and metrics; never the key itself.
-        prefix: The key prefix in Redis of the jobs that the client may see.
-        sha256: The SHA-256 of the key in hexadecimal digits; empty if no key is required.
-        key_start: What the keys of those jobs' records begin with, unless they are in a Redis
-            Cluster; derived from `prefix`.
-    """
-
-    name: str
-    prefix: str
-    sha256: str = ""
-    key_start: str = ""
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "key_start", shard_starts(self.prefix)[0])
 
 
 def digest(key: str | bytes) -> str:
@@ -64,16 +54,16 @@ def digest(key: str | bytes) -> str:
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
 
 
-def parse_keys(text: str, default_prefix: str) -> dict[str, ApiKey]:
+def parse_keys(text: str, default_prefix: str) -> dict[str, Client]:
     """Parse a key file.
 
     Returns:
-        The API keys by their SHA-256.
+        The clients by the SHA-256 of their API key, or by their public key.
 
     Raises:
         ValueError: A line is malformed; the message names it.
     """
-    keys: dict[str, ApiKey] = {}
+    keys: dict[str, Client] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -82,33 +72,40 @@ def parse_keys(text: str, default_prefix: str) -> dict[str, ApiKey]:
             key = _parse_line(words, default_prefix)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        if key.sha256 in keys:
-            raise ValueError(f"line {number}: the same key as that of {keys[key.sha256].name}")
-        keys[key.sha256] = key
+        if key.secret in keys:
+            raise ValueError(f"line {number}: the same key as that of {keys[key.secret].name}")
+        keys[key.secret] = key
     return keys
 
 
-def _parse_line(words: list[str], default_prefix: str) -> ApiKey:
+def _parse_line(words: list[str], default_prefix: str) -> Client:
     match words:
-        case [name, sha256]:
+        case [name, key]:
             tenant = default_prefix
-        case [name, sha256, tenant]:
+        case [name, key, tenant]:
             key_prefix(tenant)
         case _:
-            raise ValueError("expected NAME SHA256HEX [PREFIX]")
-    sha256 = sha256.lower()
+            raise ValueError("expected NAME SHA256HEX [PREFIX], or NAME ed25519:KEY [PREFIX]")
+    if key.startswith(PUBLIC_MARK):
+        try:
+            public_key(key)
+        except ValueError as error:
+            raise ValueError(f"the public key of {name} is malformed: {error}") from None
+        return Client(name, tenant, key)
+    sha256 = key.lower()
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"the SHA-256 of {name} must be 64 hexadecimal digits")
-    return ApiKey(name, tenant, sha256)
+    return Client(name, tenant, sha256)
 
 
 class ApiKeys:
-    """The keys that are valid now.
+    """The API keys and job tokens that are valid now.
 
     Attributes:
-        anonymous: The key that every client has if no key is required, else None.
-        recent_headers: API keys by the `Authorization` headers in which they were found lately,
-            which saves hashing; the fast path authenticates from here.
+        anonymous: What every client is if no key is required, else None.
+        recent_headers: Clients by the `Authorization` headers that they have sent lately, which
+            saves hashing and verifying; the fast path authenticates from here. A token among them
+            may have expired since.
         on_change: Called after the key file was read again.
     """
 
@@ -121,28 +118,34 @@ class ApiKeys:
         self._default_prefix = settings.key_prefix
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._from_environment = {
-            (sha256 := digest(key)): ApiKey(f"env-{number}", settings.key_prefix, sha256)
+            (sha256 := digest(key)): Client(f"env-{number}", settings.key_prefix, sha256)
             for number, key in enumerate(settings.api_keys, 1)
         }
         self.on_change: Callable[[], None] = lambda: None
-        self.anonymous = ApiKey("anonymous", settings.key_prefix) if settings.no_auth else None
-        self.recent_headers: dict[bytes | None, ApiKey] = {}
+        self.anonymous = Client("anonymous", settings.key_prefix) if settings.no_auth else None
+        self.recent_headers: dict[bytes | None, Client] = {}
+        self._remembered_bytes = 0
         self._version = self._version_of_file()
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             raise SettingsError(f"JOBSTATUS_API_KEYS_FILE: {self._path}: {error}") from None
+        self._tokens = _verifier_of(self._keys)
         if not self._keys and self.anonymous is None:
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
                 "JOBSTATUS_API_KEYS, or let every client read all jobs with --no-auth"
             )
 
-    def find(self, authorization: str | None) -> ApiKey | None:
-        """Return the API key in an `Authorization` header: the raw key, or `Bearer <key>`.
+    def find(self, authorization: str | None) -> Client | None:
+        """Return the client that an `Authorization` header authenticates.
 
         Args:
-            authorization: The header, decoded as latin-1 as ASGI frameworks do.
+            authorization: The header, decoded as latin-1 as ASGI frameworks do: the raw API key or
+                token, or `Bearer` and it.
+
+        Raises:
+            InvalidTokenError: The header has a job token that is not valid.
         """
         if self.anonymous is not None:
             return self.anonymous
@@ -150,19 +153,35 @@ class ApiKeys:
             return None
         header = authorization.encode("latin-1", "replace")
         found = self.recent_headers.get(header)
-        if found is None:
-            scheme, _, credentials = header.partition(b" ")
-            key = credentials.strip() if scheme.lower() == b"bearer" else header.strip()
-            found = self._keys.get(digest(key))
-            if found is not None and len(header) <= MAX_REMEMBERED_HEADER_BYTES:
-                if len(self.recent_headers) >= _MAX_REMEMBERED_HEADERS:
-                    self.recent_headers.clear()
-                self.recent_headers[header] = found
+        if found is not None and time.monotonic() < found.valid_until:
+            return found
+        scheme, _, credentials = header.partition(b" ")
+        secret = credentials.strip() if scheme.lower() == b"bearer" else header.strip()
+        found = self._keys.get(digest(secret))
+        if found is None and self._tokens.has_keys and secret.count(b".") == _DOTS_OF_A_TOKEN:
+            found = self._tokens.client(secret)
+        if found is not None:
+            self._remember(header, found)
         return found
 
-    def is_valid(self, key: ApiKey) -> bool:
-        """Return whether a key that was found earlier is still valid."""
-        return key is self.anonymous or self._keys.get(key.sha256) == key
+    def _remember(self, header: bytes, client: Client) -> None:
+        if len(header) > MAX_REMEMBERED_HEADER_BYTES:
+            return
+        self._remembered_bytes += len(header)
+        if (
+            len(self.recent_headers) >= _MAX_REMEMBERED_HEADERS
+            or self._remembered_bytes > _MAX_REMEMBERED_BYTES
+        ):
+            self.recent_headers.clear()
+            self._remembered_bytes = len(header)
+        self.recent_headers[header] = client
+
+    def is_valid(self, client: Client) -> bool:
+        """Return whether the key of a client, or the key that signed its token, is still valid."""
+        if client is self.anonymous:
+            return True
+        key = self._keys.get(client.secret)
+        return key is not None and (key.name, key.prefix) == (client.name, client.prefix)
 
     def prefixes(self) -> set[str]:
         """Return the key prefixes of all tenants that have a key."""
@@ -185,7 +204,7 @@ class ApiKeys:
         """Read the key file again if it has changed; keep the last valid keys if it is broken."""
         self._apply(self._read_if_changed())
 
-    def _read_if_changed(self) -> dict[str, ApiKey] | None:
+    def _read_if_changed(self) -> dict[str, Client] | None:
         """Return the keys of a file that has changed and is valid; may run in another thread."""
         version = self._version_of_file()
         if version == self._version:
@@ -201,14 +220,15 @@ class ApiKeys:
             return None
         return keys
 
-    def _apply(self, keys: dict[str, ApiKey] | None) -> None:
+    def _apply(self, keys: dict[str, Client] | None) -> None:
         if keys is not None:
-            self._keys = keys
+            self._keys, self._tokens = keys, _verifier_of(keys)
             self.recent_headers.clear()
+            self._remembered_bytes = 0
             _log.info("the key file %s was read again: %d keys", self._path, len(keys))
             self.on_change()
 
-    def _read(self) -> dict[str, ApiKey]:
+    def _read(self) -> dict[str, Client]:
         if self._path is None:
             return self._from_environment
         return self._from_environment | parse_keys(_text_of(self._path), self._default_prefix)
@@ -220,6 +240,10 @@ class ApiKeys:
         except OSError:
             return None
         return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _verifier_of(keys: dict[str, Client]) -> TokenVerifier:
+    return TokenVerifier(key for key in keys.values() if key.secret.startswith(PUBLIC_MARK))
 
 
 def _text_of(path: Path) -> str:

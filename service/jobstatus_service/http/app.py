@@ -13,7 +13,9 @@ from jobstatus.tracing import tracer
 from jobstatus_service.http import openapi
 from jobstatus_service.http.access_log import AccessLogApp
 from jobstatus_service.http.api_keys import ApiKeys
+from jobstatus_service.http.assets import get_asset, get_page, read_assets
 from jobstatus_service.http.collection_routes import get_job_counts, get_jobs, get_jobs_events
+from jobstatus_service.http.cors import Cors
 from jobstatus_service.http.drain import on_shutdown_signal
 from jobstatus_service.http.errors import exception_handlers
 from jobstatus_service.http.fast_path import FastPathApp
@@ -52,6 +54,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     statuses = Statuses(settings, metrics)
     api_keys.on_change = partial(statuses.watchers.end_revoked, api_keys.is_valid)
 
+    assets = read_assets()
     listing = Listing(statuses)
     job_counts = JobCounts(listing, api_keys.prefixes)
 
@@ -88,9 +91,11 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
             livez,
             readyz,
             metrics_text,
+            get_asset,
+            *([get_page] if settings.ui else []),
         ],
         lifespan=[lifespan],
-        openapi_config=openapi.config(version("jobstatus")),
+        openapi_config=openapi.config(version("jobstatus"), assets.schema_page),
         exception_handlers=exception_handlers,
         logging_config=None,
     )
@@ -101,6 +106,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     app.state.list_feeds = ListFeeds(statuses, listing)
     app.metrics = app.state.metrics = metrics
     app.rate_limit = app.state.rate_limit = rate_limit_of(settings)
+    app.cors = Cors(settings.cors_origins) if settings.cors_origins else None
+    app.state.assets = assets
     app.state.settings = settings
     openapi.publish_contract(app.openapi_schema)
     return app

@@ -1,8 +1,8 @@
 """The routes of many jobs: named ones, lists, counts, and one stream for all of them."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 from litestar.types import ASGIApp
@@ -26,6 +26,7 @@ from jobstatus_service.http.openapi_declarations import (
     Name,
     States,
     Wait,
+    WithDetails,
 )
 from jobstatus_service.http.request_state import request_state
 from jobstatus_service.http.routing import (
@@ -36,6 +37,7 @@ from jobstatus_service.http.routing import (
     named_jobs,
     requested_wait,
     statuses_of,
+    tenant_of,
 )
 from jobstatus_service.http.streaming import (
     long_poll,
@@ -53,6 +55,7 @@ from jobstatus_service.lookup.response import (
     json_response,
     list_response,
 )
+from jobstatus_service.lookup.view import View
 from jobstatus_service.metrics.metrics import Outcome
 
 _LIST_PARAMETERS: Final = ("state", "name", "limit", "cursor")
@@ -75,23 +78,32 @@ async def get_jobs(
     name: Name = None,
     limit: Limit = DEFAULT_LIMIT,
     cursor: ListCursor = None,
+    details: WithDetails = False,
 ) -> ASGIApp:
     """Get the statuses of the jobs that are named, or list the tenant's jobs, newest first."""
     if ids is None and keys is None:
-        _reject(request, ("wait", "until"), "a list does not wait; follow /api/jobs/events")
-        _reject_unknown(request, _LIST_PARAMETERS)
         wanted = _filter(request, states, name)
+        _reject(request, ("wait", "until"), "a list does not wait; follow /api/jobs/events")
+        _reject_unknown(request, (*_LIST_PARAMETERS, "details"))
         return await _list(request, wanted, limit, cursor)
     _reject(request, _LIST_PARAMETERS, "it selects a list, which has no `id` and no `key`")
-    return await _respond_with_statuses(request, wait, until)
+    return await _respond_with_statuses(request, wait, until, _form(details=details))
 
 
-async def _respond_with_statuses(request: AnyRequest, wait: float, until: str) -> ASGIApp:
+async def _respond_with_statuses(
+    request: AnyRequest, wait: float, until: str, form: View
+) -> ASGIApp:
     keys = [key_of(request, uuid) for uuid in named_jobs(request)]
     if_none_match = header(request, "if-none-match")
     wait, extra_headers = requested_wait(request, wait)
+    view = client_of(request).view | form
     current, outcome = await _current(request, keys)
-    before = _bulk(keys, list(current.values()), current)
+
+    def bulk(responses: Iterable[StatusResponse]) -> StatusResponse:
+        by_key = dict(zip(current, responses, strict=True))
+        return bulk_response(by_key[key].in_view(view) for key in keys)
+
+    before = bulk(current.values())
 
     def is_wanted(responses: Sequence[StatusResponse]) -> bool:
         finished = [response.is_final for response in responses]
@@ -99,7 +111,7 @@ async def _respond_with_statuses(request: AnyRequest, wait: float, until: str) -
             return any(finished) if until == "any-done" else all(finished)
         if all(finished):
             return True
-        response = _bulk(keys, responses, current)
+        response = bulk(responses)
         if if_none_match is None:
             return response.etag != before.etag
         return not response.matches_etag(if_none_match)
@@ -110,7 +122,7 @@ async def _respond_with_statuses(request: AnyRequest, wait: float, until: str) -
     responses = await long_poll(
         statuses_of(request), client_of(request), current, request.receive, wait, is_wanted
     )
-    return respond(_bulk(keys, responses, current), "miss", if_none_match, *extra_headers)
+    return respond(bulk(responses), "miss", if_none_match, *extra_headers)
 
 
 async def _current(
@@ -123,18 +135,8 @@ async def _current(
     return {key: response for key, (response, _) in zip(unique, found, strict=True)}, outcome
 
 
-def _bulk(
-    keys: Sequence[str], responses: Sequence[StatusResponse], order: Mapping[str, Any]
-) -> StatusResponse:
-    """Return the response about jobs, of which each may be named several times.
-
-    Args:
-        keys: The keys of the records as they are named.
-        responses: The responses, in the order of the keys of `order`.
-        order: The keys, each once.
-    """
-    by_key = dict(zip(order, responses, strict=True))
-    return bulk_response(by_key[key] for key in keys)
+def _form(*, details: bool) -> View:
+    return View.DETAILS if details else View.FULL
 
 
 async def _list(request: AnyRequest, wanted: ListFilter, limit: int, cursor: str | None) -> ASGIApp:
@@ -159,9 +161,10 @@ async def _list(request: AnyRequest, wanted: ListFilter, limit: int, cursor: str
 )
 async def get_job_counts(request: AnyRequest) -> ASGIApp:
     """Count the tenant's jobs by their stored state; the counts may be a second old."""
+    tenant = tenant_of(request)
     _reject_unknown(request, ())
     listing: Listing = request.app.state.listing
-    counts = await listing.counts(client_of(request).prefix)
+    counts = await listing.counts(tenant)
     response = json_response(msgspec.json.encode(counts))
     return respond(response, "miss", header(request, "if-none-match"))
 
@@ -178,30 +181,35 @@ async def get_jobs_events(
     keys: JobKeys = None,
     states: States = None,
     name: Name = None,
+    details: WithDetails = False,
 ) -> ASGIApp:
     """Stream the statuses of the jobs that are named, or the newest jobs of a list."""
     statuses, client = statuses_of(request), client_of(request)
     if ids is None and keys is None:
-        _reject_unknown(request, ("state", "name"))
         wanted = _filter(request, states, name)
+        _reject_unknown(request, ("state", "name", "details"))
         feeds: ListFeeds = request.app.state.list_feeds
         return stream_list(statuses, feeds, client, wanted)
     _reject(request, _LIST_PARAMETERS, "it selects a list, which has no `id` and no `key`")
     named = [key_of(request, uuid) for uuid in named_jobs(request)]
     current, _ = await _current(request, named)
+    view = client.view | _form(details=details)
     if all(response.is_final for response in current.values()):
-        last = bulk_response(current.values()) if len(current) > 1 else next(iter(current.values()))
+        seen = [response.in_view(view) for response in current.values()]
+        last = bulk_response(seen) if len(seen) > 1 else seen[0]
         if last.matches_etag(header(request, "last-event-id")):
             return respond_no_content
-    return stream(statuses, client, current)
+    return stream(statuses, client, current, view)
 
 
 def _filter(request: AnyRequest, states: list[str] | None, name: str | None) -> ListFilter:
     """Return the filter of a list.
 
     Raises:
+        ForbiddenError: The client may see only the jobs that its token names.
         InvalidRequestError: A state does not exist, or the name is empty or too long.
     """
+    tenant = tenant_of(request)
     wanted = set(states or ())
     known = [state.value for state in JobState]
     if wrong := sorted(wanted.difference(known)):
@@ -210,7 +218,7 @@ def _filter(request: AnyRequest, states: list[str] | None, name: str | None) -> 
         )
     if name is not None and not 1 <= len(name) <= NAME_LIMIT:
         raise _invalid("name", f"A name has 1 to {NAME_LIMIT} characters.")
-    return ListFilter(client_of(request).prefix, tuple(s for s in known if s in wanted), name)
+    return ListFilter(tenant, tuple(s for s in known if s in wanted), name)
 
 
 def _reject(request: AnyRequest, parameters: Sequence[str], reason: str) -> None:

@@ -2,6 +2,8 @@
 
     Exception
     ├── InvalidRequestError          422  below
+    ├── InvalidTokenError            401  http.job_tokens
+    ├── ForbiddenError               403  below
     ├── NoResultError                404 or 410  below
     ├── RateLimitedError             429  below
     ├── TooManyWatchersError         429, or 503 if it is the process's limit; lookup.watchers
@@ -24,6 +26,7 @@ from litestar.exceptions import HTTPException, NotAuthorizedException, Validatio
 from litestar.types import ExceptionHandlersMap, Send
 
 from jobstatus.logs import LOG_CONTEXT
+from jobstatus_service.http.job_tokens import InvalidTokenError
 from jobstatus_service.http.request_state import request_state
 from jobstatus_service.lookup.response import JSON_HEADER, Header
 from jobstatus_service.lookup.watchers import TooManyWatchersError
@@ -33,8 +36,10 @@ _UNAVAILABLE_RETRY_SECONDS: Final = 1
 _TOO_MANY_WATCHERS_RETRY_SECONDS: Final = 5
 
 RATE_LIMITED_MESSAGE: Final = (
-    "This API key sends requests too often; retry after the seconds in Retry-After."
+    "This client sends requests too often; retry after the seconds in Retry-After."
 )
+
+_CHALLENGE: Final = 'Bearer realm="jobstatus"'
 
 _log = logging.getLogger("jobstatus.service")
 
@@ -69,6 +74,10 @@ class InvalidRequestError(Exception):
         self.errors = errors
 
 
+class ForbiddenError(Exception):
+    """A job token does not permit what was requested; the message says what, in one sentence."""
+
+
 class NoResultError(Exception):
     """A job has no result, not yet, or no longer.
 
@@ -84,7 +93,7 @@ class NoResultError(Exception):
 
 
 class RateLimitedError(Exception):
-    """The API key has exceeded its request rate.
+    """The client has exceeded its request rate.
 
     Attributes:
         retry_seconds: Whole seconds after which the next request is allowed.
@@ -98,8 +107,8 @@ class RateLimitedError(Exception):
 def unauthorized() -> NotAuthorizedException:
     """Return the error of a request without a valid API key."""
     return NotAuthorizedException(
-        "A valid API key is required in the Authorization header.",
-        headers={"WWW-Authenticate": 'Bearer realm="jobstatus"'},
+        "A valid API key or job token is required in the Authorization header.",
+        headers={"WWW-Authenticate": _CHALLENGE},
     )
 
 
@@ -171,6 +180,15 @@ def _on_too_many_watchers(request: AnyRequest, error: TooManyWatchersError) -> R
     return _retry_later(status, detail, _TOO_MANY_WATCHERS_RETRY_SECONDS)
 
 
+def _on_invalid_token(_: AnyRequest, error: InvalidTokenError) -> Response[Any]:
+    challenge = f'{_CHALLENGE}, error="invalid_token", error_description="{error}"'  # RFC 6750, 3
+    return Response(Detail(str(error)), status_code=401, headers={"WWW-Authenticate": challenge})
+
+
+def _on_forbidden(_: AnyRequest, error: ForbiddenError) -> Response[Any]:
+    return Response(Detail(str(error)), status_code=403)
+
+
 def _on_no_result(_: AnyRequest, error: NoResultError) -> Response[Any]:
     return Response(
         Detail(error.detail), status_code=error.status, headers={"Cache-Control": "no-store"}
@@ -201,6 +219,8 @@ def _on_unexpected(request: AnyRequest, error: Exception) -> Response[Any]:
 
 
 exception_handlers: Final[ExceptionHandlersMap] = {
+    ForbiddenError: _on_forbidden,
+    InvalidTokenError: _on_invalid_token,
     InvalidRequestError: _on_invalid_request,
     NoResultError: _on_no_result,
     RateLimitedError: _on_rate_limited,

@@ -14,6 +14,8 @@ from litestar import Litestar
 from jobstatus.keys import record_key
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
+from jobstatus_service.http.client import Client
+from jobstatus_service.http.cors import Cors, with_headers
 from jobstatus_service.http.drain import closing_while_draining
 from jobstatus_service.http.errors import RATE_LIMITED_MESSAGE, send_error
 from jobstatus_service.http.head_requests import respond_to_head
@@ -21,7 +23,7 @@ from jobstatus_service.http.rate_limit import RateLimit
 from jobstatus_service.http.request_id import request_id
 from jobstatus_service.http.request_size import size_error
 from jobstatus_service.http.request_state import request_state
-from jobstatus_service.lookup.response import StatusResponse
+from jobstatus_service.lookup.response import END_OF_BODY, Header, StatusResponse
 from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 from jobstatus_service.storage.link import UnavailableError
@@ -34,9 +36,12 @@ _MAX_HEADERS: Final = 40
 
 _NAME_LENGTH: Final = len("authorization")  # and that of `if-none-match`
 
+_MAX_IF_NONE_MATCH_BYTES: Final = 1_000
+
 _MAX_OTHER_HEADER_BYTES: Final = 350
-"""Bytes of any other header, name included: 40 headers of 350 bytes, two of which may have 1,013,
-are less than `request_size.MAX_HEADERS_BYTES`, so that the sum of a plain read needs no check."""
+"""Bytes of any other header, name included: 40 headers of 350 bytes, of which one may have 6,013
+and one 1,013, are less than `request_size.MAX_HEADERS_BYTES`, so that the sum of a plain read needs
+no check."""
 
 
 class FastPathApp(Litestar):
@@ -49,13 +54,15 @@ class FastPathApp(Litestar):
         api_keys: The valid API keys.
         statuses: The responses about all jobs.
         metrics: Where reads are counted.
-        rate_limit: The limit of each API key; None for no limit.
+        rate_limit: The limit of each client; None for no limit.
+        cors: The origins whose pages may read responses; None for none.
     """
 
     api_keys: ApiKeys
     statuses: Statuses
     metrics: Metrics
     rate_limit: RateLimit | None
+    cors: Cors | None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a plain read, and have Litestar answer every other request. A hot path."""
@@ -70,10 +77,11 @@ class FastPathApp(Litestar):
             send = closing_while_draining(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
             key, if_none_match, client = plain
+            extra_headers = () if self.cors is None else self.cors.headers(scope)
             if self.rate_limit is not None and (wait := self.rate_limit.take(client, began_at)):
                 self.metrics.rate_limited += 1
                 retry_after = (b"retry-after", b"%d" % wait)
-                await send_error(send, 429, RATE_LIMITED_MESSAGE, retry_after)
+                await send_error(send, 429, RATE_LIMITED_MESSAGE, retry_after, *extra_headers)
                 return
             outcome: Outcome = "hit"
             response = self.statuses.cached(key, began_at)
@@ -81,7 +89,9 @@ class FastPathApp(Litestar):
                 outcome = "miss"
                 response = await self._read(key, scope)
             if response is not None:
-                outcome = await response.send(send, if_none_match, outcome)
+                if client.jobs is not None:
+                    response = response.in_view(client.view)
+                outcome = await response.send(send, if_none_match, outcome, *extra_headers)
                 self.metrics.count_read(outcome, time.monotonic() - began_at)
                 return
             request_state(scope).is_rate_checked = True
@@ -92,6 +102,12 @@ class FastPathApp(Litestar):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
+        if self.cors is not None:
+            preflight_headers = self.cors.preflight_headers(scope)
+            if preflight_headers is not None:
+                await _respond_to_preflight(send, preflight_headers)
+                return
+            send = with_headers(send, self.cors.headers(scope))
         if error := size_error(scope):
             await send_error(send, *error)
             return
@@ -113,12 +129,12 @@ class FastPathApp(Litestar):
 
     def _plain(  # noqa: C901, PLR0911 - one function, since calls are what costs time here
         self, scope: Any
-    ) -> tuple[str, bytes | None, str] | None:
+    ) -> tuple[str, bytes | None, Client] | None:
         """Return what a plain read asks for; None if the request is not a plain read. A hot path.
 
         Returns:
-            The key of the job's record, the header `If-None-Match`, and the client's name. The
-            last part of the key has not been checked to be a job id.
+            The key of the job's record, the header `If-None-Match`, and the client, who may see
+            the job. The last part of the key has not been checked to be a job id.
         """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return None
@@ -136,18 +152,26 @@ class FastPathApp(Litestar):
                     return None
                 authorization = value
             elif length == _NAME_LENGTH and name == b"if-none-match":
-                if if_none_match is not None or len(value) > MAX_REMEMBERED_HEADER_BYTES:
+                if if_none_match is not None or len(value) > _MAX_IF_NONE_MATCH_BYTES:
                     return None
                 if_none_match = value
             elif length + len(value) > _MAX_OTHER_HEADER_BYTES or name == b"prefer":
                 return None
         api_keys = self.api_keys
-        api_key = api_keys.anonymous or api_keys.recent_headers.get(authorization)
-        if api_key is None:
+        client = api_keys.anonymous or api_keys.recent_headers.get(authorization)
+        if client is None or (client.jobs is not None and not client.sees(path[_JOB_ID])):
             return None
         if self.statuses.is_cluster:
             if not _is_job_id(path[_JOB_ID]):
                 return None
-            key = record_key(api_key.prefix, path[_JOB_ID], is_cluster=True)
-            return key, if_none_match, api_key.name
-        return api_key.key_start + path[_JOB_ID], if_none_match, api_key.name
+            key = record_key(client.prefix, path[_JOB_ID], is_cluster=True)
+            return key, if_none_match, client
+        return client.key_start + path[_JOB_ID], if_none_match, client
+
+
+async def _respond_to_preflight(send: Any, headers: tuple[Header, ...]) -> None:
+    if not headers:
+        await send_error(send, 403, "The origin is not one of JOBSTATUS_CORS_ORIGINS.")
+        return
+    await send({"type": "http.response.start", "status": 204, "headers": list(headers)})
+    await send(END_OF_BODY)

@@ -2,8 +2,9 @@
 
 from typing import Any, Final
 
+from litestar import Response, Router
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
     OpenAPI,
@@ -20,6 +21,8 @@ from litestar.openapi.spec import (
 
 from jobstatus.details import UnknownCause
 from jobstatus.status import JobState
+from jobstatus_service.http.assets import PAGE_HEADERS
+from jobstatus_service.http.errors import AnyRequest
 from jobstatus_service.http.openapi_declarations import (
     ERROR_HEADERS,
     HEADERS,
@@ -124,16 +127,45 @@ OTHER_SCHEMAS: Final[dict[str, Schema]] = {
 """Schemas that contain parts of the contract's."""
 
 
-def config(version: str) -> OpenAPIConfig:
+class _PagePlugin(OpenAPIRenderPlugin):
+    """Sends the page that documents the API, which loads nothing from another host."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__(path="/")
+        self._page = page
+
+    def render(self, request: AnyRequest, openapi_schema: dict[str, Any]) -> bytes:
+        """Return the page, which reads the document by itself."""
+        del request, openapi_schema
+        return self._page
+
+
+def _add_page_headers(response: Response[Any]) -> Response[Any]:
+    """Add the headers of a page to whatever is below `/schema`."""
+    for name, value in PAGE_HEADERS:
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def config(version: str, page: bytes) -> OpenAPIConfig:
     """Return Litestar's configuration of the document.
 
     The page for people is at `/schema`, the JSON at `/schema/openapi.json`.
+
+    Args:
+        version: The version of jobstatus.
+        page: The page.
     """
     return OpenAPIConfig(
         title="jobstatus",
         version=version,
         description="The status of background jobs.",
-        path="/schema",
+        openapi_router=Router(
+            "/schema",
+            route_handlers=[],
+            include_in_schema=False,
+            after_request=_add_page_headers,
+        ),
         components=Components(
             security_schemes={
                 "APIKeyHeader": SecurityScheme(
@@ -141,7 +173,7 @@ def config(version: str) -> OpenAPIConfig:
                 )
             }
         ),
-        render_plugins=[SwaggerRenderPlugin(path="/"), JsonRenderPlugin()],
+        render_plugins=[_PagePlugin(page), JsonRenderPlugin()],
     )
 
 

@@ -112,6 +112,15 @@ ListCursor = Annotated[
     ),
 ]
 
+WithDetails = Annotated[
+    bool,
+    QueryParameter(
+        title="Details",
+        description="Whether to respond with the JobDetails of the jobs, not their JobStatus. "
+        "Lists always do.",
+    ),
+]
+
 _STATE_NAMES: Final = [state.value for state in JobState]
 
 QUERY_SCHEMAS: Final = {
@@ -165,6 +174,12 @@ class JobStatuses(msgspec.Struct, frozen=True):
     jobs: list[JobStatus]
 
 
+class JobDetailsOfMany(msgspec.Struct, frozen=True):
+    """The same with `details`."""
+
+    jobs: list[JobDetails]
+
+
 class JobList(msgspec.Struct, frozen=True):
     """A page of a list.
 
@@ -194,9 +209,11 @@ def _response(body: Any, description: str, **more: Any) -> ResponseSpec:
 
 
 _ERRORS: Final = {
-    401: _response(Detail, "No API key, or a wrong one"),
+    401: _response(Detail, "No API key or job token, or one that is not valid"),
+    403: _response(Detail, "The job token does not permit this"),
+    414: _response(Detail, "The URL is too long"),
     429: _response(
-        Detail, "The API key sends requests too often, or has too many waits and streams open"
+        Detail, "The client sends requests too often, or has too many waits and streams open"
     ),
     503: _response(Detail, "Redis is unavailable, or the service is too busy"),
 }
@@ -236,7 +253,7 @@ RESULT_RESPONSES: Final = {
 }
 COLLECTION_RESPONSES: Final = {
     200: _response(
-        JobStatuses | JobList,
+        JobStatuses | JobDetailsOfMany | JobList,
         "With ids or keys: the jobs' statuses, in their order. Without: a page of the list.",
     ),
     422: _response(HTTPValidationError, "An invalid parameter, or too many ids and keys"),
@@ -251,11 +268,12 @@ COUNTS_RESPONSES: Final = {
 COLLECTION_EVENTS_RESPONSES: Final = {
     200: _response(
         str,
-        "Server-sent events. With ids or keys: `event: status`, `data:` a JobStatus, `id:` its "
-        "ETag; first all jobs, then each change; the stream ends when all are in a final state. "
-        "Without: `event: list`, `data:` the newest jobs of the list, as GET /api/jobs has them; "
-        "then `event: status`, `data:` a JobDetails, for each of these that changes and each new "
-        "one; and `event: counts`, `data:` the numbers of all jobs, at most once a second.",
+        "Server-sent events. With ids or keys: `event: status`, `data:` a JobStatus (a "
+        "JobDetails with `details`), `id:` its ETag; first all jobs, then each change; the stream "
+        "ends when all are in a final state. Without: `event: list`, `data:` the newest jobs of "
+        "the list, as GET /api/jobs has them; then `event: status`, `data:` a JobDetails, for each "
+        "of these that changes and each new one; and `event: counts`, `data:` the numbers of all "
+        "jobs, at most once a second.",
         media_type="text/event-stream",
     ),
     204: _response(None, "All jobs are in final states, which Last-Event-ID names"),
@@ -278,7 +296,7 @@ RESPONSE_HEADERS: Final = {
     "Preference-Applied": "The wait that was taken from `Prefer`.",
     "Job-Unknown-Cause": "Why the state is `unknown`: `no_record`, `lease_expired` or "
     "`unreadable`. In other states there is no such header.",
-    "WWW-Authenticate": "How to send an API key.",
+    "WWW-Authenticate": "How to send an API key or a job token, and what is wrong with the token.",
 }
 
 _STATUS_HEADERS: Final = (
@@ -304,7 +322,10 @@ HEADERS: Final[dict[str, tuple[tuple[str, ...], HeadersByStatus]]] = {
     ),
     "/api/jobs": (
         ("If-None-Match", "Prefer"),
-        {"200": (*_BULK_HEADERS, "Preference-Applied"), "304": _BULK_HEADERS},
+        {
+            "200": (*_BULK_HEADERS, "Retry-After", "Preference-Applied"),
+            "304": (*_BULK_HEADERS, "Retry-After"),
+        },
     ),
     "/api/jobs/counts": (("If-None-Match",), {"200": _BULK_HEADERS, "304": _BULK_HEADERS}),
     "/api/jobs/events": (("Last-Event-ID",), {"200": ("Cache-Control",)}),

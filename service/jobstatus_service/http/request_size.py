@@ -5,7 +5,8 @@ from typing import Any, Final
 _MAX_URL_BYTES: Final = 8_192
 """A bulk read of 100 jobs has a URL of 4,000 bytes."""
 
-MAX_HEADERS_BYTES: Final = 16_384
+MAX_HEADERS_BYTES: Final = 24_576
+"""A job token of 100 jobs has 5,500 bytes."""
 
 
 def size_error(scope: Any) -> tuple[int, str] | None:

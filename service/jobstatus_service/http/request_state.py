@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jobstatus_service.http.api_keys import ApiKey
+from jobstatus_service.http.client import Client
 from jobstatus_service.metrics.metrics import Outcome
 from jobstatus_service.storage.link import UnavailableError
 
@@ -16,7 +16,7 @@ class RequestState(msgspec.Struct):
     """Notes about one request.
 
     Attributes:
-        api_key: The valid API key of the request; set by the guard.
+        client: The authenticated client of the request; set by the guard.
         is_rate_checked: Whether the rate limit has been applied; set by the fast path.
         read_error: Why the fast path could not read the job; the route raises it.
         outcome: How the read is counted; set by the route, None if the request reads no job.
@@ -24,7 +24,7 @@ class RequestState(msgspec.Struct):
         log_fields: The request's and the job's id, for log lines; set by the access log.
     """
 
-    api_key: ApiKey | None = None
+    client: Client | None = None
     is_rate_checked: bool = False
     read_error: UnavailableError | None = None
     outcome: Outcome | None = None

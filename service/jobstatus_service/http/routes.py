@@ -7,7 +7,7 @@ from litestar.types import ASGIApp
 from jobstatus.keys import result_key
 from jobstatus.status import JobState
 from jobstatus.storage.resp import packed_command
-from jobstatus_service.http.errors import AnyRequest, NoResultError
+from jobstatus_service.http.errors import AnyRequest, ForbiddenError, NoResultError
 from jobstatus_service.http.openapi_declarations import (
     DETAILS_RESPONSES,
     EVENTS_RESPONSES,
@@ -29,6 +29,7 @@ from jobstatus_service.http.routing import (
 )
 from jobstatus_service.http.streaming import long_poll, respond, respond_no_content, stream
 from jobstatus_service.lookup.response import StatusResponse, json_response
+from jobstatus_service.lookup.view import View
 
 
 @api_get(
@@ -41,7 +42,7 @@ async def get_job_status(
     job_id: JobId, request: AnyRequest, wait: Wait = 0.0, until: Until = "change"
 ) -> ASGIApp:
     """Get the status of a job: at once, or after a wait for its next change."""
-    return await _respond_with_status(job_id, request, wait, until, has_details=False)
+    return await _respond_with_status(job_id, request, wait, until)
 
 
 @api_get(
@@ -54,13 +55,14 @@ async def get_job_details(
     job_id: JobId, request: AnyRequest, wait: Wait = 0.0, until: Until = "change"
 ) -> ASGIApp:
     """Get the status of a job with its times, attempt, worker and estimated end."""
-    return await _respond_with_status(job_id, request, wait, until, has_details=True)
+    return await _respond_with_status(job_id, request, wait, until, View.DETAILS)
 
 
 async def _respond_with_status(
-    job_id: str, request: AnyRequest, wait: float, until: str, *, has_details: bool
+    job_id: str, request: AnyRequest, wait: float, until: str, form: View = View.FULL
 ) -> ASGIApp:
     key = key_of(request, parsed_job_id(job_id))
+    view = client_of(request).view | form
     if_none_match = header(request, "if-none-match")
     wait, extra_headers = requested_wait(request, wait)
     state, statuses = request_state(request.scope), statuses_of(request)
@@ -68,16 +70,13 @@ async def _respond_with_status(
         raise state.read_error
     current, outcome = await statuses.get(key)
 
-    def represent(response: StatusResponse) -> StatusResponse:
-        return response.with_details() if has_details else response
-
     def is_wanted(responses: Sequence[StatusResponse]) -> bool:
         (response,) = responses
         if response.is_final or until == "done":
             return response.is_final
         if if_none_match is None:
             return response.etag != current.etag
-        return not represent(response).matches_etag(if_none_match)
+        return not response.in_view(view).matches_etag(if_none_match)
 
     if wait:
         state.has_waited = True
@@ -85,7 +84,7 @@ async def _respond_with_status(
         (current,) = await long_poll(
             statuses, client_of(request), {key: current}, request.receive, wait, is_wanted
         )
-    return respond(represent(current), outcome, if_none_match, *extra_headers)
+    return respond(current.in_view(view), outcome, if_none_match, *extra_headers)
 
 
 @api_get(
@@ -97,11 +96,12 @@ async def _respond_with_status(
 async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
     """Stream the status of a job and each change of it, until the job is in a final state."""
     key = key_of(request, parsed_job_id(job_id))
-    statuses = statuses_of(request)
+    statuses, client = statuses_of(request), client_of(request)
     current, _ = await statuses.get(key)
-    if current.is_final and current.matches_etag(header(request, "last-event-id")):
+    last_event_id = header(request, "last-event-id")
+    if current.is_final and current.in_view(client.view).matches_etag(last_event_id):
         return respond_no_content
-    return stream(statuses, client_of(request), {key: current})
+    return stream(statuses, client, {key: current}, client.view)
 
 
 @api_get(
@@ -113,8 +113,11 @@ async def get_job_events(job_id: JobId, request: AnyRequest) -> ASGIApp:
 async def get_job_result(job_id: JobId, request: AnyRequest) -> ASGIApp:
     """Get what a finished job has made, as the JSON that its worker has stored."""
     key = key_of(request, parsed_job_id(job_id))
-    statuses = statuses_of(request)
+    statuses, client = statuses_of(request), client_of(request)
+    if not client.reads_results:
+        raise ForbiddenError("The job token does not include the right to read results.")
     current, outcome = await statuses.get(key)
+    current = current.in_view(client.view)
     if not current.is_final:
         is_unknown = current.state is JobState.UNKNOWN
         what = (

@@ -8,18 +8,22 @@ from uuid import UUID
 
 from litestar import get
 from litestar.connection import ASGIConnection
+from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 
 from jobstatus.status import job_uuid, parse_uuid
-from jobstatus_service.http.api_keys import ApiKey, ApiKeys
+from jobstatus_service.http.api_keys import ApiKeys
+from jobstatus_service.http.client import Client
 from jobstatus_service.http.errors import (
     AnyRequest,
+    ForbiddenError,
     InvalidRequestError,
     RateLimitedError,
     ValidationError,
     invalid_job_id,
     unauthorized,
 )
+from jobstatus_service.http.job_tokens import InvalidTokenError
 from jobstatus_service.http.openapi_declarations import SECURITY
 from jobstatus_service.http.prefer import preferred_wait
 from jobstatus_service.http.rate_limit import RateLimit
@@ -28,30 +32,34 @@ from jobstatus_service.lookup.response import Header
 from jobstatus_service.lookup.statuses import Statuses
 
 
-def require_api_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+def authenticate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Authenticate the client and apply its rate limit, before anything else is checked.
 
     Raises:
-        NotAuthorizedException: The request has no API key, or a wrong one.
-        RateLimitedError: The API key has exceeded its rate.
+        NotAuthorizedException: The request has no API key and no token, or a wrong key.
+        InvalidTokenError: The request has a job token that is not valid.
+        RateLimitedError: The client has exceeded its rate.
     """
     app_state, state = connection.app.state, request_state(connection.scope)
     api_keys: ApiKeys = app_state.api_keys
-    api_key = api_keys.find(connection.headers.get("authorization"))
-    if api_key is None:
+    try:
+        client = api_keys.find(connection.headers.get("authorization"))
+        if client is None:
+            raise unauthorized()
+    except (InvalidTokenError, NotAuthorizedException):
         app_state.metrics.auth_failures += 1
-        raise unauthorized()
+        raise
     rate_limit: RateLimit | None = app_state.rate_limit
     if rate_limit is not None and not state.is_rate_checked:
-        retry_seconds = rate_limit.take(api_key.name)
+        retry_seconds = rate_limit.take(client)
         if retry_seconds:
             app_state.metrics.rate_limited += 1
             raise RateLimitedError(retry_seconds)
-    state.api_key = api_key
+    state.client = client
 
 
-api_get = functools.partial(get, guards=[require_api_key], tags=["jobs"], security=SECURITY)
-"""A decorator that declares a route of the API, which requires an API key."""
+api_get = functools.partial(get, guards=[authenticate], tags=["jobs"], security=SECURITY)
+"""A decorator that declares a route of the API, which requires an API key or a job token."""
 
 
 def parsed_job_id(job_id: str) -> UUID:
@@ -96,12 +104,26 @@ def named_jobs(request: AnyRequest) -> list[UUID]:
     return uuids
 
 
-def client_of(request: AnyRequest) -> ApiKey:
+def client_of(request: AnyRequest) -> Client:
     """Return the authenticated client."""
-    client = request_state(request.scope).api_key
+    client = request_state(request.scope).client
     if client is None:
         raise unauthorized()  # the guard has raised this already
     return client
+
+
+def tenant_of(request: AnyRequest) -> str:
+    """Return the key prefix of the client's tenant, all of whose jobs it may see.
+
+    Raises:
+        ForbiddenError: The client may see only the jobs that its token names.
+    """
+    client = client_of(request)
+    if client.jobs is not None:
+        raise ForbiddenError(
+            "A job token reads only the jobs that it names; this needs an API key."
+        )
+    return client.prefix
 
 
 def statuses_of(request: AnyRequest) -> Statuses:
@@ -111,8 +133,15 @@ def statuses_of(request: AnyRequest) -> Statuses:
 
 
 def key_of(request: AnyRequest, job_id: UUID) -> str:
-    """Return the key of a job's record, in the client's tenant."""
-    return statuses_of(request).key_of(client_of(request).prefix, job_id)
+    """Return the key of a job's record, in the client's tenant.
+
+    Raises:
+        ForbiddenError: The client's token does not name the job.
+    """
+    client = client_of(request)
+    if client.jobs is not None and str(job_id) not in client.jobs:
+        raise ForbiddenError(f"The job token does not name the job {job_id}.")
+    return statuses_of(request).key_of(client.prefix, job_id)
 
 
 def header(request: AnyRequest, name: str) -> bytes | None:

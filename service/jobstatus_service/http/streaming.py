@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from jobstatus_service.http.api_keys import ApiKey
+from jobstatus_service.http.client import Client
 from jobstatus_service.http.errors import unauthorized
 from jobstatus_service.http.request_state import request_state
 from jobstatus_service.lookup.cursor import ListFilter
 from jobstatus_service.lookup.list_feed import ListFeeds
 from jobstatus_service.lookup.response import END_OF_BODY, Header, StatusResponse, bulk_response
 from jobstatus_service.lookup.statuses import Statuses
+from jobstatus_service.lookup.view import View
 from jobstatus_service.lookup.watchers import WatchedJob, Watcher
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 
@@ -67,7 +68,7 @@ async def respond_no_content(scope: Scope, receive: Receive, send: Send) -> None
 
 async def long_poll(
     statuses: Statuses,
-    client: ApiKey,
+    client: Client,
     current: Mapping[str, StatusResponse],
     receive: Receive,
     seconds: float,
@@ -86,7 +87,7 @@ async def long_poll(
     Raises:
         UnavailableError: Redis doesn't answer in time.
         TooManyWatchersError: Too many long polls and streams are open.
-        NotAuthorizedException: The API key was revoked during the wait.
+        NotAuthorizedException: The API key was revoked, or the job token expired, meanwhile.
     """
     responses = list(current.values())
     if is_wanted(responses):
@@ -113,7 +114,9 @@ async def long_poll(
     return [response for response, _ in found]
 
 
-def stream(statuses: Statuses, client: ApiKey, current: Mapping[str, StatusResponse]) -> ASGIApp:
+def stream(
+    statuses: Statuses, client: Client, current: Mapping[str, StatusResponse], view: View
+) -> ASGIApp:
     """Return the ASGI application that sends the jobs' statuses, then each change of them.
 
     It ends when all jobs are in a final state. A client that reads slowly skips statuses: the next
@@ -123,6 +126,7 @@ def stream(statuses: Statuses, client: ApiKey, current: Mapping[str, StatusRespo
         statuses: Where responses come from.
         client: The authenticated client.
         current: The current response about each job, by the key of its record.
+        view: What is sent of each.
     """
     has_many = len(current) > 1
 
@@ -130,15 +134,15 @@ def stream(statuses: Statuses, client: ApiKey, current: Mapping[str, StatusRespo
         del receive
         with statuses.watch(watcher, current) as jobs:
             if has_many:
-                await _send_events_of_many(watcher, jobs, send, statuses.metrics)
+                await _send_events_of_many(watcher, jobs, view, send, statuses.metrics)
             else:
-                await _send_events(watcher, jobs[0], send, statuses.metrics)
+                await _send_events(watcher, jobs[0], view, send, statuses.metrics)
 
     return _event_stream(statuses, client, send_events, has_many=has_many)
 
 
 def stream_list(
-    statuses: Statuses, feeds: ListFeeds, client: ApiKey, wanted: ListFilter
+    statuses: Statuses, feeds: ListFeeds, client: Client, wanted: ListFilter
 ) -> ASGIApp:
     """Return the ASGI application that sends the first page of a list, then its changes.
 
@@ -170,7 +174,7 @@ def stream_list(
 
 def _event_stream(
     statuses: Statuses,
-    client: ApiKey,
+    client: Client,
     send_events: Callable[[Watcher, Receive, Send], Awaitable[None]],
     *,
     has_many: bool = False,
@@ -206,7 +210,9 @@ class _StreamStart:
         await self._send_in_time(message)
 
 
-async def _send_events(watcher: Watcher, job: WatchedJob, send: Send, metrics: Metrics) -> None:
+async def _send_events(
+    watcher: Watcher, job: WatchedJob, view: View, send: Send, metrics: Metrics
+) -> None:
     sent_etag = b""
     sent_at = time.monotonic()
     while not (watcher.is_disconnected or watcher.is_revoked):
@@ -215,7 +221,7 @@ async def _send_events(watcher: Watcher, job: WatchedJob, send: Send, metrics: M
             if sent_etag:
                 _observe_delay(job.change_noticed_at, metrics)
             sent_etag = response.etag
-            await send(_part(job.event))
+            await send(_part(job.event(view)))
             if response.is_final:
                 return
             sent_at = time.monotonic()
@@ -227,7 +233,7 @@ async def _send_events(watcher: Watcher, job: WatchedJob, send: Send, metrics: M
 
 
 async def _send_events_of_many(
-    watcher: Watcher, jobs: Sequence[WatchedJob], send: Send, metrics: Metrics
+    watcher: Watcher, jobs: Sequence[WatchedJob], view: View, send: Send, metrics: Metrics
 ) -> None:
     sent: dict[WatchedJob, bytes] = {}
     changed = jobs
@@ -239,11 +245,11 @@ async def _send_events_of_many(
                 if job in sent:
                     _observe_delay(job.change_noticed_at, metrics)
                 sent[job] = job.response.etag
-            await send(_part(b"".join(job.event for job in changed)))
+            await send(_part(b"".join(job.event(view) for job in changed)))
             sent_at = time.monotonic()
             if all(job.response.is_final and job.response.etag == sent[job] for job in jobs):
                 # This id tells a client that connects again to have seen all final states.
-                last = bulk_response(job.response for job in jobs)
+                last = bulk_response(job.response.in_view(view) for job in jobs)
                 await send(_part(b"id: %b\n\n" % last.etag))
                 return
         elif watcher.must_end:

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import msgspec
 from litestar.types import HTTPResponseBodyEvent, Send
+from msgspec.structs import replace
 
 from jobstatus.details import UnknownCause
-from jobstatus.status import JobState
+from jobstatus.status import DETAIL_MARK, JobState, JobStatus, ResultState, public_reason
 from jobstatus_service.lookup.details import NO_DETAILS, Details, details_body
 from jobstatus_service.lookup.representation import (
     etag_matches,
@@ -19,6 +20,7 @@ from jobstatus_service.lookup.representation import (
     status_of,
     unknown_cause,
 )
+from jobstatus_service.lookup.view import View
 from jobstatus_service.metrics.metrics import Outcome
 from jobstatus_service.storage.link import Verification
 from jobstatus_service.storage.stored_record import StoredRecord
@@ -36,6 +38,8 @@ END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "body": b"",
     "more_body": False,
 }
+
+_RETRY_AFTER: Final = b"retry-after"
 
 _NEVER_VERIFIED: Final = Verification()
 """The verification of responses that no invalidation is received for; they are not cached."""
@@ -61,6 +65,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         verification: Until when it is certain that an invalidation would have arrived.
         details: What `JobDetails` says beside the status.
         cause: Why the state is unknown, if it is.
+        public_reason: The reason without the message of its exception; None if it has none.
     """
 
     etag_header: Header
@@ -73,6 +78,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     verification: Verification = _NEVER_VERIFIED
     details: Details = NO_DETAILS
     cause: UnknownCause | None = None
+    public_reason: str | None = None
 
     @property
     def etag(self) -> bytes:
@@ -97,6 +103,32 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         """Return the response whose body is the job's `JobDetails`."""
         body = self.details_body()
         return StatusResponse((b"etag", etag_of(body)), self.other_headers, body, self.state)
+
+    def in_view(self, view: View) -> "StatusResponse":
+        """Return the response as a client sees it."""
+        response = self
+        if view & View.WITHOUT_TRACEBACK:
+            response = response.for_job_token(has_errors=not view & View.WITHOUT_ERRORS)
+        return response.with_details() if view & View.DETAILS else response
+
+    def for_job_token(self, *, has_errors: bool) -> "StatusResponse":
+        """Return the response without what job tokens may not read. A hot path.
+
+        Args:
+            has_errors: Whether the token may read the messages of exceptions.
+        """
+        response = self
+        if self.details.result == ResultState.TRACEBACK:
+            response = replace(response, details=replace(self.details, result=""))
+        if self.public_reason is not None and not has_errors:
+            status = replace(JobStatus.from_json(self.body), reason=self.public_reason)
+            body = status.to_json()
+            response = replace(response, etag_header=(b"etag", etag_of(body)), body=body)
+        return response
+
+    def event(self) -> bytes:
+        """Return the response as a server-sent event."""
+        return b"event: status\nid: %b\ndata: %b\n\n" % (self.etag, self.body)
 
     def matches_etag(self, if_none_match: bytes | None) -> bool:
         """Return whether the header `If-None-Match` names this response."""
@@ -171,13 +203,33 @@ def response_for(
         verification=verification,
         details=Details.from_record(stored.record) if stored.record is not None else NO_DETAILS,
         cause=cause,
+        public_reason=_public_reason(status, stored),
     )
 
 
+def _public_reason(status: JobStatus, stored: StoredRecord) -> str | None:
+    """Return the reason without the message of its exception; None if it has none."""
+    if stored.record is None or DETAIL_MARK not in stored.record.reason:
+        return None
+    is_shown = status.state is stored.record.state  # else the reason is that of an expired lease
+    return public_reason(stored.record.reason) if is_shown else None
+
+
 def bulk_response(responses: Iterable[StatusResponse]) -> StatusResponse:
-    """Make the response about many jobs from those about each."""
+    """Make the response about many jobs from those about each.
+
+    Its poll interval is the shortest of theirs; there is none if all have finished.
+    """
+    responses = list(responses)
     body = b'{"jobs":[%b]}' % b",".join(response.body for response in responses)
-    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER,), body)
+    intervals = [
+        int(value)
+        for response in responses
+        for name, value in response.other_headers
+        if name == _RETRY_AFTER
+    ]
+    retry_after = [(_RETRY_AFTER, b"%d" % min(intervals))] if intervals else []
+    return StatusResponse((b"etag", etag_of(body)), (_REVALIDATE_HEADER, *retry_after), body)
 
 
 def list_response(jobs: Iterable[StatusResponse], following: str | None) -> StatusResponse:
@@ -211,5 +263,5 @@ def _status_headers(interval: int | None, cause: UnknownCause | None) -> tuple[H
     """
     if interval is None:
         return _FINAL_HEADERS
-    headers = _REVALIDATE_HEADER, (b"retry-after", b"%d" % interval)
+    headers = _REVALIDATE_HEADER, (_RETRY_AFTER, b"%d" % interval)
     return headers if cause is None else (*headers, (b"job-unknown-cause", cause.value.encode()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +11,26 @@ from typing import Any, Literal, Protocol
 from litestar.types import Receive
 
 from jobstatus_service.lookup.response import StatusResponse
+from jobstatus_service.lookup.view import View
 from jobstatus_service.settings import ServiceSettings
 
 WatcherKind = Literal["long_poll", "stream"]
 
 
 class Client(Protocol):
-    """The authenticated client of a watcher, as the API key of its request."""
+    """The authenticated client of a watcher, see `jobstatus_service.http.client`."""
 
     @property
     def name(self) -> str:
         """The name by which the client's watchers are counted."""
+
+    @property
+    def token_id(self) -> str:
+        """What the watchers of its job token are counted by; empty if it has none."""
+
+    @property
+    def valid_until(self) -> float:
+        """When its job token expires, on the monotonic clock; infinity if it has none."""
 
 
 class TooManyWatchersError(Exception):
@@ -31,7 +41,7 @@ class TooManyWatchersError(Exception):
     """
 
     def __init__(self, *, is_client_limit: bool) -> None:
-        whose = "of this API key" if is_client_limit else "of this server"
+        whose = "of this client" if is_client_limit else "of this server"
         super().__init__(f"Too many long polls and event streams {whose} are open.")
         self.is_client_limit = is_client_limit
 
@@ -47,8 +57,8 @@ class WatchedJob:
     """
 
     __slots__ = (
-        "_event",
-        "_event_of",
+        "_events",
+        "_events_of",
         "change_noticed_at",
         "is_stale",
         "response",
@@ -60,17 +70,18 @@ class WatchedJob:
         self.is_stale = False
         self.change_noticed_at = time.monotonic()
         self.watchers: set[Watcher] = set()
-        self._event = b""
-        self._event_of: StatusResponse | None = None
+        self._events: dict[View, bytes] = {}
+        self._events_of: StatusResponse | None = None
 
-    @property
-    def event(self) -> bytes:
-        """The newest response as a server-sent event, encoded once for all streams."""
+    def event(self, view: View) -> bytes:
+        """Return the newest response as a server-sent event, encoded once for each view."""
         response = self.response
-        if self._event_of is not response:
-            self._event = b"event: status\nid: %b\ndata: %b\n\n" % (response.etag, response.body)
-            self._event_of = response
-        return self._event
+        if self._events_of is not response:
+            self._events, self._events_of = {}, response
+        event = self._events.get(view)
+        if event is None:
+            event = self._events[view] = response.in_view(view).event()
+        return event
 
     def wake_watchers(self) -> None:
         """Wake all watchers of the job."""
@@ -87,7 +98,7 @@ class Watcher:
         changed: The jobs that have changed since `take_changed`, if it watches several.
         client: The client that has it open.
         is_disconnected: Whether the client has closed its connection.
-        is_revoked: Whether the client's API key is no longer valid.
+        is_revoked: Whether the client's API key or job token is no longer valid.
         is_draining: Whether the process is draining.
     """
 
@@ -115,7 +126,7 @@ class Watcher:
 
     @property
     def must_end(self) -> bool:
-        """Whether it must end: client disconnected, API key revoked, or process draining."""
+        """Whether it must end: client disconnected, key or token invalid, or process draining."""
         return self.is_disconnected or self.is_revoked or self.is_draining
 
     def take_changed(self) -> list[WatchedJob]:
@@ -137,6 +148,11 @@ class Watcher:
         """Have `wait` return."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+    def revoke(self) -> None:
+        """Have the watcher end, since its API key or job token is no longer valid."""
+        self.is_revoked = True
+        self.wake()
 
     def close(self) -> None:
         """Stop watching."""
@@ -174,26 +190,31 @@ class Watchers:
         Raises:
             TooManyWatchersError: As many are open as the client, or the process, may have.
         """
-        name = client.name
-        if self._open_by_client[name] >= self._settings.max_watchers_per_key:
+        limits = {client.name: self._settings.max_watchers_per_key}
+        if client.token_id:
+            limits[client.token_id] = self._settings.max_watchers_per_token
+        if any(self._open_by_client[each] >= limit for each, limit in limits.items()):
             raise TooManyWatchersError(is_client_limit=True)
         if self.open.total() >= self._settings.max_watchers:
             raise TooManyWatchersError(is_client_limit=False)
-        self._open_by_client[name] += 1
         self.open[kind] += 1
+        self._open_by_client.update(limits.keys())
         try:
             yield
         finally:
             self.open[kind] -= 1
-            self._open_by_client[name] -= 1
-            if not self._open_by_client[name]:
-                del self._open_by_client[name]
+            for each in limits:
+                self._open_by_client[each] -= 1
+                if not self._open_by_client[each]:
+                    del self._open_by_client[each]
 
     @contextlib.contextmanager
     def watcher(
         self, client: Client, receive: Receive, *, has_many: bool = False
     ) -> Iterator[Watcher]:
         """Make a watcher, which watches nothing yet, for the block.
+
+        It is revoked when the client's job token expires.
 
         Args:
             client: The authenticated client.
@@ -202,9 +223,15 @@ class Watchers:
         """
         watcher = Watcher(client, receive, is_draining=self.is_draining, has_many=has_many)
         self._watchers.add(watcher)
+        expiry: asyncio.TimerHandle | None = None
+        if client.valid_until < math.inf:
+            seconds = max(0.0, client.valid_until - time.monotonic())
+            expiry = asyncio.get_running_loop().call_later(seconds, watcher.revoke)
         try:
             yield watcher
         finally:
+            if expiry is not None:
+                expiry.cancel()
             watcher.close()
             self._watchers.discard(watcher)
 
@@ -260,8 +287,7 @@ class Watchers:
         """End the watchers of clients whose API key is no longer valid."""
         for watcher in self._watchers:
             if not is_valid(watcher.client):
-                watcher.is_revoked = True
-                watcher.wake()
+                watcher.revoke()
 
     def drain(self) -> None:
         """End all watchers, since the process is draining."""

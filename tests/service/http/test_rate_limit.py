@@ -6,6 +6,7 @@ import pytest
 from tests.service.conftest import JOB, URL, Put, polling
 
 from jobstatus.status import JobState
+from jobstatus_service.http.client import Client
 from jobstatus_service.http.rate_limit import RateLimit, rate_limit_of
 from jobstatus_service.settings import ServiceSettings
 
@@ -26,13 +27,15 @@ def test_bucket(rate: float, burst: int, requests: list[tuple[float, int]]) -> N
     Without a burst, two seconds' worth of requests may come at once.
     """
     limit = RateLimit(ServiceSettings(rate=rate, burst=burst))
-    assert [limit.take("a", at) for at, _ in requests] == [wait for _, wait in requests]
+    assert [limit.take(Client("a", "job"), at) for at, _ in requests] == [
+        wait for _, wait in requests
+    ]
 
 
 def test_buckets_are_separate() -> None:
     """One key's requests don't count for another key."""
     limit = RateLimit(ServiceSettings(rate=1, burst=1))
-    assert [limit.take(name, 0.0) for name in ("a", "a", "b")] == [0, 1, 0]
+    assert [limit.take(Client(name, "job"), 0.0) for name in ("a", "a", "b")] == [0, 1, 0]
 
 
 def test_no_limit() -> None:

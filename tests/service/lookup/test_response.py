@@ -87,7 +87,14 @@ def test_valid_until(made: StatusResponse, valid_seconds: float) -> None:
             },
         ),
         (response(JobState.FAILED), {b"cache-control": b"private, max-age=30"}),
-        (bulk_response([MISSING]), {b"cache-control": b"private, no-cache"}),
+        (
+            bulk_response([MISSING, response(), response(JobState.FAILED)]),
+            {b"cache-control": b"private, no-cache", b"retry-after": b"1"},
+        ),
+        (
+            bulk_response([response(JobState.FAILED)]),
+            {b"cache-control": b"private, no-cache"},
+        ),
     ],
 )
 def test_headers(made: StatusResponse, headers: dict[bytes, bytes]) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from jobstatus_service.http.api_keys import ApiKey
+from jobstatus_service.http.client import Client
 from jobstatus_service.lookup.response import StatusResponse
 from jobstatus_service.lookup.watchers import TooManyWatchersError, Watcher, Watchers
 from jobstatus_service.settings import ServiceSettings
 
-CLIENT = ApiKey("web", "job")
-OTHER_CLIENT = ApiKey("mobile", "job")
+CLIENT = Client("web", "job")
+OTHER_CLIENT = Client("mobile", "job")
 KEY = "job:1"
 
 
@@ -42,7 +42,7 @@ async def waiting(watchers: Watchers) -> AsyncIterator[tuple[Watcher, asyncio.Ta
     ("client", "open_before", "is_client_limit"),
     [(CLIENT, 2, True), (OTHER_CLIENT, 3, False)],
 )
-def test_limits(client: ApiKey, open_before: int, is_client_limit: bool) -> None:
+def test_limits(client: Client, open_before: int, is_client_limit: bool) -> None:
     """A watcher beyond the limit of its client or of the process is rejected until others close."""
     watchers = Watchers(ServiceSettings(max_watchers=3, max_watchers_per_key=2))
     clients = [CLIENT, CLIENT, OTHER_CLIENT][:open_before]

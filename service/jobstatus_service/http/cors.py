@@ -1,0 +1,89 @@
+"""Cross-origin requests: the pages of which other sites may read the service's responses.
+
+The protocol is that of https://fetch.spec.whatwg.org/#http-cors-protocol. Responses never allow
+credentials that a browser adds by itself (cookies, TLS certificates): a page must send an API key
+or a job token in `Authorization`.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from litestar.types import Send
+
+from jobstatus_service.lookup.response import Header
+
+_EXPOSED_HEADERS: Final = (
+    *("ETag", "Retry-After", "Preference-Applied", "Job-Unknown-Cause", "X-Request-ID"),
+)
+"""The headers of responses that a page may read."""
+
+_ALLOWED_HEADERS: Final = (
+    *("Authorization", "If-None-Match", "Last-Event-ID", "Prefer", "X-Request-ID"),
+    *("traceparent", "tracestate"),
+)
+"""The headers of requests that a page may send."""
+
+_PREFLIGHT_SECONDS: Final = 7_200
+"""How long a browser remembers that a request is allowed. Chromium accepts no longer time."""
+
+ALLOW_ORIGIN: Final = b"access-control-allow-origin"
+
+_VARY: Final[Header] = (b"vary", b"Origin")
+
+
+class Cors:
+    """The headers with which a browser lets the pages of other origins read a response."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        """Allow exactly these origins, such as `https://app.example`."""
+        exposed = (b"access-control-expose-headers", ", ".join(_EXPOSED_HEADERS).encode())
+        allowed = [origin.encode() for origin in origins]
+        self._headers = {each: ((ALLOW_ORIGIN, each), exposed, _VARY) for each in allowed}
+        self._preflight_headers = {
+            origin: (
+                (ALLOW_ORIGIN, origin),
+                (b"access-control-allow-methods", b"GET, HEAD"),
+                (b"access-control-allow-headers", ", ".join(_ALLOWED_HEADERS).encode()),
+                (b"access-control-max-age", b"%d" % _PREFLIGHT_SECONDS),
+                _VARY,
+            )
+            for origin in allowed
+        }
+
+    def headers(self, scope: Any) -> tuple[Header, ...]:
+        """Return the headers to add to the response to a request. A hot path.
+
+        Args:
+            scope: As in ASGI.
+        """
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                return self._headers.get(value, (_VARY,))
+        return (_VARY,)
+
+    def preflight_headers(self, scope: Any) -> tuple[Header, ...] | None:
+        """Return the headers of the response to a preflight request.
+
+        Args:
+            scope: As in ASGI.
+
+        Returns:
+            The headers; none if the origin is not allowed; None if this is no preflight request.
+        """
+        headers = dict(scope["headers"])
+        if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
+            return None
+        return self._preflight_headers.get(headers.get(b"origin", b""), ())
+
+
+def with_headers(send: Send, headers: Iterable[Header]) -> Send:
+    """Wrap `send` to add headers to the response, unless it says itself who may read it."""
+
+    async def send_with_headers(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            own = list(message.get("headers", ()))
+            if not any(name == ALLOW_ORIGIN for name, _ in own):
+                message = {**message, "headers": [*own, *headers]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,97 @@
+// The live page: it shows the list of jobs, or one job, as the part of the address after # says.
+//
+//   #/?state=failed&name=render    the list, with its filters
+//   #/jobs/UUID                    one job
+
+import { jobUuid, RequestError } from "../client.js";
+import { byId } from "./dom.js";
+import { JobView } from "./job_view.js";
+import { ListView } from "./list_view.js";
+import { Session } from "./session.js";
+
+/** @typedef {{ root: HTMLElement, start(): void, stop(): void, onKey?(key: string): boolean }} View */
+
+const main = byId("view", HTMLElement);
+const problem = byId("problem", HTMLElement);
+const connection = byId("connection", HTMLElement);
+const search = byId("search-id", HTMLInputElement);
+const help = byId("help", HTMLDialogElement);
+
+/** @type {View | null} */
+let view = null;
+
+const session = new Session(show);
+
+/** Show the view that the address names. */
+function show() {
+  view?.stop();
+  report(null);
+  const path = location.hash.slice(1) || "/";
+  const [, id] = /^\/jobs\/([^/?]+)$/.exec(path) ?? [];
+  if (id === undefined) {
+    document.title = "Jobs";
+    view = new ListView(session.client, new URLSearchParams(path.split("?")[1] ?? ""), report);
+  } else {
+    document.title = `Job ${decodeURIComponent(id)}`;
+    view = new JobView(session.client, decodeURIComponent(id), report);
+  }
+  main.replaceChildren(view.root);
+  view.start();
+}
+
+/**
+ * Say what is wrong, or that all is well.
+ * @param {unknown} error null if all is well, undefined while connecting
+ */
+function report(error) {
+  const text = error ? explanation(error) : "";
+  if (problem.textContent !== text) problem.textContent = text;
+  problem.hidden = text === "";
+  connection.textContent = error === undefined ? "connecting" : error === null ? "" : "not connected";
+}
+
+/** @param {unknown} error */
+function explanation(error) {
+  if (!(error instanceof RequestError)) {
+    return navigator.onLine
+      ? "The service can't be reached. What you see may be out of date; the page tries again."
+      : "You are offline. What you see may be out of date; the page goes on when you are online again.";
+  }
+  if (error.status === 401) {
+    session.ask(session.hasKey ? error.message : "The service requires an API key.");
+    return "";
+  }
+  if (error.status === 403) return `${error.message} Log in with an API key, or search for a job by its id.`;
+  if (error.status === 429) return "The service limits how often it may be asked. The page tries again by itself.";
+  if (error.status === 503) return "The service can't reach its store at the moment. The page tries again by itself.";
+  return error.message;
+}
+
+byId("search", HTMLFormElement).addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const id = search.value.trim();
+  if (!id) return;
+  try {
+    location.hash = `#/jobs/${await jobUuid(id)}`;
+    search.value = "";
+    main.focus();
+  } catch (error) {
+    report(error);
+  }
+});
+byId("help-button", HTMLElement).addEventListener("click", () => help.showModal());
+addEventListener("hashchange", show);
+addEventListener("offline", () => report(new Error("offline")));
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const isTyping = event.target instanceof HTMLInputElement;
+  if (event.key === "Escape" && isTyping) main.focus();
+  else if (event.key === "Escape" && location.hash.startsWith("#/jobs/")) history.length > 1 ? history.back() : (location.hash = "#/");
+  else if (isTyping) return;
+  else if (event.key === "/") search.focus();
+  else if (event.key === "?") help.showModal();
+  else if (!view?.onKey?.(event.key)) return;
+  event.preventDefault();
+});
+
+show();
