@@ -138,6 +138,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outage", type=float, default=3.0, help="seconds that outages last (3)")
     parser.addoption("--chaos", type=int, default=60, help="jobs of the chaos test (60)")
     parser.addoption("--consistency", type=float, default=8.0, help="seconds of each check (8)")
+    parser.addoption(
+        "--offline", type=float, default=8.0, help="seconds for which a browser is offline (8)"
+    )
     parser.addoption("--seed", type=int, default=None, help="seed of chaos and consistency tests")
 
 
