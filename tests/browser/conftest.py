@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from tests.browser import npm_package as npm
 from tests.browser.site import Site
 from tests.processes import free_port, start, stopping
 from tests.service.conftest import put
@@ -29,7 +30,9 @@ CHROMIUM_ARGUMENTS = (
     "--js-flags=--expose-gc",
 )
 
-EXPECTED_MESSAGES = re.compile(r"Failed to load resource: .*(net::ERR|status of)")
+EXPECTED_MESSAGES = re.compile(
+    r"Failed to load resource: .*(net::ERR|status of)|Download the React DevTools"
+)
 """Chromium reports lost connections and error statuses, which tests cause, by itself."""
 
 
@@ -180,3 +183,9 @@ def offline(request: pytest.FixtureRequest) -> float:
     """Return for how many seconds the browser is offline."""
     seconds: float = request.config.getoption("--offline")
     return seconds
+
+
+@pytest.fixture(scope="session")
+def npm_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project in which the npm package is installed."""
+    return npm.install(tmp_path_factory.mktemp("npm"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
+import httpx
 import jwt
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -372,3 +373,33 @@ def test_no_secret_leaks(
     texts = [*log.urls, *log.messages, *site.requests, service.log(), error]
     texts += [f"{h.get('referer')}" for h in log.headers]
     assert not [text for text in texts if signature in text]
+
+
+def test_buffering_proxy(
+    page: Page, site: Site, service: Service, sign: Sign, put: Put, log: Log
+) -> None:
+    """Behind a proxy that buffers everything, the page falls back to long polls."""
+    put(JOB, progress=30)
+
+    def answer(path: str) -> Callable[[dict[str, list[str]]], str]:
+        def ask(query: dict[str, list[str]]) -> str:
+            headers = {"Authorization": "secret"}
+            parameters = "&".join(f"{name}={v}" for name, values in query.items() for v in values)
+            return httpx.get(f"{service.url}{path}?{parameters}", headers=headers, timeout=60).text
+
+        return ask
+
+    site.pages["/api/jobs"] = answer("/api/jobs")
+    site.pages["/api/jobs/events"] = answer("/api/jobs/events")
+    page.goto(
+        site.page(
+            f'import "{service.url}/assets/element.js";',
+            f'<job-status job="{JOB}" url="{site.url}" token="{sign(JOB)}"></job-status>',
+        )
+    )
+    expect(bar(page)).to_have_attribute("aria-valuenow", "30", timeout=15_000)
+    put(JOB, progress=40)
+    expect(bar(page)).to_have_attribute("aria-valuenow", "40", timeout=15_000)
+    put(JOB, state=JobState.SUCCEEDED, progress=100)
+    expect(page.locator("job-status")).to_have_attribute("state", "succeeded", timeout=30_000)
+    assert [url for url in log.urls if "/api/jobs?" in url]
