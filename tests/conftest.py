@@ -141,6 +141,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--offline", type=float, default=8.0, help="seconds for which a browser is offline (8)"
     )
+    parser.addoption(
+        "--screenshots", action="store_true", help="renew the screenshots of the README"
+    )
     parser.addoption("--seed", type=int, default=None, help="seed of chaos and consistency tests")
 
 

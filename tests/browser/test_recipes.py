@@ -168,7 +168,7 @@ def test_proxy(
     )
     (tmp_path / "nginx.conf").write_text(
         # As root nginx would serve as another user, who can't read the folder.
-        +("user root; " if os.geteuid() == 0 else "")
+        ("user root; " if os.geteuid() == 0 else "")
         + f"daemon off; pid {tmp_path}/pid; worker_processes 1; events {{}} "
         "http { access_log off; "
         + "".join(f"{kind}_temp_path {tmp_path}/{kind}; " for kind in NGINX_FOLDERS)

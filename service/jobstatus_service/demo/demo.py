@@ -62,7 +62,7 @@ def run(path: Path | None, *, once: bool, port: int) -> int:
         with _running_processes(port or free_port()) as (redis_url, connection, api_key):
             status = _run_job(redis_url, connection, api_key, root, manifest)
             if not once:
-                print("The service still answers the command above.")
+                print("The page is still live, and the service still answers the commands above.")
                 print("Press Ctrl-C to stop everything and remove all files.", flush=True)
                 _sleep_until_interrupted()
         is_kept = status.state is JobState.SUCCEEDED
@@ -129,6 +129,8 @@ def _run_job(
     print(f"Job:       {job_id}")
     print(f"It writes: {manifest}")
     print(f"with the SHA-256 of every file in {root}\n")
+    print("Watch it live in a browser (the link logs in):")
+    print(f"  http://127.0.0.1:{connection.port}/#key={api_key}\n")
     print("Read its status, or list all jobs, yourself while the service runs:")
     for shown_path in (path, "/api/jobs"):
         url = f"http://127.0.0.1:{connection.port}{shown_path}"

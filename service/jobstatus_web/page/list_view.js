@@ -9,6 +9,7 @@ import { element, localTime, ProgressBar, setText, showState, STATE_LABELS, STAT
 /** @typedef {import("../client.js").State} State */
 
 const PAGE_SIZE = 200;
+const LIVE_JOBS = 50; // of the page that the service follows
 const MAX_ROWS = 5_000;
 const COLUMNS = ["State", "Job", "Progress", "Reason"];
 const NUMBER_COLUMNS = ["Since", "Left", "Try"];
@@ -38,7 +39,7 @@ export class ListView {
   #empty = element("div", { class: "empty" });
   #more = element("button", { class: "more", type: "button" }, "Show more");
   #observer = new IntersectionObserver((entries) => {
-    if (entries.some((entry) => entry.isIntersecting) && this.#cursor !== undefined) void this.#loadMore();
+    if (entries.some((entry) => entry.isIntersecting)) void this.#loadMore();
   });
 
   /**
@@ -64,7 +65,11 @@ export class ListView {
   start() {
     this.#report(undefined);
     this.#ticking = setInterval(() => {
-      for (const row of this.#rows.values()) row.showTimes();
+      const now = Date.now();
+      for (const row of [...this.#rows.values()]) {
+        if (row.job?.expires_at && Date.parse(row.job.expires_at) < now) this.#remove(row);
+        else row.showTimes();
+      }
     }, 1_000);
     this.#observer.observe(this.#more);
     void this.#follow();
@@ -103,14 +108,32 @@ export class ListView {
     }
   }
 
-  /** @param {JobDetails[]} jobs */
+  /** @param {JobDetails[]} jobs the newest ones */
   #showPage(jobs) {
+    const isWhole = jobs.length < LIVE_JOBS;
+    const oldest = isWhole ? "" : sortKey(jobs[jobs.length - 1]);
+    const listed = new Set(jobs.map((job) => job.id));
+    for (const row of [...this.#rows.values()]) {
+      // It was deleted while the connection was lost.
+      if (row.job && sortKey(row.job) >= oldest && !listed.has(row.job.id)) this.#remove(row);
+    }
     for (const job of jobs) this.#put(job);
-    this.#more.hidden = jobs.length < 50 && this.#cursor === undefined;
+    this.#more.hidden = isWhole && this.#cursor === undefined;
+    this.#showWhetherEmpty();
+  }
+
+  #showWhetherEmpty() {
     const isEmpty = this.#rows.size === 0;
+    if (isEmpty && this.#empty.hidden) this.#showEmpty();
     this.#empty.hidden = !isEmpty;
     this.#table.hidden = isEmpty;
-    if (isEmpty) this.#showEmpty();
+  }
+
+  /** @param {Row} row */
+  #remove(row) {
+    row.root.remove();
+    this.#changed.delete(row);
+    if (row.job) this.#rows.delete(row.job.id);
   }
 
   async #loadMore() {
@@ -143,18 +166,17 @@ export class ListView {
   #put(job) {
     let row = this.#rows.get(job.id);
     if (this.#states.length > 0 && !this.#states.includes(job.state)) {
-      row?.root.remove();
-      this.#rows.delete(job.id);
+      if (row) this.#remove(row);
+      this.#showWhetherEmpty();
       return;
     }
     if (!row) {
       if (this.#rows.size >= MAX_ROWS) return;
       row = new Row();
       this.#rows.set(job.id, row);
-      this.#empty.hidden = true;
-      this.#table.hidden = false;
     }
     row.job = job;
+    this.#showWhetherEmpty();
     this.#changed.add(row);
     if (this.#isFlushing) return;
     this.#isFlushing = true;
@@ -228,6 +250,14 @@ export class ListView {
   }
 }
 
+/**
+ * Return a text by which jobs are sorted as the service does.
+ * @param {JobDetails} job
+ */
+function sortKey(job) {
+  return `${(isFinal(job) && job.finished_at) || job.created_at} ${job.id}`;
+}
+
 /** The row of a job. */
 class Row {
   /** @type {JobDetails | undefined} */
@@ -266,7 +296,7 @@ class Row {
     setText(this.#attempt, job.attempt === null ? "" : String(job.attempt));
     this.#since.title = `enqueued ${localTime(job.created_at)}`;
     this.showTimes();
-    const key = `${(isFinal(job) && job.finished_at) || job.created_at} ${job.id}`;
+    const key = sortKey(job);
     const mustMove = key !== this.key;
     this.key = key;
     return mustMove;

@@ -34,14 +34,17 @@ function typeOf(schema) {
 }
 
 /**
- * @param {string} title
+ * @param {string[]} titles of the columns, the first of which names the table
  * @param {(Node | string)[][][]} rows each has cells, each of which has contents
  * @returns {Node[]} nothing if there are no rows
  */
-function table(title, rows) {
+function table(titles, rows) {
   if (rows.length === 0) return [];
-  const lines = rows.map((cells) => element("tr", {}, ...cells.map((cell) => element("td", {}, ...cell))));
-  return [element("h3", {}, title), element("table", {}, element("tbody", {}, ...lines))];
+  const head = element("tr", {}, ...titles.map((title) => element("th", { scope: "col" }, title)));
+  const lines = rows.map(([first, ...others]) =>
+    element("tr", {}, element("th", { scope: "row" }, ...first), ...others.map((cell) => element("td", {}, ...cell))),
+  );
+  return [element("table", {}, element("thead", {}, head), element("tbody", {}, ...lines))];
 }
 
 /**
@@ -66,8 +69,8 @@ function operationSection(path, method, operation) {
     { id: operation.operationId ?? path },
     element("h2", {}, element("span", { class: "method" }, method.toUpperCase()), element("code", {}, path)),
     element("p", {}, operation.description ?? operation.summary ?? ""),
-    ...table("Parameters", parameters),
-    ...table("Responses", responses),
+    ...table(["Parameter", "In", "Type", "Meaning"], parameters),
+    ...table(["Response", "Meaning", "Body", "Headers"], responses),
   );
 }
 
@@ -83,7 +86,7 @@ function schemaSection(name, schema) {
     [type.description ?? ""],
   ]);
   const text = schema.description ? [element("p", {}, schema.description)] : [];
-  return element("section", { id: name }, element("h2", {}, element("code", {}, name)), ...text, ...table("Members", members));
+  return element("section", { id: name }, element("h2", {}, element("code", {}, name)), ...text, ...table(["Member", "Type", "Presence", "Meaning"], members));
 }
 
 try {
