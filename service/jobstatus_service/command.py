@@ -61,6 +61,8 @@ endpoints:
   GET /readyz                    200 when clients may be sent to the process
   GET /metrics                   metrics for Prometheus
   GET /schema                    the API's documentation; /schema/openapi.json: as OpenAPI
+  GET /                          the jobs, live, for people
+  GET /assets/element.js         <job-status>, an element for web pages
 """
 
 _NEW_KEY_DESCRIPTION = """\

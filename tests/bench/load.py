@@ -24,12 +24,12 @@ from jobstatus.storage.write import Write
 SERVER_CORE, LOAD_CORE = 0, (os.cpu_count() or 1) - 1
 HEADERS = {"Authorization": "Bearer secret"}
 
-_SCRIPT = """
+_SCRIPT = r"""
 local requests, n, i = {}, 0, 0
 for line in io.lines("%s") do
-  local path, etag = line:match("^(%%S+)%%s*(.*)$")
+  local path = line:match("^[^\t]+")
   local headers = {Authorization = "Bearer secret", Host = "x"}
-  if etag ~= "" then headers["If-None-Match"] = etag end
+  for name, value in line:gmatch("\t([^:]+): ([^\t]+)") do headers[name] = value end
   n = n + 1
   requests[n] = wrk.format("GET", path, headers)
 end
@@ -137,7 +137,9 @@ def jobstatus_serve(port: int) -> list[str]:
 
 
 def wrk(port: int, requests: Path, seconds: float, connections: int) -> LoadResult:
-    """Send the requests of a file, whose lines are `PATH [ETAG]`, again and again with wrk.
+    """Send the requests of a file again and again with wrk.
+
+    Its lines are `PATH`, followed by `NAME: VALUE` of further headers after a tab each.
 
     Exits the program if a response has another status than 2xx or 3xx.
     """

@@ -7,12 +7,14 @@ one after the other, and ratios are computed per round.
 import argparse
 import contextlib
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import httpx
@@ -21,11 +23,16 @@ from tests.bench.load import LoadResult
 from tests.bench.table import markdown
 from tests.processes import free_port
 
+from jobstatus import tokens
+
 CHANGED_SHARE_PER_SECOND = 0.01
 """Share of the jobs that change every second, for the contender with changing jobs."""
 
 BASE = "constant response"
 """The contender that the others are compared with."""
+
+CACHED = "jobstatus, cached"
+"""Our service as it is used."""
 
 
 class Contender(NamedTuple):
@@ -38,6 +45,8 @@ class Contender(NamedTuple):
         environ: Environment variables of the server.
         sends_etags: Whether requests have an If-None-Match, so that they are answered with 304.
         has_changing_jobs: Whether jobs change during the measurement.
+        headers: Further headers of the requests about a job, by its number.
+        base: The contender that it is compared with.
     """
 
     command: Sequence[str]
@@ -46,6 +55,8 @@ class Contender(NamedTuple):
     environ: Mapping[str, str] = {}
     sends_etags: bool = False
     has_changing_jobs: bool = False
+    headers: Callable[[int], Mapping[str, str]] = lambda _: {}
+    base: str = BASE
 
 
 def contenders(url: str, folder: Path) -> dict[str, Contender]:
@@ -57,24 +68,38 @@ def contenders(url: str, folder: Path) -> dict[str, Contender]:
         port = free_port()
         return Contender(server(f"{package}.{module}:app", port), port, environ=common)
 
-    def jobstatus(
-        sends_etags: bool = False, has_changing_jobs: bool = False, **environ: str
-    ) -> Contender:
+    def jobstatus(environ: Mapping[str, str] = MappingProxyType({}), **options: Any) -> Contender:
         port = free_port()
-        return Contender(
-            load.jobstatus_serve(port),
-            port,
-            environ=common | environ,
-            sends_etags=sends_etags,
-            has_changing_jobs=has_changing_jobs,
-        )
+        environ = common | dict(environ)
+        return Contender(load.jobstatus_serve(port), port, environ=environ, **options)
+
+    private_key, public_key = tokens.new_key_pair("web")
+    keys = folder / "keys"
+    keys.write_text(f"web {public_key}\n")
+
+    def with_token(number: int) -> Mapping[str, str]:
+        token = tokens.sign(UUID(int=number), expires=86_400, key=private_key)
+        return {"Authorization": f"Bearer {token}"}
+
+    def with_origin(number: int) -> Mapping[str, str]:
+        del number
+        return {"Origin": "https://app.example"}
 
     return {
         BASE: application(load.granian, "constant_response"),
-        "jobstatus, cached": jobstatus(),
+        CACHED: jobstatus(),
         "jobstatus, cached, 304": jobstatus(sends_etags=True),
         "jobstatus, 1 % of jobs change per second": jobstatus(has_changing_jobs=True),
-        "jobstatus, cache disabled": jobstatus(JOBSTATUS_CACHE_SIZE="0"),
+        "jobstatus, a job token for each job": jobstatus(
+            {"JOBSTATUS_API_KEYS_FILE": str(keys)}, headers=with_token, base=CACHED
+        ),
+        "jobstatus, an Origin, CORS off": jobstatus(headers=with_origin, base=CACHED),
+        "jobstatus, an Origin, CORS on": jobstatus(
+            {"JOBSTATUS_CORS_ORIGINS": "https://app.example"},
+            headers=with_origin,
+            base="jobstatus, an Origin, CORS off",
+        ),
+        "jobstatus, cache disabled": jobstatus({"JOBSTATUS_CACHE_SIZE": "0"}),
         "Litestar + redis-py": application(load.granian, "plain_litestar"),
         "FastAPI + redis-py, Uvicorn": application(load.uvicorn, "fastapi_pydantic"),
         "FastAPI + redis-py, Granian": application(load.granian, "fastapi_pydantic"),
@@ -134,7 +159,12 @@ def measure(
             base = f"http://127.0.0.1:{contender.port}"
             with httpx.Client(base_url=base, headers=load.HEADERS) as client:
                 etags = [client.get(path).headers["etag"] for path in paths]
-        requests.write_text("\n".join(" ".join(pair) for pair in zip(paths, etags, strict=True)))
+        lines = []
+        for number, (path, etag) in enumerate(zip(paths, etags, strict=True)):
+            headers = {"If-None-Match": etag} if etag else {}
+            headers |= contender.headers(number)
+            lines.append("\t".join([path, *(f"{name}: {headers[name]}" for name in headers)]))
+        requests.write_text("\n".join(lines))
         load.wrk(contender.port, requests, 1, options.connections)
         with contextlib.ExitStack() as stack:
             if contender.has_changing_jobs:
@@ -158,19 +188,20 @@ def main(arguments: list[str]) -> None:
         "--jobs", type=int, default=1000, help="jobs that are read in turn (default %(default)s)"
     )
     parser.add_argument(
-        "--only", help=f"measure only servers whose name contains this text, and '{BASE}'"
+        "--only", help=f"measure only servers whose name matches, '{BASE}', and '{CACHED}'"
     )
     options = parser.parse_args(arguments)
-    for program in ("wrk", "webdis"):
-        load.require(program)
+    load.require("wrk")
     with load.valkey() as url, tempfile.TemporaryDirectory() as temporary:
         load.store_at(url).write([load.write_of(number, 1) for number in range(options.jobs)])
         folder = Path(temporary)
         chosen = {
             name: contender
             for name, contender in contenders(url, folder).items()
-            if name == BASE or not options.only or options.only in name
+            if name in {BASE, CACHED} or not options.only or re.search(options.only, name)
         }
+        if "webdis" in chosen:
+            load.require("webdis")
         results: dict[str, list[LoadResult]] = {name: [] for name in chosen}
         for _ in range(options.rounds):
             for name, contender in chosen.items():
@@ -180,17 +211,19 @@ def main(arguments: list[str]) -> None:
         f"{options.rounds} rounds of {options.seconds:g} s. Ratios are relative to '{BASE}', a "
         "server that sends a fixed body without looking at the request.\n"
     )
-    print(table(results))
+    print(table(results, chosen))
 
 
-def table(results: dict[str, list[LoadResult]]) -> str:
-    """Return the medians of each server, and of its ratios per round to the base."""
+def table(results: dict[str, list[LoadResult]], chosen: Mapping[str, Contender]) -> str:
+    """Return the medians of each server, and of its ratios per round to its base."""
     rows = []
     for name, own in results.items():
-        rounds = list(zip(own, results[BASE], strict=True))
+        base = chosen[name].base
+        rounds = list(zip(own, results[base], strict=True))
+        shown = name if base == BASE else f"{name} (ratios to '{base}')"
         rows.append(
             (
-                name,
+                shown,
                 f"{median(r.requests_per_second for r in own):,.0f}",
                 f"{median(r.requests_per_second / b.requests_per_second for r, b in rounds):.2f}",
                 f"{median(r.p99_ms for r in own):.2f}",

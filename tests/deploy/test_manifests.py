@@ -41,13 +41,18 @@ IGNORED_CHECKS = {
 """The ids of checkov's checks that the manifests do not pass, each with the reason."""
 
 
+NEEDED = {"ingress-page": ["ingress"], "gateway-page": ["gateway"]}
+"""Components that others change."""
+
+
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Every overlay, the bases with each component alone, and with all that can be combined."""
+    """Every overlay, the bases with each component and what it needs, and with all combined."""
     folder = tmp_path_factory.mktemp("kustomize")
     found = {name: overlay(name) for name in OVERLAYS}
-    combined = [name for name in COMPONENTS if name != "gateway"]
-    for title, names in [*((name, [name]) for name in COMPONENTS), ("all", combined)]:
+    combined = [name for name in COMPONENTS if not name.startswith("gateway")]
+    alone = [(name, [*NEEDED.get(name, []), name]) for name in COMPONENTS]
+    for title, names in [*alone, ("all", combined)]:
         (folder / title).mkdir()
         found[f"with {title}"] = with_components(folder / title, *names)
     return found
@@ -56,7 +61,30 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_overlays_and_components() -> None:
     """The overlays and components are those of the documentation."""
     assert OVERLAYS == ["dev", "production"]
-    assert sorted(["gateway", "hpa", "ingress", "keda", "monitoring", "redis-tls"]) == COMPONENTS
+    known = ["gateway", "gateway-page", "hpa", "ingress", "ingress-page", "keda", "monitoring"]
+    assert [*known, "redis-tls"] == COMPONENTS
+
+
+@pytest.mark.parametrize(
+    ("component", "paths"),
+    [
+        ("ingress", ["/api/jobs"]),
+        ("gateway", ["/api/jobs"]),
+        ("ingress-page", ["/api/jobs", "/", "/assets"]),
+        ("gateway-page", ["/api/jobs", "/", "/assets"]),
+        ("all", ["/api/jobs", "/", "/assets"]),
+    ],
+)
+def test_exposed_paths(rendered: dict[str, str], component: str, paths: list[str]) -> None:
+    """Only the API is exposed outside the cluster, unless a component adds the page."""
+    manifests = parse(rendered[f"with {component}"])
+    if component.startswith("gateway"):
+        (rule,) = find(manifests, "HTTPRoute", "jobstatus")["spec"]["rules"]
+        found = [match["path"]["value"] for match in rule["matches"]]
+    else:
+        (rule,) = find(manifests, "Ingress", "jobstatus")["spec"]["rules"]
+        found = [path["path"] for path in rule["http"]["paths"]]
+    assert found == paths
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.32", "1.35"])

@@ -1,7 +1,6 @@
 """Authenticated clients: whose jobs each may see, and what of them."""
 
 import math
-import time
 
 import msgspec
 
@@ -35,10 +34,6 @@ class Client(msgspec.Struct, frozen=True):
     view: View = View.FULL
     valid_until: float = math.inf
     key_start: str = ""
-
-    def sees(self, job_id: str) -> bool:
-        """Return whether the client's job token names a job, and has not expired. A hot path."""
-        return self.jobs is not None and job_id in self.jobs and time.monotonic() < self.valid_until
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "key_start", shard_starts(self.prefix)[0])

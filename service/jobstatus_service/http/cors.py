@@ -29,6 +29,7 @@ _PREFLIGHT_SECONDS: Final = 7_200
 ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 
 _VARY: Final[Header] = (b"vary", b"Origin")
+_NOBODY: Final[tuple[Header, ...]] = (_VARY,)
 
 
 class Cors:
@@ -38,8 +39,10 @@ class Cors:
         """Allow exactly these origins, such as `https://app.example`."""
         exposed = (b"access-control-expose-headers", ", ".join(_EXPOSED_HEADERS).encode())
         allowed = [origin.encode() for origin in origins]
-        self._headers = {each: ((ALLOW_ORIGIN, each), exposed, _VARY) for each in allowed}
-        self._preflight_headers = {
+        self._headers: dict[bytes | None, tuple[Header, ...]] = {
+            each: ((ALLOW_ORIGIN, each), exposed, _VARY) for each in allowed
+        }
+        self._preflight_headers: dict[bytes | None, tuple[Header, ...]] = {
             origin: (
                 (ALLOW_ORIGIN, origin),
                 (b"access-control-allow-methods", b"GET, HEAD"),
@@ -50,16 +53,13 @@ class Cors:
             for origin in allowed
         }
 
-    def headers(self, scope: Any) -> tuple[Header, ...]:
+    def headers(self, origin: bytes | None) -> tuple[Header, ...]:
         """Return the headers to add to the response to a request. A hot path.
 
         Args:
-            scope: As in ASGI.
+            origin: The request's header `Origin`, if it has one.
         """
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                return self._headers.get(value, (_VARY,))
-        return (_VARY,)
+        return self._headers.get(origin, _NOBODY)
 
     def preflight_headers(self, scope: Any) -> tuple[Header, ...] | None:
         """Return the headers of the response to a preflight request.
@@ -70,10 +70,20 @@ class Cors:
         Returns:
             The headers; none if the origin is not allowed; None if this is no preflight request.
         """
-        headers = dict(scope["headers"])
-        if scope["method"] != "OPTIONS" or b"access-control-request-method" not in headers:
+        if scope["method"] != "OPTIONS":
             return None
-        return self._preflight_headers.get(headers.get(b"origin", b""), ())
+        if not any(name == b"access-control-request-method" for name, _ in scope["headers"]):
+            return None
+        return self._preflight_headers.get(origin_of(scope), ())
+
+
+def origin_of(scope: Any) -> bytes | None:
+    """Return the header `Origin` of a request, the first one if there are several."""
+    for name, value in scope["headers"]:
+        if name == b"origin":
+            origin: bytes = value
+            return origin
+    return None
 
 
 def with_headers(send: Send, headers: Iterable[Header]) -> Send:

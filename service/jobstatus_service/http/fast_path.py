@@ -15,7 +15,7 @@ from jobstatus.keys import record_key
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
 from jobstatus_service.http.client import Client
-from jobstatus_service.http.cors import Cors, with_headers
+from jobstatus_service.http.cors import Cors, origin_of, with_headers
 from jobstatus_service.http.drain import closing_while_draining
 from jobstatus_service.http.errors import RATE_LIMITED_MESSAGE, send_error
 from jobstatus_service.http.head_requests import respond_to_head
@@ -35,6 +35,8 @@ _is_job_id: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fu
 _MAX_HEADERS: Final = 40
 
 _NAME_LENGTH: Final = len("authorization")  # and that of `if-none-match`
+
+_SHORT_NAME_LENGTH: Final = len("origin")  # and that of `prefer`
 
 _MAX_IF_NONE_MATCH_BYTES: Final = 1_000
 
@@ -72,12 +74,12 @@ class FastPathApp(Litestar):
             await respond_to_head(app, scope, receive, send)
             return
         began_at = time.monotonic()
-        plain = self._plain(scope)
+        plain = self._plain(scope, began_at)
         if plain is None or self.statuses.watchers.is_draining:
             send = closing_while_draining(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
-            key, if_none_match, client = plain
-            extra_headers = () if self.cors is None else self.cors.headers(scope)
+            key, if_none_match, client, origin = plain
+            extra_headers = () if self.cors is None else self.cors.headers(origin)
             if self.rate_limit is not None and (wait := self.rate_limit.take(client, began_at)):
                 self.metrics.rate_limited += 1
                 retry_after = (b"retry-after", b"%d" % wait)
@@ -89,7 +91,7 @@ class FastPathApp(Litestar):
                 outcome = "miss"
                 response = await self._read(key, scope)
             if response is not None:
-                if client.jobs is not None:
+                if client.jobs is not None and response.has_private_parts:
                     response = response.in_view(client.view)
                 outcome = await response.send(send, if_none_match, outcome, *extra_headers)
                 self.metrics.count_read(outcome, time.monotonic() - began_at)
@@ -107,7 +109,7 @@ class FastPathApp(Litestar):
             if preflight_headers is not None:
                 await _respond_to_preflight(send, preflight_headers)
                 return
-            send = with_headers(send, self.cors.headers(scope))
+            send = with_headers(send, self.cors.headers(origin_of(scope)))
         if error := size_error(scope):
             await send_error(send, *error)
             return
@@ -127,21 +129,26 @@ class FastPathApp(Litestar):
             return None
         return response
 
-    def _plain(  # noqa: C901, PLR0911 - one function, since calls are what costs time here
-        self, scope: Any
-    ) -> tuple[str, bytes | None, Client] | None:
+    def _plain(  # noqa: C901, PLR0911, PLR0912 - one function, since calls cost time here
+        self, scope: Any, now: float
+    ) -> tuple[str, bytes | None, Client, bytes | None] | None:
         """Return what a plain read asks for; None if the request is not a plain read. A hot path.
 
+        Args:
+            scope: As in ASGI.
+            now: The time on the monotonic clock.
+
         Returns:
-            The key of the job's record, the header `If-None-Match`, and the client, who may see
-            the job. The last part of the key has not been checked to be a job id.
+            The key of the job's record, the header `If-None-Match`, the client, who may see the
+            job, and the header `Origin`. The last part of the key has not been checked to be a job
+            id.
         """
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return None
         path = scope["path"]
         if not path.startswith(PATH):
             return None
-        authorization = if_none_match = None
+        authorization = if_none_match = origin = None
         headers = scope["headers"]
         if len(headers) > _MAX_HEADERS:
             return None
@@ -155,18 +162,26 @@ class FastPathApp(Litestar):
                 if if_none_match is not None or len(value) > _MAX_IF_NONE_MATCH_BYTES:
                     return None
                 if_none_match = value
-            elif length + len(value) > _MAX_OTHER_HEADER_BYTES or name == b"prefer":
+            elif length + len(value) > _MAX_OTHER_HEADER_BYTES:
                 return None
+            elif length == _SHORT_NAME_LENGTH:
+                if name == b"prefer":
+                    return None
+                if name == b"origin" and origin is None:
+                    origin = value
         api_keys = self.api_keys
         client = api_keys.anonymous or api_keys.recent_headers.get(authorization)
-        if client is None or (client.jobs is not None and not client.sees(path[_JOB_ID])):
+        if client is None:
+            return None
+        job_id = path[_JOB_ID]
+        if client.jobs is not None and (job_id not in client.jobs or now >= client.valid_until):
             return None
         if self.statuses.is_cluster:
-            if not _is_job_id(path[_JOB_ID]):
+            if not _is_job_id(job_id):
                 return None
-            key = record_key(client.prefix, path[_JOB_ID], is_cluster=True)
-            return key, if_none_match, client
-        return client.key_start + path[_JOB_ID], if_none_match, client
+            key = record_key(client.prefix, job_id, is_cluster=True)
+            return key, if_none_match, client, origin
+        return client.key_start + job_id, if_none_match, client, origin
 
 
 async def _respond_to_preflight(send: Any, headers: tuple[Header, ...]) -> None:

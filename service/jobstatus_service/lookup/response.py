@@ -104,6 +104,11 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         body = self.details_body()
         return StatusResponse((b"etag", etag_of(body)), self.other_headers, body, self.state)
 
+    @property
+    def has_private_parts(self) -> bool:
+        """Whether a job token may not read all of it: see `for_job_token`."""
+        return self.public_reason is not None or self.details.result == ResultState.TRACEBACK
+
     def in_view(self, view: View) -> "StatusResponse":
         """Return the response as a client sees it."""
         response = self

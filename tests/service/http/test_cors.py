@@ -7,7 +7,7 @@ from tests.service.conftest import JOB, URL, Poller, Put, polling
 
 from jobstatus.errors import SettingsError
 from jobstatus.status import JobState
-from jobstatus_service.http.cors import Cors
+from jobstatus_service.http.cors import Cors, origin_of
 from jobstatus_service.settings import ServiceSettings
 
 ORIGIN = "https://app.example"
@@ -176,4 +176,4 @@ def test_invalid_setting(text: str) -> None:
 def test_first_origin_counts() -> None:
     """A request with several `Origin` headers, which no browser sends, gets one answer."""
     headers = [(b"origin", b"https://evil.example"), (b"origin", ORIGIN.encode())]
-    assert Cors([ORIGIN]).headers({"headers": headers}) == ((b"vary", b"Origin"),)
+    assert Cors([ORIGIN]).headers(origin_of({"headers": headers})) == ((b"vary", b"Origin"),)
