@@ -1,6 +1,7 @@
 """Rules of the whole project: what is public, and which way imports run."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,12 @@ def test_public_names() -> None:
     ]
     for module in (jobstatus, jobstatus.arq):
         assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_version_of_the_npm_package() -> None:
+    """The npm package has the version of the Python package."""
+    package = json.loads((SERVICE.parent / "jobstatus_web" / "package.json").read_text())
+    assert package["version"] == jobstatus.__version__
 
 
 def modules_after(statement: str) -> set[str]:

@@ -105,13 +105,12 @@ export function duration(seconds) {
 /**
  * Return the estimated seconds until a job succeeds; null if there is no estimate.
  * @param {JobDetails} status
- * @param {number} [now] in ms since the epoch
+ * @param {number} receivedAt when the status arrived, by `performance.now()`: the clocks of the service and of
+ *   this computer may differ
  */
-export function secondsLeft(status, now = Date.now()) {
-  if (status.eta_seconds === null) return null;
-  // The clocks of the service and of this computer may differ: never more than the estimate itself.
-  const age = Math.max(0, (now - Date.parse(status.updated_at)) / 1_000);
-  return Math.max(0, status.eta_seconds - age);
+export function secondsLeft(status, receivedAt) {
+  if (status.eta_seconds === null || isFinal(status)) return null;
+  return Math.max(0, status.eta_seconds - (performance.now() - receivedAt) / 1_000);
 }
 
 const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {});
@@ -121,6 +120,7 @@ export class JobStatusElement extends Base {
 
   /** @type {JobDetails | null} */
   #status = null;
+  #receivedAt = 0;
   /** @type {() => void} */
   #unsubscribe = () => {};
   #generation = 0;
@@ -198,6 +198,7 @@ export class JobStatusElement extends Base {
       return;
     }
     const before = this.#status;
+    if (before !== status) this.#receivedAt = performance.now();
     this.#status = status;
     this.#show();
     this.toggleAttribute("disconnected", !isConnected);
@@ -271,7 +272,7 @@ export class JobStatusElement extends Base {
 
   #showTime() {
     if (!this.#parts) return;
-    const left = this.#status && secondsLeft(this.#status);
+    const left = this.#status && secondsLeft(this.#status, this.#receivedAt);
     setText(this.#parts.time, left === null ? "" : `${duration(left)} left`);
   }
 

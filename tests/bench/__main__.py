@@ -13,6 +13,7 @@ BENCHMARKS = {
     "index": "cost of the index: writes and arq jobs with and without it",
     "list": "time of lists and counts at several sizes, and one stream for many jobs",
     "outage": "memory, CPU and delivery time of a publisher that cannot reach Redis",
+    "page": "the live page and the element in Chromium: first rows, long frames, memory, delay",
     "read": "requests per second and latency of the service, compared with other servers",
     "track": "time that track() adds to each step of a loop, compared with tqdm",
     "watch": "memory and notification delay of long polls and event streams",

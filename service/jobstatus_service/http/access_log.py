@@ -8,7 +8,8 @@ from typing import Any, Final
 from litestar.types import Receive, Send
 
 from jobstatus.tracing import Tracer
-from jobstatus_service.http.fast_path import PATH, FastPathApp
+from jobstatus_service.http.client import JOB_PATH
+from jobstatus_service.http.fast_path import FastPathApp
 from jobstatus_service.http.request_id import request_id
 from jobstatus_service.http.request_state import request_state
 
@@ -18,9 +19,10 @@ _is_job_id: Final = re.compile("[0-9a-fA-F-]{32,36}").fullmatch
 _FIXED_PATHS: Final = frozenset(
     {
         *("/api/jobs", "/api/jobs/counts", "/api/jobs/events"),
-        *("/livez", "/readyz", "/metrics"),
+        *("/livez", "/readyz", "/metrics", "/schema", "/"),
     }
 )
+_ASSETS: Final = "/assets/"
 _PARTS: Final = frozenset({"details", "events", "result"})
 """What may follow a job id in a path."""
 
@@ -106,7 +108,7 @@ def _log_request(scope: Any, fields: dict[str, str], status: int, seconds: float
 def _job_id_of(scope: Any) -> str | None:
     """Return the job id in a path. No other part of a path is logged, since it may be a secret."""
     path: str = scope["path"]
-    job_id = path[len(PATH) :].partition("/")[0] if path.startswith(PATH) else ""
+    job_id = path[len(JOB_PATH) :].partition("/")[0] if path.startswith(JOB_PATH) else ""
     return job_id if _is_job_id(job_id) else None
 
 
@@ -114,7 +116,9 @@ def _route_of(scope: Any) -> str:
     path: str = scope["path"]
     if path in _FIXED_PATHS:
         return path
-    if not path.startswith(PATH):
+    if path.startswith(_ASSETS):
+        return f"{_ASSETS}{{path}}"
+    if not path.startswith(JOB_PATH):
         return "other"
-    part = path[len(PATH) :].partition("/")[2]
-    return f"{PATH}{{job_id}}/{part}" if part in _PARTS else f"{PATH}{{job_id}}"
+    part = path[len(JOB_PATH) :].partition("/")[2]
+    return f"{JOB_PATH}{{job_id}}/{part}" if part in _PARTS else f"{JOB_PATH}{{job_id}}"

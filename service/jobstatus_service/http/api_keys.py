@@ -116,6 +116,7 @@ class ApiKeys:
             SettingsError: There is no key, or the key file can't be read or is malformed.
         """
         self._default_prefix = settings.key_prefix
+        self._is_cluster = settings.is_cluster
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._from_environment = {
             (sha256 := digest(key)): Client(f"env-{number}", settings.key_prefix, sha256)
@@ -130,7 +131,7 @@ class ApiKeys:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             raise SettingsError(f"JOBSTATUS_API_KEYS_FILE: {self._path}: {error}") from None
-        self._tokens = _verifier_of(self._keys)
+        self._tokens = self._verifier_of(self._keys)
         if not self._keys and self.anonymous is None:
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
@@ -222,7 +223,7 @@ class ApiKeys:
 
     def _apply(self, keys: dict[str, Client] | None) -> None:
         if keys is not None:
-            self._keys, self._tokens = keys, _verifier_of(keys)
+            self._keys, self._tokens = keys, self._verifier_of(keys)
             self.recent_headers.clear()
             self._remembered_bytes = 0
             _log.info("the key file %s was read again: %d keys", self._path, len(keys))
@@ -233,6 +234,10 @@ class ApiKeys:
             return self._from_environment
         return self._from_environment | parse_keys(_text_of(self._path), self._default_prefix)
 
+    def _verifier_of(self, keys: dict[str, Client]) -> TokenVerifier:
+        signers = [key for key in keys.values() if key.secret.startswith(PUBLIC_MARK)]
+        return TokenVerifier(signers, is_cluster=self._is_cluster)
+
     def _version_of_file(self) -> tuple[int, ...] | None:
         """Return what differs after the file has changed; None if it can't be found."""
         try:
@@ -240,10 +245,6 @@ class ApiKeys:
         except OSError:
             return None
         return found and (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _verifier_of(keys: dict[str, Client]) -> TokenVerifier:
-    return TokenVerifier(key for key in keys.values() if key.secret.startswith(PUBLIC_MARK))
 
 
 def _text_of(path: Path) -> str:

@@ -1,11 +1,16 @@
 """Authenticated clients: whose jobs each may see, and what of them."""
 
 import math
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from jobstatus.keys import shard_starts
 from jobstatus_service.lookup.view import View
+
+JOB_PATH: Final = "/api/jobs/"
+"""The path of a plain read, which a job's UUID follows."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -17,7 +22,8 @@ class Client(msgspec.Struct, frozen=True):
         prefix: The key prefix in Redis of the tenant whose jobs the client may see.
         secret: What identifies the key in the key file; empty if no key is required.
         token_id: The digest of the token, for limits of a single token; empty for an API key.
-        jobs: The jobs that the client may see; None for all jobs of the tenant.
+        record_keys: The keys of the records of the jobs that the client may see, by the path of a
+            plain read; None for an API key, which may see all jobs of the tenant.
         reads_results: Whether it may read the results of jobs.
         view: The form in which it sees them.
         valid_until: When the token expires, on the monotonic clock.
@@ -29,7 +35,7 @@ class Client(msgspec.Struct, frozen=True):
     prefix: str
     secret: str = ""
     token_id: str = ""
-    jobs: frozenset[str] | None = None
+    record_keys: Mapping[str, str] | None = None
     reads_results: bool = True
     view: View = View.FULL
     valid_until: float = math.inf

@@ -14,8 +14,8 @@ from litestar import Litestar
 from jobstatus.keys import record_key
 from jobstatus.logs import LOG_CONTEXT
 from jobstatus_service.http.api_keys import MAX_REMEMBERED_HEADER_BYTES, ApiKeys
-from jobstatus_service.http.client import Client
-from jobstatus_service.http.cors import Cors, origin_of, with_headers
+from jobstatus_service.http.client import JOB_PATH, Client
+from jobstatus_service.http.cors import Cors, with_headers
 from jobstatus_service.http.drain import closing_while_draining
 from jobstatus_service.http.errors import RATE_LIMITED_MESSAGE, send_error
 from jobstatus_service.http.head_requests import respond_to_head
@@ -28,8 +28,7 @@ from jobstatus_service.lookup.statuses import Statuses
 from jobstatus_service.metrics.metrics import Metrics, Outcome
 from jobstatus_service.storage.link import UnavailableError
 
-PATH: Final = "/api/jobs/"
-_JOB_ID: Final = slice(len(PATH), None)
+_JOB_ID: Final = slice(len(JOB_PATH), None)
 _is_job_id: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 _MAX_HEADERS: Final = 40
@@ -79,7 +78,8 @@ class FastPathApp(Litestar):
             send = closing_while_draining(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
             key, if_none_match, client, origin = plain
-            extra_headers = () if self.cors is None else self.cors.headers(origin)
+            cors = self.cors
+            extra_headers = () if cors is None else cors.headers.get(origin, cors.default)
             if self.rate_limit is not None and (wait := self.rate_limit.take(client, began_at)):
                 self.metrics.rate_limited += 1
                 retry_after = (b"retry-after", b"%d" % wait)
@@ -91,9 +91,9 @@ class FastPathApp(Litestar):
                 outcome = "miss"
                 response = await self._read(key, scope)
             if response is not None:
-                if client.jobs is not None and response.has_private_parts:
+                if client.record_keys is not None and not response.is_public:
                     response = response.in_view(client.view)
-                outcome = await response.send(send, if_none_match, outcome, *extra_headers)
+                outcome = await response.send(send, if_none_match, outcome, extra_headers)
                 self.metrics.count_read(outcome, time.monotonic() - began_at)
                 return
             request_state(scope).is_rate_checked = True
@@ -109,7 +109,7 @@ class FastPathApp(Litestar):
             if preflight_headers is not None:
                 await _respond_to_preflight(send, preflight_headers)
                 return
-            send = with_headers(send, self.cors.headers(origin_of(scope)))
+            send = with_headers(send, self.cors.headers_of(scope))
         if error := size_error(scope):
             await send_error(send, *error)
             return
@@ -146,7 +146,7 @@ class FastPathApp(Litestar):
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return None
         path = scope["path"]
-        if not path.startswith(PATH):
+        if not path.startswith(JOB_PATH):
             return None
         authorization = if_none_match = origin = None
         headers = scope["headers"]
@@ -173,9 +173,12 @@ class FastPathApp(Litestar):
         client = api_keys.anonymous or api_keys.recent_headers.get(authorization)
         if client is None:
             return None
+        if client.record_keys is not None:
+            named = client.record_keys.get(path)
+            if named is None or now >= client.valid_until:
+                return None
+            return named, if_none_match, client, origin
         job_id = path[_JOB_ID]
-        if client.jobs is not None and (job_id not in client.jobs or now >= client.valid_until):
-            return None
         if self.statuses.is_cluster:
             if not _is_job_id(job_id):
                 return None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from jobstatus.keys import record_key
 from jobstatus.tokens import (
     ALGORITHM,
     MAX_JOBS,
@@ -17,7 +18,7 @@ from jobstatus.tokens import (
     jwt_module,
     public_key,
 )
-from jobstatus_service.http.client import Client
+from jobstatus_service.http.client import JOB_PATH, Client
 from jobstatus_service.lookup.view import View
 
 CLOCK_SKEW_SECONDS: Final = 30
@@ -61,16 +62,18 @@ class TokenVerifier:
         has_keys: Whether there is a public key.
     """
 
-    def __init__(self, signers: Iterable[Client]) -> None:
+    def __init__(self, signers: Iterable[Client], *, is_cluster: bool = False) -> None:
         """Prepare the public keys.
 
         Args:
             signers: The lines of the key file that have a public key, which is their `secret`.
+            is_cluster: Whether the records are in a Redis Cluster.
 
         Raises:
             MissingExtraError: The extra `tokens` is not installed.
             ValueError: A public key is malformed.
         """
+        self._is_cluster = is_cluster
         self._signers: dict[str, list[tuple[Client, Any]]] = {}
         for signer in signers:
             keys = self._signers.setdefault(signer.name, [])
@@ -103,11 +106,11 @@ class TokenVerifier:
                 continue
             except jwt.PyJWTError:
                 raise InvalidTokenError(_MALFORMED) from None
-            return _client(signer, token, verified)
+            return _client(signer, token, verified, is_cluster=self._is_cluster)
         raise InvalidTokenError(_UNKNOWN_KEY)
 
 
-def _client(signer: Client, token: bytes, verified: Any) -> Client:
+def _client(signer: Client, token: bytes, verified: Any, *, is_cluster: bool) -> Client:
     """Return the client of a token whose signature is valid."""
     try:
         claims = msgspec.convert(verified, _Claims)
@@ -127,7 +130,10 @@ def _client(signer: Client, token: bytes, verified: Any) -> Client:
         signer.prefix,
         signer.secret,
         token_id=hashlib.sha256(token).hexdigest(),
-        jobs=frozenset(claims.jobs),
+        record_keys={
+            JOB_PATH + job: record_key(signer.prefix, job, is_cluster=is_cluster)
+            for job in claims.jobs
+        },
         reads_results=SCOPE_RESULT in scope,
         view=_VIEW_WITH_ERRORS if SCOPE_ERRORS in scope else _VIEW,
         valid_until=time.monotonic() + left,

@@ -13,7 +13,7 @@ from litestar.handlers import BaseRouteHandler
 
 from jobstatus.status import job_uuid, parse_uuid
 from jobstatus_service.http.api_keys import ApiKeys
-from jobstatus_service.http.client import Client
+from jobstatus_service.http.client import JOB_PATH, Client
 from jobstatus_service.http.errors import (
     AnyRequest,
     ForbiddenError,
@@ -119,7 +119,7 @@ def tenant_of(request: AnyRequest) -> str:
         ForbiddenError: The client may see only the jobs that its token names.
     """
     client = client_of(request)
-    if client.jobs is not None:
+    if client.record_keys is not None:
         raise ForbiddenError(
             "A job token reads only the jobs that it names; this needs an API key."
         )
@@ -139,9 +139,12 @@ def key_of(request: AnyRequest, job_id: UUID) -> str:
         ForbiddenError: The client's token does not name the job.
     """
     client = client_of(request)
-    if client.jobs is not None and str(job_id) not in client.jobs:
+    if client.record_keys is None:
+        return statuses_of(request).key_of(client.prefix, job_id)
+    key = client.record_keys.get(f"{JOB_PATH}{job_id}")
+    if key is None:
         raise ForbiddenError(f"The job token does not name the job {job_id}.")
-    return statuses_of(request).key_of(client.prefix, job_id)
+    return key
 
 
 def header(request: AnyRequest, name: str) -> bytes | None:

@@ -53,7 +53,7 @@ def respond(
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        counted = await response.send(send, if_none_match, outcome, *extra_headers)
+        counted = await response.send(send, if_none_match, outcome, extra_headers)
         request_state(scope).outcome = counted
 
     return app

@@ -66,6 +66,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         details: What `JobDetails` says beside the status.
         cause: Why the state is unknown, if it is.
         public_reason: The reason without the message of its exception; None if it has none.
+        is_public: Whether all job tokens may read all of it: see `for_job_token`.
     """
 
     etag_header: Header
@@ -79,6 +80,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
     details: Details = NO_DETAILS
     cause: UnknownCause | None = None
     public_reason: str | None = None
+    is_public: bool = True
 
     @property
     def etag(self) -> bytes:
@@ -103,11 +105,6 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         """Return the response whose body is the job's `JobDetails`."""
         body = self.details_body()
         return StatusResponse((b"etag", etag_of(body)), self.other_headers, body, self.state)
-
-    @property
-    def has_private_parts(self) -> bool:
-        """Whether a job token may not read all of it: see `for_job_token`."""
-        return self.public_reason is not None or self.details.result == ResultState.TRACEBACK
 
     def in_view(self, view: View) -> "StatusResponse":
         """Return the response as a client sees it."""
@@ -143,7 +140,11 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
         return if_none_match == etag or etag_matches(if_none_match, etag.removeprefix(b"W/"))
 
     async def send(
-        self, send: Send, if_none_match: bytes | None, outcome: Outcome, *extra_headers: Header
+        self,
+        send: Send,
+        if_none_match: bytes | None,
+        outcome: Outcome,
+        extra_headers: tuple[Header, ...] = (),
     ) -> Outcome:
         """Send the response, or a 304 if the client has it already. This is a hot path.
 
@@ -151,7 +152,7 @@ class StatusResponse(msgspec.Struct, frozen=True, gc=False):
             send: As in ASGI.
             if_none_match: The request's header of that name, if it has one.
             outcome: Where the response came from, `hit` or `miss`.
-            *extra_headers: Headers to send beside the response's own.
+            extra_headers: Headers to send beside the response's own.
 
         Returns:
             The outcome to count in the metrics.
@@ -196,6 +197,8 @@ def response_for(
     if stored.ttl_ms >= 0:
         valid_seconds = min(valid_seconds, stored.ttl_ms / 1000)
     cause = unknown_cause(status, stored)
+    details = Details.from_record(stored.record) if stored.record is not None else NO_DETAILS
+    reason = _public_reason(status, stored)
     age = (stored.now_ms - stored.record.updated) / 1000 if stored.record else math.inf
     return StatusResponse(
         (b"etag", etag_of(body)),
@@ -206,9 +209,10 @@ def response_for(
         changed_at=asked_at - age,
         change_interval=change_interval,
         verification=verification,
-        details=Details.from_record(stored.record) if stored.record is not None else NO_DETAILS,
+        details=details,
         cause=cause,
-        public_reason=_public_reason(status, stored),
+        public_reason=reason,
+        is_public=reason is None and details.result != ResultState.TRACEBACK,
     )
 
 

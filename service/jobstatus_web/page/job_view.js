@@ -1,6 +1,6 @@
 // One job: its status and details, its progress over time, its result, and how to ask for it elsewhere.
 
-import { isFinal, RequestError } from "../client.js";
+import { RequestError } from "../client.js";
 import { duration, secondsLeft } from "../element.js";
 import { copyOnClick, element, localTime, ProgressBar, setText, showState } from "./dom.js";
 
@@ -20,6 +20,7 @@ export class JobView {
   #abort = new AbortController();
   /** @type {JobDetails | null} */
   #job = null;
+  #receivedAt = 0;
   #hasAskedForResult = false;
   /** @type {ReturnType<typeof setInterval> | undefined} */
   #ticking;
@@ -92,6 +93,7 @@ export class JobView {
   #show(job) {
     const before = this.#job;
     this.#job = job;
+    this.#receivedAt = performance.now();
     document.title = `${job.name || "Job"}: ${job.state}`;
     setText(this.#name, job.name || job.id);
     if (before?.state !== job.state) setText(this.#announcement, `The job is ${job.state.replace("_", " ")}.`);
@@ -116,10 +118,9 @@ export class JobView {
   #showTimes() {
     const job = this.#job;
     if (!job) return;
-    const now = Date.now();
-    const left = isFinal(job) ? null : secondsLeft(job, now);
+    const left = secondsLeft(job, this.#receivedAt);
     this.#fact("Left", left === null ? "" : `about ${duration(left)}`);
-    const end = job.finished_at ? Date.parse(job.finished_at) : now;
+    const end = job.finished_at ? Date.parse(job.finished_at) : Date.now();
     this.#fact("Duration", job.started_at ? duration((end - Date.parse(job.started_at)) / 1_000) : "");
   }
 

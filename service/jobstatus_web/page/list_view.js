@@ -176,6 +176,7 @@ export class ListView {
       this.#rows.set(job.id, row);
     }
     row.job = job;
+    row.receivedAt = performance.now();
     this.#showWhetherEmpty();
     this.#changed.add(row);
     if (this.#isFlushing) return;
@@ -262,6 +263,7 @@ function sortKey(job) {
 class Row {
   /** @type {JobDetails | undefined} */
   job;
+  receivedAt = 0;
   key = "";
   #state = element("div", { role: "cell" });
   #link = element("a", { dir: "auto" });
@@ -308,7 +310,7 @@ class Row {
     const now = Date.now();
     const since = isFinal(job) && job.finished_at ? job.finished_at : job.created_at;
     setText(this.#since, duration((now - Date.parse(since)) / 1_000));
-    const left = isFinal(job) ? null : secondsLeft(job, now);
+    const left = secondsLeft(job, this.receivedAt);
     setText(this.#left, left === null ? "" : duration(left));
   }
 }

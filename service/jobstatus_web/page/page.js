@@ -19,6 +19,7 @@ const help = byId("help", HTMLDialogElement);
 
 /** @type {View | null} */
 let view = null;
+let lastList = "#/";
 
 const session = new Session(show);
 
@@ -30,6 +31,7 @@ function show() {
   const [, id] = /^\/jobs\/([^/?]+)$/.exec(path) ?? [];
   if (id === undefined) {
     document.title = "Jobs";
+    lastList = `#${path}`;
     view = new ListView(session.client, new URLSearchParams(path.split("?")[1] ?? ""), report);
   } else {
     document.title = `Job ${decodeURIComponent(id)}`;
@@ -86,7 +88,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const isTyping = event.target instanceof HTMLInputElement;
   if (event.key === "Escape" && isTyping) main.focus();
-  else if (event.key === "Escape" && location.hash.startsWith("#/jobs/")) history.length > 1 ? history.back() : (location.hash = "#/");
+  else if (event.key === "Escape" && location.hash.startsWith("#/jobs/")) location.hash = lastList;
   else if (isTyping) return;
   else if (event.key === "/") search.focus();
   else if (event.key === "?") help.showModal();

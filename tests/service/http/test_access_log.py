@@ -41,6 +41,8 @@ PASSWORD = "the-password-of-redis"
         (f"/api/jobs/{JOB.hex}key", "/api/jobs/{job_id}", None),
         ("/api/jobs", "/api/jobs", None),
         ("/livez", "/livez", None),
+        ("/", "/", None),
+        (f"/assets/{KEY}", "/assets/{path}", None),
         (f"/{KEY}", "other", None),
     ],
 )

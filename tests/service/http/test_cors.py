@@ -7,7 +7,7 @@ from tests.service.conftest import JOB, URL, Poller, Put, polling
 
 from jobstatus.errors import SettingsError
 from jobstatus.status import JobState
-from jobstatus_service.http.cors import Cors, origin_of
+from jobstatus_service.http.cors import Cors
 from jobstatus_service.settings import ServiceSettings
 
 ORIGIN = "https://app.example"
@@ -176,4 +176,19 @@ def test_invalid_setting(text: str) -> None:
 def test_first_origin_counts() -> None:
     """A request with several `Origin` headers, which no browser sends, gets one answer."""
     headers = [(b"origin", b"https://evil.example"), (b"origin", ORIGIN.encode())]
-    assert Cors([ORIGIN]).headers(origin_of({"headers": headers})) == ((b"vary", b"Origin"),)
+    cors = Cors([ORIGIN, OTHER_ORIGIN])
+    assert cors.headers_of({"headers": headers}) == ((b"vary", b"Origin"),)
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, OTHER_ORIGIN, None])
+async def test_single_origin(
+    service_settings: ServiceSettings, put: Put, origin: str | None
+) -> None:
+    """A single origin is named in all responses, which therefore do not vary with the request."""
+    put(JOB)
+    async with polling(replace(service_settings, cors_origins=(ORIGIN,))) as client:
+        for path in (URL, f"{URL}/details", "/api/none"):
+            response = await client.get(path, headers={"Origin": origin} if origin else {})
+            assert response.headers.get_list("access-control-allow-origin") == [ORIGIN]
+            assert "ETag" in response.headers["access-control-expose-headers"]
+            assert "vary" not in response.headers

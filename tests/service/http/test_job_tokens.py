@@ -18,6 +18,7 @@ from tests.service.asgi_exchange import Exchange
 from tests.service.conftest import JOB, URL, Poller, Put, polling, until
 
 from jobstatus import tokens
+from jobstatus.keys import record_key
 from jobstatus.status import DETAIL_MARK, JobState, Record
 from jobstatus.storage.store import Store
 from jobstatus.storage.write import Write
@@ -422,3 +423,11 @@ def test_api_key_with_dots(service_settings: ServiceSettings, key_file: Path) ->
     assert found.name == "env-1"
     with pytest.raises(InvalidTokenError):
         keys.find("a.b.d")
+
+
+def test_cluster(token_settings: ServiceSettings) -> None:
+    """In a Redis Cluster a token reads the records in their shards."""
+    settings = replace(token_settings, redis_url="redis+cluster://127.0.0.1:1")
+    found = ApiKeys(settings).find(signed())
+    assert found is not None
+    assert found.record_keys == {URL: record_key("job", str(JOB), is_cluster=True)}

@@ -131,7 +131,7 @@ def test_bulk_response() -> None:
 async def test_send(made: StatusResponse, outcome: str, if_none_match: bytes | None) -> None:
     """A client without the current validator is sent the whole response."""
     sent = Sent()
-    assert await made.send(sent, if_none_match, "hit", (b"x", b"y")) == outcome
+    assert await made.send(sent, if_none_match, "hit", ((b"x", b"y"),)) == outcome
     start, body = sent.messages
     assert start["status"] == 200
     assert start["headers"] == [
