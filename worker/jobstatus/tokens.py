@@ -82,7 +82,7 @@ def sign(
         raise ValueError(f"a token names 1 to {MAX_JOBS} jobs, not {len(jobs)}, and no empty id")
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
     if not 0 < seconds <= MAX_LIFETIME.total_seconds():
-        raise ValueError(f"a token is valid for up to 24 hours, not for {seconds:g} s")
+        raise ValueError(f"a token is valid for more than 0 s, up to 24 hours, not {seconds:g} s")
     now = time.time()
     claims: dict[str, Any] = {"iss": name, "iat": int(now), "exp": int(now + seconds), "jobs": jobs}
     if scope := [SCOPE_RESULT] * include_result + [SCOPE_ERRORS] * include_errors:

@@ -33,7 +33,10 @@ _FILE_CHECK_SECONDS: Final = 1.0
 _MAX_REMEMBERED_HEADERS: Final = 10_000
 
 _MAX_REMEMBERED_BYTES: Final = 32 * 2**20
-"""Bytes of all remembered headers together."""
+"""Bytes of all remembered headers together, and of what their job tokens name."""
+
+_BYTES_PER_NAMED_JOB: Final = 280
+"""Memory of a path and of a record's key."""
 
 MAX_REMEMBERED_HEADER_BYTES: Final = 6_000
 """A longer header is never remembered. A job token of 100 jobs has 5,500 bytes."""
@@ -133,6 +136,11 @@ class ApiKeys:
             raise SettingsError(f"JOBSTATUS_API_KEYS_FILE: {self._path}: {error}") from None
         self._tokens = self._verifier_of(self._keys)
         if not self._keys and self.anonymous is None:
+            if self._path is not None:
+                raise SettingsError(
+                    f"JOBSTATUS_API_KEYS_FILE: {self._path} holds no key: append the line that "
+                    "`jobstatus key new` prints"
+                )
             raise SettingsError(
                 "no API key: set JOBSTATUS_API_KEYS_FILE (see `jobstatus key new`) or "
                 "JOBSTATUS_API_KEYS, or let every client read all jobs with --no-auth"
@@ -154,27 +162,28 @@ class ApiKeys:
             return None
         header = authorization.encode("latin-1", "replace")
         found = self.recent_headers.get(header)
-        if found is not None and time.monotonic() < found.valid_until:
+        if found is not None and time.time() < found.valid_until:
             return found
         scheme, _, credentials = header.partition(b" ")
         secret = credentials.strip() if scheme.lower() == b"bearer" else header.strip()
         found = self._keys.get(digest(secret))
         if found is None and self._tokens.has_keys and secret.count(b".") == _DOTS_OF_A_TOKEN:
             found = self._tokens.client(secret)
-        if found is not None:
+        if found is not None and header in {secret, b"Bearer " + secret}:
             self._remember(header, found)
         return found
 
     def _remember(self, header: bytes, client: Client) -> None:
         if len(header) > MAX_REMEMBERED_HEADER_BYTES:
             return
-        self._remembered_bytes += len(header)
+        size = len(header) + _BYTES_PER_NAMED_JOB * len(client.record_keys or ())
+        self._remembered_bytes += size
         if (
             len(self.recent_headers) >= _MAX_REMEMBERED_HEADERS
             or self._remembered_bytes > _MAX_REMEMBERED_BYTES
         ):
             self.recent_headers.clear()
-            self._remembered_bytes = len(header)
+            self._remembered_bytes = size
         self.recent_headers[header] = client
 
     def is_valid(self, client: Client) -> bool:

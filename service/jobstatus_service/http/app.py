@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -52,7 +51,8 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     api_keys = ApiKeys(settings)
     metrics = Metrics()
     statuses = Statuses(settings, metrics)
-    api_keys.on_change = partial(statuses.watchers.end_revoked, api_keys.is_valid)
+    statuses.watchers.is_valid = api_keys.is_valid
+    api_keys.on_change = statuses.watchers.end_revoked
 
     assets = read_assets()
     listing = Listing(statuses)

@@ -149,11 +149,20 @@ def _file(path: str, content: bytes) -> _File:
     return _File(media_type, content, gzip.compress(content, 9, mtime=0), etag)
 
 
+def _accepts_gzip(accept_encoding: bytes) -> bool:
+    """Return whether the header `Accept-Encoding` accepts gzip (RFC 9110, 12.5.3)."""
+    for element in accept_encoding.lower().split(b","):
+        coding, _, weight = element.replace(b" ", b"").partition(b";q=")
+        if coding == b"gzip":
+            return weight.strip(b"0.") != b"" or weight == b""
+    return False
+
+
 def _sending(file: _File, headers: tuple[Header, ...]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         del receive
         request_headers = dict(scope["headers"])
-        is_compressed = b"gzip" in request_headers.get(b"accept-encoding", b"")
+        is_compressed = _accepts_gzip(request_headers.get(b"accept-encoding", b""))
         etag = b'"%b%b"' % (file.etag, b"-gzip" if is_compressed else b"")
         all_headers = [(b"etag", etag), *headers]
         if etag_matches(request_headers.get(b"if-none-match", b""), etag):

@@ -73,7 +73,7 @@ class FastPathApp(Litestar):
             await respond_to_head(app, scope, receive, send)
             return
         began_at = time.monotonic()
-        plain = self._plain(scope, began_at)
+        plain = self._plain(scope)
         if plain is None or self.statuses.watchers.is_draining:
             send = closing_while_draining(send, lambda: self.statuses.watchers.is_draining)
         if plain is not None:
@@ -130,13 +130,9 @@ class FastPathApp(Litestar):
         return response
 
     def _plain(  # noqa: C901, PLR0911, PLR0912 - one function, since calls cost time here
-        self, scope: Any, now: float
+        self, scope: Any
     ) -> tuple[str, bytes | None, Client, bytes | None] | None:
         """Return what a plain read asks for; None if the request is not a plain read. A hot path.
-
-        Args:
-            scope: As in ASGI.
-            now: The time on the monotonic clock.
 
         Returns:
             The key of the job's record, the header `If-None-Match`, the client, who may see the
@@ -175,7 +171,7 @@ class FastPathApp(Litestar):
             return None
         if client.record_keys is not None:
             named = client.record_keys.get(path)
-            if named is None or now >= client.valid_until:
+            if named is None or time.time() >= client.valid_until:
                 return None
             return named, if_none_match, client, origin
         job_id = path[_JOB_ID]

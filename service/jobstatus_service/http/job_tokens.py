@@ -1,6 +1,7 @@
 """The verification of job tokens, which `jobstatus.tokens` describes."""
 
 import hashlib
+import re
 import time
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
@@ -38,7 +39,11 @@ _VIEW_WITH_ERRORS: Final = View.WITHOUT_TRACEBACK
 _VIEW: Final = View.WITHOUT_TRACEBACK | View.WITHOUT_ERRORS
 
 
-_JobId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+_is_token: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}").fullmatch
+"""The compact form (RFC 7515, 3.1) without padding, with a signature of 64 bytes."""
+
+_JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
+_Time = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class InvalidTokenError(Exception):
@@ -49,8 +54,8 @@ class _Claims(msgspec.Struct, frozen=True):
     """The claims of a job token."""
 
     iss: str
-    iat: int
-    exp: int
+    iat: _Time
+    exp: _Time
     jobs: Annotated[list[_JobId], Meta(min_length=1, max_length=MAX_JOBS)]
     scope: str = ""
 
@@ -88,10 +93,12 @@ class TokenVerifier:
                 public keys.
         """
         jwt = jwt_module()
+        if not _is_token(token):
+            raise InvalidTokenError(_MALFORMED)
+        text = token.decode("ascii")
         try:
-            text = token.decode("ascii")
             unverified = jwt.decode(text, options={"verify_signature": False})
-        except (UnicodeDecodeError, jwt.PyJWTError):
+        except Exception:  # whatever a malformed text makes a parser raise
             raise InvalidTokenError(_MALFORMED) from None
         name = unverified.get("iss")
         for signer, key in self._signers.get(name, ()) if isinstance(name, str) else ():
@@ -104,7 +111,7 @@ class TokenVerifier:
                 )
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.PyJWTError:
+            except Exception:
                 raise InvalidTokenError(_MALFORMED) from None
             return _client(signer, token, verified, is_cluster=self._is_cluster)
         raise InvalidTokenError(_UNKNOWN_KEY)
@@ -129,12 +136,13 @@ def _client(signer: Client, token: bytes, verified: Any, *, is_cluster: bool) ->
         signer.name,
         signer.prefix,
         signer.secret,
-        token_id=hashlib.sha256(token).hexdigest(),
+        # Without the signature, whose last character has two spellings of the same value.
+        token_id=hashlib.sha256(token.rpartition(b".")[0]).hexdigest(),
         record_keys={
             JOB_PATH + job: record_key(signer.prefix, job, is_cluster=is_cluster)
             for job in claims.jobs
         },
         reads_results=SCOPE_RESULT in scope,
         view=_VIEW_WITH_ERRORS if SCOPE_ERRORS in scope else _VIEW,
-        valid_until=time.monotonic() + left,
+        valid_until=now + left,
     )

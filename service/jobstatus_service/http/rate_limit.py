@@ -1,4 +1,4 @@
-"""The request rate of a client: a token bucket for each name, and one for each job token.
+"""The request rate of a client: a token bucket for each key, and one for each job token.
 
 https://en.wikipedia.org/wiki/Token_bucket. Each process counts by itself, so that the limit costs
 no round trip: a client gets the rate times the number of processes, and less than that where
@@ -63,7 +63,7 @@ class RateLimit:
     """The limits of the settings."""
 
     def __init__(self, settings: ServiceSettings) -> None:
-        self._by_name = Buckets(settings.rate, settings.burst) if settings.rate else None
+        self._by_client = Buckets(settings.rate, settings.burst) if settings.rate else None
         self._by_token = Buckets(settings.token_rate) if settings.token_rate else None
 
     def take(self, client: Client, now: float | None = None) -> int:
@@ -77,8 +77,8 @@ class RateLimit:
         seconds = 0
         if self._by_token is not None and client.token_id:
             seconds = self._by_token.take(client.token_id, now)
-        if self._by_name is not None and not seconds:
-            seconds = self._by_name.take(client.name, now)
+        if self._by_client is not None and not seconds:
+            seconds = self._by_client.take(client.limit_id, now)
         return seconds
 
 

@@ -117,6 +117,7 @@ async def get_job_result(job_id: JobId, request: AnyRequest) -> ASGIApp:
     if not client.reads_results:
         raise ForbiddenError("The job token does not include the right to read results.")
     current, outcome = await statuses.get(key)
+    etag = current.etag
     current = current.in_view(client.view)
     if not current.is_final:
         is_unknown = current.state is JobState.UNKNOWN
@@ -129,8 +130,13 @@ async def get_job_result(job_id: JobId, request: AnyRequest) -> ASGIApp:
     if not current.details.result:
         raise NoResultError(404, "The job has finished without a result.")
     if not current.details.has_result:
-        raise NoResultError(410, f"The result was dropped: {current.details.result}.")
+        # Why it was dropped may be the message of an exception.
+        is_shown = not client.view & View.WITHOUT_ERRORS
+        why = f": {current.details.result}" if is_shown else ""
+        raise NoResultError(410, f"The result was dropped{why}.")
     (body,) = await statuses.reader.execute(key, [packed_command("GET", result_key(key))])
-    if body is None:
+    # Another run may have stored a traceback since, which is not for job tokens.
+    now: StatusResponse = await statuses.reader.read(key)
+    if body is None or now.etag != etag:
         raise NoResultError(404, "The result is no longer stored.")
     return respond(json_response(body), outcome, header(request, "if-none-match"))

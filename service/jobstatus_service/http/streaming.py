@@ -190,22 +190,28 @@ def _event_stream(
         ):
             start = _StreamStart(send, statuses.client_timeout)
             await send_events(watcher, receive, start.send)
+            if watcher.is_revoked and not start.has_started:
+                raise unauthorized()
             await start.send(END_OF_BODY)
 
     return app
 
 
 class _StreamStart:
-    """Sends the headers of a stream with its first part, which an error may prevent."""
+    """Sends the headers of a stream with its first part, which an error may prevent.
+
+    Attributes:
+        has_started: Whether they were sent.
+    """
 
     def __init__(self, send: Send, timeout: float) -> None:
         self._send = send
         self._send_in_time = _with_timeout(send, timeout)
-        self._has_started = False
+        self.has_started = False
 
     async def send(self, message: Any) -> None:
-        if not self._has_started:
-            self._has_started = True
+        if not self.has_started:
+            self.has_started = True
             await self._send(_STREAM_START)
         await self._send_in_time(message)
 

@@ -31,7 +31,10 @@ JSON_HEADER: Final[Header] = (b"content-type", b"application/json")
 """The server adds `content-length`."""
 
 _REVALIDATE_HEADER: Final[Header] = (b"cache-control", b"private, no-cache")
-_FINAL_HEADERS: Final[tuple[Header, ...]] = ((b"cache-control", b"private, max-age=30"),)
+_FINAL_HEADERS: Final[tuple[Header, ...]] = (
+    (b"cache-control", b"private, max-age=30"),
+    (b"vary", b"Authorization"),  # what a job token shows of a failed job is less than all
+)
 
 END_OF_BODY: Final[HTTPResponseBodyEvent] = {
     "type": "http.response.body",

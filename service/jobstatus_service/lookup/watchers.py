@@ -21,8 +21,8 @@ class Client(Protocol):
     """The authenticated client of a watcher, see `jobstatus_service.http.client`."""
 
     @property
-    def name(self) -> str:
-        """The name by which the client's watchers are counted."""
+    def limit_id(self) -> str:
+        """What the client's watchers are counted by."""
 
     @property
     def token_id(self) -> str:
@@ -30,7 +30,7 @@ class Client(Protocol):
 
     @property
     def valid_until(self) -> float:
-        """When its job token expires, on the monotonic clock; infinity if it has none."""
+        """When its job token expires, in seconds since the epoch; infinity if it has none."""
 
 
 class TooManyWatchersError(Exception):
@@ -173,12 +173,14 @@ class Watchers:
         jobs: The watched jobs, by record key.
         is_draining: Whether the process is draining, so that all watchers must end.
         open: How many watchers are open, by kind.
+        is_valid: Returns whether the API key or job token of a client is still valid.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.jobs: dict[str, WatchedJob] = {}
         self.is_draining = False
         self.open: Counter[WatcherKind] = Counter()
+        self.is_valid: Callable[[Any], bool] = lambda _: True
         self._settings = settings
         self._open_by_client: Counter[str] = Counter()
         self._watchers: set[Watcher] = set()
@@ -190,7 +192,7 @@ class Watchers:
         Raises:
             TooManyWatchersError: As many are open as the client, or the process, may have.
         """
-        limits = {client.name: self._settings.max_watchers_per_key}
+        limits = {client.limit_id: self._settings.max_watchers_per_key}
         if client.token_id:
             limits[client.token_id] = self._settings.max_watchers_per_token
         if any(self._open_by_client[each] >= limit for each, limit in limits.items()):
@@ -214,7 +216,8 @@ class Watchers:
     ) -> Iterator[Watcher]:
         """Make a watcher, which watches nothing yet, for the block.
 
-        It is revoked when the client's job token expires.
+        It is revoked when the client's job token expires, and at once if the client's key was
+        removed since the client was authenticated.
 
         Args:
             client: The authenticated client.
@@ -223,9 +226,11 @@ class Watchers:
         """
         watcher = Watcher(client, receive, is_draining=self.is_draining, has_many=has_many)
         self._watchers.add(watcher)
+        if not self.is_valid(client):
+            watcher.revoke()
         expiry: asyncio.TimerHandle | None = None
         if client.valid_until < math.inf:
-            seconds = max(0.0, client.valid_until - time.monotonic())
+            seconds = max(0.0, client.valid_until - time.time())
             expiry = asyncio.get_running_loop().call_later(seconds, watcher.revoke)
         try:
             yield watcher
@@ -283,10 +288,10 @@ class Watchers:
         if has_changed:
             job.wake_watchers()
 
-    def end_revoked(self, is_valid: Callable[[Any], bool]) -> None:
-        """End the watchers of clients whose API key is no longer valid."""
+    def end_revoked(self) -> None:
+        """End the watchers of clients whose API key or job token is no longer valid."""
         for watcher in self._watchers:
-            if not is_valid(watcher.client):
+            if not self.is_valid(watcher.client):
                 watcher.revoke()
 
     def drain(self) -> None:

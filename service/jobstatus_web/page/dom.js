@@ -47,6 +47,18 @@ export function byId(id, kind) {
 }
 
 /**
+ * Decode a part of an address; one that is malformed stays as it is.
+ * @param {string} text
+ */
+export function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
  * @param {Element} element
  * @param {string} text
  */

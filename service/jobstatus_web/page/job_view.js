@@ -37,6 +37,7 @@ export class JobView {
   #values = new Map();
   #chart = new Chart();
   #result = element("section", { "aria-label": "Result" });
+  #elsewhere = element("section", { "aria-label": "Elsewhere" });
   #announcement = element("p", { class: "hidden", role: "status" });
 
   /**
@@ -48,7 +49,6 @@ export class JobView {
     this.#client = client;
     this.#id = id;
     this.#report = report;
-    const curl = `curl -H "Authorization: $KEY" '${client.url}/api/jobs/${id}'`;
     this.root = element(
       "article",
       { class: "job" },
@@ -60,9 +60,7 @@ export class JobView {
       this.#facts,
       this.#chart.root,
       this.#result,
-      element("h2", {}, "Elsewhere"),
-      copyable(curl, "Copy"),
-      copyable(`${location.origin}${location.pathname}#/jobs/${id}`, "Copy link"),
+      this.#elsewhere,
     );
   }
 
@@ -112,6 +110,7 @@ export class JobView {
     this.#fact("Why unknown", job.unknown_cause ? UNKNOWN_CAUSES[job.unknown_cause] : "");
     this.#showTimes();
     if (job.has_progress) this.#chart.add(Date.parse(job.updated_at), job.progress);
+    if (!before) this.#showElsewhere(job.id);
     if (job.has_result && !this.#hasAskedForResult) void this.#showResult();
   }
 
@@ -137,6 +136,16 @@ export class JobView {
       this.#facts.append(element("dt", {}, label), place);
     }
     setText(place, value || "–");
+  }
+
+  /** @param {string} uuid */
+  #showElsewhere(uuid) {
+    // The UUID, which the service has sent: an id in the address may be anything, also for a shell.
+    this.#elsewhere.append(
+      element("h2", {}, "Elsewhere"),
+      copyable(`curl -H "Authorization: $KEY" '${this.#client.url}/api/jobs/${uuid}'`, "Copy"),
+      copyable(`${location.origin}${location.pathname}#/jobs/${uuid}`, "Copy link"),
+    );
   }
 
   async #showResult() {

@@ -4,7 +4,7 @@
 //   #/jobs/UUID                    one job
 
 import { jobUuid, RequestError } from "../client.js";
-import { byId } from "./dom.js";
+import { byId, decoded } from "./dom.js";
 import { JobView } from "./job_view.js";
 import { ListView } from "./list_view.js";
 import { Session } from "./session.js";
@@ -34,8 +34,8 @@ function show() {
     lastList = `#${path}`;
     view = new ListView(session.client, new URLSearchParams(path.split("?")[1] ?? ""), report);
   } else {
-    document.title = `Job ${decodeURIComponent(id)}`;
-    view = new JobView(session.client, decodeURIComponent(id), report);
+    document.title = "Job";
+    view = new JobView(session.client, decoded(id), report);
   }
   main.replaceChildren(view.root);
   view.start();

@@ -2,7 +2,7 @@
 // proxy that adds a credential by itself, no log-in is needed.
 
 import { JobStatusClient } from "../client.js";
-import { byId } from "./dom.js";
+import { byId, decoded } from "./dom.js";
 
 const STORED = "jobstatus.key";
 
@@ -11,7 +11,7 @@ function takeKeyFromAddress() {
   const [, key, rest = ""] = /^#key=([^&]+)(?:&(.*))?$/.exec(location.hash) ?? [];
   if (key === undefined) return;
   history.replaceState(null, "", `${location.pathname}${location.search}#${rest || "/"}`);
-  sessionStorage.setItem(STORED, decodeURIComponent(key));
+  sessionStorage.setItem(STORED, decoded(key));
 }
 
 export class Session {

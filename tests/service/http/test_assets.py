@@ -44,6 +44,19 @@ async def test_compression(client: Poller) -> None:
     assert abs(int(packed.headers.get("content-length", size)) - size) < 50
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        *(("gzip", True), ("GZIP", True), ("br;q=1.0, gzip;q=0.5", True), ("gzip; q=0.001", True)),
+        *(("gzip;q=0", False), ("identity, gzip; q=0.0", False), ("x-gzip", False), ("", False)),
+    ],
+)
+async def test_negotiation(client: Poller, accepted: str, is_compressed: bool) -> None:
+    """Gzip is sent only to who accepts it."""
+    response = await client.get("/assets/react.js", headers={"Accept-Encoding": accepted})
+    assert (response.headers.get("content-encoding") == "gzip") == is_compressed
+
+
 async def test_hash(client: Poller) -> None:
     """The page names modules by the hash of all files, under which they are kept for a year."""
     page = await client.get("/")

@@ -50,7 +50,7 @@ async def test_allowed_origin(
             response = await client.get(path, headers={"Origin": origin, **headers})
             assert response.status_code == status
             assert response.headers.get_list("access-control-allow-origin") == [origin]
-            assert response.headers.get_list("vary") == ["Origin"]
+            assert "Origin" in response.headers.get_list("vary")
             exposed = response.headers["access-control-expose-headers"].split(", ")
             assert {"ETag", "Retry-After", "Preference-Applied", "X-Request-ID"} <= set(exposed)
             assert "access-control-allow-credentials" not in response.headers
@@ -74,7 +74,7 @@ async def test_other_origin(
         sent = headers if origin is None else {"Origin": origin, **headers}
         response = await client.get(path, headers=sent)
         assert response.status_code == status
-        assert response.headers.get_list("vary") == ["Origin"]
+        assert "Origin" in response.headers.get_list("vary")
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 

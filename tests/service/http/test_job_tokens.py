@@ -16,6 +16,7 @@ import jwt
 import pytest
 from tests.service.asgi_exchange import Exchange
 from tests.service.conftest import JOB, URL, Poller, Put, polling, until
+from tests.service.cuttable_proxy import Proxy
 
 from jobstatus import tokens
 from jobstatus.keys import record_key
@@ -147,11 +148,16 @@ async def test_not_in_a_url(tokened: Tokened, put: Put, path: str) -> None:
         assert response.status_code == 401
 
 
+def encoded(raw: bytes) -> str:
+    """Return a part of a token."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def without_signature(alg: str) -> str:
     """Return a token that claims another algorithm."""
     header, payload, signature = signed().split(".")
     fields = {"alg": alg, "typ": "JWT"}
-    header = base64.urlsafe_b64encode(json.dumps(fields).encode()).rstrip(b"=").decode()
+    header = encoded(json.dumps(fields).encode())
     return f"{header}.{payload}.{signature if alg != 'none' else ''}"
 
 
@@ -184,6 +190,14 @@ REJECTED: dict[str, Callable[[], str]] = {
     "no iat": lambda: forged(iat=...),
     "exp is a text": lambda: forged(exp="tomorrow"),
     "exp is not finite": lambda: forged(exp=1e400),
+    "exp is huge": lambda: forged(exp=10**400),
+    "iat is negative": lambda: forged(iat=-1),
+    "deep JSON": lambda: (
+        encoded(b'{"alg":"EdDSA"}') + "." + encoded(b'{"a":' + b"[" * 8_000) + "." + "A" * 86
+    ),
+    "padding": lambda: signed() + "==",
+    "other characters": lambda: signed()[:-3] + "!" + signed()[-3:],
+    "a job with a line end": lambda: forged(jobs=[f"{JOB}\n"]),
     "valid for more than 24 hours": lambda: forged(
         iat=int(time.time()), exp=int(time.time()) + 25 * HOUR
     ),
@@ -278,6 +292,29 @@ async def test_revoked(tokened: Tokened, put: Put, key_file: Path) -> None:
     assert rotated.status_code == 200
 
 
+@pytest.mark.parametrize("kind", ["token", "key"])
+@pytest.mark.parametrize("path", [f"{URL}/events", f"{URL}?wait=30", "/api/jobs/events"])
+async def test_revoked_while_redis_is_slow(
+    token_settings: ServiceSettings, put: Put, key_file: Path, proxy: Proxy, kind: str, path: str
+) -> None:
+    """A key that is removed before its stream or wait begins is rejected."""
+    put(JOB)
+    if kind == "token" and path == "/api/jobs/events":
+        return  # is a 403 anyway
+    settings = replace(token_settings, redis_url=proxy.url, timeout=5.0)
+    async with polling(settings) as client:
+        await client.get(f"/api/jobs/{OTHER_JOB}")
+        proxy.flowing.clear()
+        header = f"Bearer {signed()}" if kind == "token" else "secret"
+        exchange = Exchange(client, path, authorization=header)
+        await asyncio.sleep(0.1)
+        key_file.write_text(f"other {digest('other')}\n")
+        client.app.api_keys.refresh()
+        proxy.flowing.set()
+        await asyncio.wait_for(exchange.task, 5)
+        assert exchange.status == 401
+
+
 async def test_rotation(tokened: Tokened, put: Put, key_file: Path) -> None:
     """While two keys of one name are in the file, tokens of both are valid."""
     put(JOB)
@@ -351,6 +388,52 @@ async def test_result(
     assert details["has_result"] == (kind == "value")
 
 
+@pytest.mark.parametrize(
+    ("include_errors", "detail"),
+    [
+        (True, "The result was dropped: the result is not JSON: password is 42."),
+        (False, "The result was dropped."),
+    ],
+)
+async def test_reason_of_a_dropped_result(
+    tokened: Tokened, settings: Any, include_errors: bool, detail: str
+) -> None:
+    """Why a result was dropped may be the message of an exception, too."""
+    result = "the result is not JSON: password is 42"
+    record = Record(name="n", state=JobState.SUCCEEDED, created=1, attempt=1, result=result)
+    with contextlib.closing(Store.from_settings(settings)) as store:
+        store.write([Write(f"job:{JOB}", record, 60_000, 0)])
+    client = tokened(signed(include_result=True, include_errors=include_errors))
+    response = await client.get(f"{URL}/result")
+    assert (response.status_code, response.json()) == (410, {"detail": detail})
+
+
+async def test_result_of_another_run(
+    tokened: Tokened, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback that replaces the result while it is read is not sent."""
+    store = Store.from_settings(settings)
+
+    def finish(attempt: int, state: JobState, kind: str, value: bytes) -> None:
+        record = Record(name="n", state=state, created=attempt, attempt=1, result=kind)
+        store.write([Write(f"job:{JOB}", record, 60_000, 0, result=value)])
+
+    finish(1, JobState.SUCCEEDED, "value", b"1")
+    client = tokened(signed(include_result=True))
+    assert (await client.get(f"{URL}/result")).json() == 1
+    reader = client.app.statuses.reader
+    execute = reader.execute
+
+    async def execute_later(*arguments: Any) -> Any:
+        finish(2, JobState.FAILED, "traceback", b'"Traceback"')
+        return await execute(*arguments)
+
+    monkeypatch.setattr(reader, "execute", execute_later)
+    response = await client.get(f"{URL}/result")
+    assert response.status_code == 404
+    store.close()
+
+
 async def test_limits(token_settings: ServiceSettings, put: Put) -> None:
     """The rate and the watchers of one token are limited, and do not count for another token."""
     put(JOB)
@@ -389,6 +472,28 @@ async def test_limit_of_the_signing_key(token_settings: ServiceSettings, put: Pu
             headers = {"Authorization": f"Bearer {token}"}
             statuses.append((await client.get(URL, headers=headers)).status_code)
         assert statuses == [200, 200, 429]
+
+
+async def test_limits_of_one_name(service_settings: ServiceSettings, tmp_path: Path) -> None:
+    """A key for tokens and an API key of one name, or of two tenants, have limits of their own."""
+    file = tmp_path / "keys"
+    file.write_text(f"web {digest('secret')}\nweb {digest('two')} two\nweb {PUBLIC}\n")
+    settings = replace(service_settings, api_keys=(), api_keys_file=str(file), rate=0.01, burst=1)
+    async with polling(settings) as client:
+        for header in ("secret", "two", f"Bearer {signed()}"):
+            statuses = [
+                (await client.get(URL, headers={"Authorization": header})).status_code
+                for _ in range(2)
+            ]
+            assert statuses == [200, 429]
+
+
+def test_other_spellings_are_not_remembered(token_settings: ServiceSettings) -> None:
+    """A header with other spaces is accepted, but can't push others out of memory."""
+    keys = ApiKeys(token_settings)
+    for header in (f"bearer {signed()}", f"Bearer  {signed()}", f" {signed()}"):
+        assert keys.find(header) is not None
+    assert not keys.recent_headers
 
 
 def test_hundred_jobs_are_remembered(token_settings: ServiceSettings) -> None:

@@ -86,7 +86,10 @@ def test_valid_until(made: StatusResponse, valid_seconds: float) -> None:
                 b"job-unknown-cause": b"lease_expired",
             },
         ),
-        (response(JobState.FAILED), {b"cache-control": b"private, max-age=30"}),
+        (
+            response(JobState.FAILED),
+            {b"cache-control": b"private, max-age=30", b"vary": b"Authorization"},
+        ),
         (
             bulk_response([MISSING, response(), response(JobState.FAILED)]),
             {b"cache-control": b"private, no-cache", b"retry-after": b"1"},

@@ -75,9 +75,18 @@ async def test_revoked_key(valid: bool) -> None:
     """A watcher must end once its API key is no longer valid."""
     watchers = Watchers(ServiceSettings())
     async with waiting(watchers) as (watcher, task):
-        watchers.end_revoked(lambda key: valid or key != CLIENT)
+        watchers.is_valid = lambda key: valid or key != CLIENT
+        watchers.end_revoked()
         await asyncio.sleep(0)
         assert (watcher.must_end, task.done()) == (not valid, not valid)
+
+
+async def test_key_that_was_revoked_before() -> None:
+    """A watcher of a client whose key was removed since it was authenticated must end at once."""
+    watchers = Watchers(ServiceSettings())
+    watchers.is_valid = lambda _: False
+    async with waiting(watchers) as (watcher, _):
+        assert watcher.must_end
 
 
 async def test_drain() -> None:
