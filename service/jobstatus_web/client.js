@@ -46,12 +46,14 @@
  * @typedef {object} Snapshot
  * @property {JobDetails | null} status null until the first answer
  * @property {Error | null} error why the job can't be watched; null while it can
- * @property {boolean} isConnected whether changes arrive; false from a lost connection until the next answer
+ * @property {boolean} isConnected whether changes arrive; false from a lost connection, or while the page is
+ *   hidden, until the next answer
+ * @property {Error | null} problem the last failure while `isConnected` is false; the client tries again
  */
 
 /**
- * An API key or a job token; or a function that returns one. The function is called again after a 401,
- * and, if it has a parameter, for ids that it has not been called with: the token must name them.
+ * An API key or a job token; or a function that returns one. The function is called again after a 401. If it
+ * declares a parameter, it is called with the UUIDs that the token must name, and again for others.
  * @typedef {string | ((ids: string[]) => string | Promise<string>)} Credentials
  */
 
@@ -68,7 +70,7 @@ export function isFinal(status) {
   return FINAL_STATES.includes(status.state);
 }
 
-/** The base of all errors that the client throws on purpose. */
+/** The base of the errors below. Beside them, `fetch` throws a TypeError where there is no connection. */
 export class JobStatusError extends Error {
   name = "JobStatusError";
 }
@@ -108,23 +110,29 @@ export class WaitError extends JobStatusError {
   }
 }
 
-const MAX_JOBS_OF_A_STREAM = 100;
+const MAX_JOBS_OF_A_REQUEST = 100;
 const MAX_STREAMS_OF_A_PAGE = 2; // a browser opens six connections to a server, for all its tabs
-const FIRST_EVENT_MS = 5_000; // a stream that is silent for so long is buffered by a proxy
-const SILENCE_MS = 35_000; // the service sends a comment every 15 s
-const RETRY_STREAM_MS = 300_000;
-const REFUSED_MS = 60_000;
-const BUSY_MS = 10_000;
+
+const FIRST_EVENT_MS = 5_000; // a stream that says nothing for so long is held back by a proxy
+const SILENCE_MS = 35_000; // the service sends a comment every 15 s, so the connection is dead
+const ANSWER_MS = 15_000; // a poll without an answer for so long is lost
+const SHORT_STREAM_MS = 5_000; // a stream that ends sooner is a failure
 const LONG_POLL_SECONDS = 25;
-const POLL_SECONDS = 2;
+const POLL_SECONDS = 2; // where the service does not say it
+const POLL_AFTER_BUFFERING_MS = 300_000; // then a stream is tried again
+const POLL_AFTER_429_MS = 60_000;
+const POLL_AFTER_ERROR_MS = 10_000;
+const MIN_INTERVAL_MS = 200; // between two requests of a channel, whatever the service answers
+const MAX_ASKED_WAIT_MS = 300_000;
 const MAX_BACKOFF_MS = 30_000;
 const STALE_MS = 5_000; // replicas of the service may differ for at most 2 s
-const HIDDEN_MS = 2_000;
-const REOPEN_MS = 250;
-const SOON_MS = 5_000;
-const ASLEEP_MS = 10_000;
+const GATHER_MS = 250; // jobs that are added within so long share a request
+const MAX_UNANSWERED_MS = 2_000; // for which added jobs wait until the present request is answered
+const HIDDEN_MS = 2_000; // after which the requests of a hidden page end
 const TICK_MS = 2_000;
+const ASLEEP_MS = 10_000; // two ticks so far apart mean that the computer has slept
 const MAX_TIMER_MS = 2 ** 31 - 1;
+const MAX_CREDENTIALS = 10;
 
 const NAMESPACE = "5a0cdcd99d3e4c678f0b6d8f3b6f1f27";
 const UUID = /^[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}$/i;
@@ -156,15 +164,19 @@ function hyphenated(hex) {
 /** @type {Map<string, number>} open streams by the origin of the service, of all clients of the page */
 const openStreams = new Map();
 
+/** The reason with which the client itself aborts a request: it is no longer needed, or another one follows. */
+const ENDED_ON_PURPOSE = new JobStatusError("The request was ended by the client.");
+
 export class JobStatusClient {
   /** @type {Map<string, Job>} the watched jobs by UUID */
   #jobs = new Map();
   /** @type {Set<Channel>} */
   #channels = new Set();
-  /** @type {{ value: string, ids: Set<string> | null } | null} null ids: for all jobs */
-  #credential = null;
-  /** @type {Promise<void>} the last call of the function that returns credentials */
-  #asking = Promise.resolve();
+  /** @type {{ value: string, ids: Set<string> | null }[]} the newest first; null ids: good for all jobs */
+  #credentials = [];
+  /** @type {Promise<void> | null} the present call of the function that returns credentials */
+  #asking = null;
+  #closing = new AbortController();
 
   /**
    * @param {object} [options]
@@ -177,6 +189,7 @@ export class JobStatusClient {
    */
   constructor(options = {}) {
     const isBrowser = typeof document !== "undefined";
+    if (!isBrowser && !options.url) throw new JobStatusError("Outside a browser the client needs a url.");
     const url = new URL(options.url ?? "/", isBrowser ? document.baseURI : undefined);
     this.url = url.href.replace(/\/$/, "");
     this.maxStreams = options.maxStreams ?? (isBrowser ? MAX_STREAMS_OF_A_PAGE : Infinity);
@@ -184,6 +197,9 @@ export class JobStatusClient {
     this.fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
     this.random = options.random ?? Math.random;
     this.credentials = options.credentials;
+    this.fallback = new Fallback();
+    /** When the service allows the next request, by `performance.now()`. */
+    this.notBefore = -Infinity;
   }
 
   /**
@@ -254,6 +270,7 @@ export class JobStatusClient {
     let statuses = [];
     const clock = new Deadline(signal);
     const names = typeof ids === "string" ? [ids] : [...ids];
+    if (names.length === 0) return /** @type {any} */ ([]);
     try {
       clock.start("timeout", timeout, "The jobs have not finished in time.");
       for await (const snapshots of this.#snapshots(names, clock.signal)) {
@@ -262,11 +279,13 @@ export class JobStatusClient {
         if (until === "any-done" ? finished > 0 : finished === names.length) {
           return /** @type {any} */ (typeof ids === "string" ? statuses[0] : statuses);
         }
-        if (statuses.some((status) => status?.state === "unknown")) {
-          clock.start("unknown", unknown, "A job has been unknown for too long.");
-        } else clock.stop("unknown");
+        for (const [i, { status, isConnected }] of snapshots.entries()) {
+          const timer = `unknown ${names[i]}`;
+          if (status?.state !== "unknown" || !isConnected) clock.stop(timer);
+          else clock.start(timer, unknown, `The job ${names[i]} has been unknown for too long.`);
+        }
       }
-      throw new JobStatusError("unreachable: the snapshots never end");
+      throw new JobStatusError("The client was closed.");
     } catch (error) {
       if (clock.expired && error === clock.expired) throw new WaitError(clock.expired.message, statuses);
       throw error;
@@ -298,29 +317,37 @@ export class JobStatusClient {
   }
 
   /**
-   * Call a function with what is known of a job, at once if anything is, and after each change.
+   * Call a function with what is known of a job, at once if anything is, and after each change. A job that has
+   * finished is not asked for again while anybody subscribes to it.
    * @param {string} uuid the UUID of the job, see `jobUuid`
    * @param {(snapshot: Snapshot) => void} listener
    * @returns {() => void} ends the subscription
    */
   subscribe(uuid, listener) {
+    this.#closing.signal.throwIfAborted();
     let job = this.#jobs.get(uuid);
-    if (!job) {
-      job = new Job(uuid);
+    if (!job || job.snapshot.error) {
+      const before = job;
+      job = before ?? new Job(uuid);
+      job.snapshot = NOTHING_KNOWN;
       this.#jobs.set(uuid, job);
-      this.#channelWithRoom().add(job);
+      if (!job.channel) this.#channelWithRoom().add(job);
+      else job.channel.add(job);
     }
-    const subscription = { listener };
-    const { subscriptions } = job;
-    subscriptions.add(subscription);
-    if (job.snapshot.status || job.snapshot.error) listener(job.snapshot);
+    const end = job.subscribe(listener);
+    const subscribed = job;
     return () => {
-      subscriptions.delete(subscription);
-      if (subscriptions.size === 0 && this.#jobs.get(uuid) === job) {
-        this.#jobs.delete(uuid);
-        job.channel?.remove(job);
-      }
+      end();
+      // Wait for the next turn: a framework may subscribe again at once, or an element may be moved.
+      if (!subscribed.isWatched) setTimeout(() => this.#forget(subscribed));
     };
+  }
+
+  /** @param {Job} job */
+  #forget(job) {
+    if (job.isWatched || this.#jobs.get(job.uuid) !== job) return;
+    this.#jobs.delete(job.uuid);
+    job.channel?.remove(job);
   }
 
   /**
@@ -341,56 +368,71 @@ export class JobStatusClient {
    *   | { type: "counts", counts: JobCounts } | { type: "lost", error: Error }, void, void>}
    */
   async *follow(options = {}) {
-    const { signal } = options;
+    const signal = this.#joined(options.signal);
     const path = `/api/jobs/events?${listQuery(options)}`;
     let request = new AbortController();
-    const abort = () => request.abort(signal?.aborted ? signal.reason : REOPEN);
-    const pause = new Pause(this, abort);
-    signal?.addEventListener("abort", abort);
-    pause.start();
-    let noStreamUntil = -Infinity;
+    const abort = () => request.abort(ENDED_ON_PURPOSE);
+    const pacer = new Pacer(this, abort);
+    signal.addEventListener("abort", abort);
+    pacer.listen();
     try {
       for (;;) {
-        await pause.whileHidden(() => !signal?.aborted);
-        signal?.throwIfAborted();
+        await pacer.whileHidden(() => !signal.aborted);
+        signal.throwIfAborted();
         request = new AbortController();
+        pacer.begin();
+        const slot = this.fallback.kind === null && this.takeStream();
         try {
-          if (performance.now() < noStreamUntil) {
-            yield { type: "list", jobs: (await this.list(options)).jobs };
-            yield { type: "counts", counts: await this.counts(options) };
-            pause.succeeded(1_000 * POLL_SECONDS);
-            await pause.beforeRetry(request.signal);
-            continue;
-          }
-          for await (const event of this.events(path, [], request.signal, pause)) {
-            if (event.type === "list") yield { type: "list", jobs: event.data.jobs };
-            if (event.type === "status") yield { type: "status", job: event.data };
-            if (event.type === "counts") yield { type: "counts", counts: event.data };
+          if (slot) {
+            for await (const event of this.events(path, [], request.signal, pacer)) {
+              if (event.type === "list") yield { type: "list", jobs: event.data.jobs };
+              if (event.type === "status") yield { type: "status", job: event.data };
+              if (event.type === "counts") yield { type: "counts", counts: event.data };
+            }
+          } else {
+            const timely = new Deadline(request.signal);
+            timely.start("answer", ANSWER_MS, "The service does not answer.");
+            try {
+              const some = { ...options, signal: timely.signal };
+              const { jobs } = await this.list(some);
+              const counts = await this.counts(some);
+              yield { type: "list", jobs };
+              yield { type: "counts", counts };
+            } finally {
+              timely.close();
+            }
+            pacer.succeeded(1_000 * POLL_SECONDS);
           }
         } catch (error) {
-          signal?.throwIfAborted();
-          if (error === REOPEN) continue;
-          if (error instanceof RequestError && !error.isTransient) throw error;
-          if (error instanceof SilentStreamError) noStreamUntil = performance.now() + RETRY_STREAM_MS;
-          pause.failed(error);
-          yield { type: "lost", error: error instanceof Error ? error : new Error(String(error)) };
+          signal.throwIfAborted();
+          if (!request.signal.aborted) {
+            if (isRefusal(error)) throw error;
+            this.fallback.learn(error);
+            pacer.failed(error);
+            yield { type: "lost", error: asError(error) };
+          }
+        } finally {
+          if (slot) this.giveStreamBack();
         }
-        await pause.beforeRetry(request.signal);
+        await pacer.beforeNext(request.signal);
       }
     } finally {
-      pause.stop();
-      signal?.removeEventListener("abort", abort);
-      request.abort(REOPEN);
+      pacer.stopListening();
+      signal.removeEventListener("abort", abort);
+      request.abort(ENDED_ON_PURPOSE);
     }
   }
 
-  /** End all subscriptions, waits and loops. */
+  /** End all subscriptions, waits, loops and requests, for good. */
   close() {
-    for (const job of this.#jobs.values()) {
-      job.fail(new JobStatusError("The client was closed."));
-      job.channel?.remove(job);
-    }
+    this.#closing.abort(new JobStatusError("The client was closed."));
+    for (const job of this.#jobs.values()) job.channel?.remove(job);
     this.#jobs.clear();
+  }
+
+  /** @param {AbortSignal} [signal] */
+  #joined(signal) {
+    return signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal;
   }
 
   /**
@@ -399,30 +441,31 @@ export class JobStatusClient {
    * @returns {AsyncGenerator<Snapshot[], void, void>} what is known of all jobs, after each change
    */
   async *#snapshots(ids, signal) {
-    signal?.throwIfAborted();
+    const joined = this.#joined(signal);
+    joined.throwIfAborted();
     const uuids = await Promise.all(ids.map(jobUuid));
+    joined.throwIfAborted();
     let wake = () => {};
     let hasChanged = true;
     const changed = () => {
       hasChanged = true;
       wake();
     };
-    signal?.addEventListener("abort", changed);
-    const unsubscribe = [...new Set(uuids)].map((uuid) => this.subscribe(uuid, changed));
+    joined.addEventListener("abort", changed);
+    const ends = [...new Set(uuids)].map((uuid) => this.subscribe(uuid, changed));
     try {
       while (true) {
-        signal?.throwIfAborted();
         if (!hasChanged) await new Promise((resolve) => (wake = () => resolve(undefined)));
         hasChanged = false;
-        signal?.throwIfAborted();
+        joined.throwIfAborted();
         const snapshots = uuids.map((uuid) => this.snapshot(uuid));
         const error = snapshots.find((snapshot) => snapshot.error)?.error;
         if (error) throw error;
         yield snapshots;
       }
     } finally {
-      signal?.removeEventListener("abort", changed);
-      for (const end of unsubscribe) end();
+      joined.removeEventListener("abort", changed);
+      for (const end of ends) end();
     }
   }
 
@@ -444,108 +487,169 @@ export class JobStatusClient {
   }
 
   /**
+   * Take one of the streams that the page may open; it must be given back.
+   * @internal
+   * @returns {boolean} whether there was one
+   */
+  takeStream() {
+    const { origin } = new URL(this.url);
+    const open = openStreams.get(origin) ?? 0;
+    if (open >= this.maxStreams) return false;
+    openStreams.set(origin, open + 1);
+    return true;
+  }
+
+  /** @internal */
+  giveStreamBack() {
+    const { origin } = new URL(this.url);
+    openStreams.set(origin, (openStreams.get(origin) ?? 1) - 1);
+  }
+
+  /**
    * Send a GET request.
+   * @internal
    * @param {string} path
    * @param {string[]} uuids the jobs that the credential must be good for
-   * @param {{ signal?: AbortSignal, headers?: Record<string, string> }} [options]
+   * @param {{ signal?: AbortSignal, headers?: Record<string, string>, mayRefresh?: boolean }} [options]
    * @returns {Promise<Response>} with the status 200, 204 or 304
    * @throws {RequestError} any other status
    */
-  async request(path, uuids, { signal, headers = {} } = {}) {
-    for (let hasRefreshed = false; ; hasRefreshed = true) {
-      const credential = await this.#credentialFor(uuids);
+  async request(path, uuids, { signal, headers = {}, mayRefresh = true } = {}) {
+    const joined = this.#joined(signal);
+    for (let hasRefreshed = !mayRefresh; ; hasRefreshed = true) {
+      const credential = await this.credentialFor(uuids, joined);
       const authorization = credential ? { Authorization: `Bearer ${credential}` } : undefined;
       const response = await this.fetch(this.url + path, {
         headers: { ...headers, ...authorization },
-        signal,
+        signal: joined,
         cache: "no-store",
         credentials: "omit",
         referrerPolicy: "no-referrer",
       });
       if (response.ok || response.status === 304) return response;
       const error = await errorOf(response);
-      const isRefused = response.status === 401 || (response.status === 403 && uuids.length > 0);
-      if (!isRefused || hasRefreshed || typeof this.credentials !== "function") throw error;
-      if (this.#credential?.value === credential) this.#credential = null; // else it was refreshed meanwhile
+      const mayHelp = error.status === 401 || (error.status === 403 && uuids.length > 0);
+      if (!mayHelp || hasRefreshed || typeof this.credentials !== "function") throw error;
+      this.#credentials = this.#credentials.filter(({ value }) => value !== credential);
     }
   }
 
   /**
    * Iterate over the events of a stream.
+   * @internal
    * @param {string} path
    * @param {string[]} uuids
    * @param {AbortSignal} signal
-   * @param {Pause} pause told when the service asks to wait, and how the stream has ended
+   * @param {Pacer} pacer told when the service asks to wait, and how the stream has ended
    * @returns {AsyncGenerator<{ type: string, data: any }, void, void>}
-   * @throws {SilentStreamError} nothing has arrived for too long
+   * @throws {BufferedStreamError} the stream has not begun in time
    */
-  async *events(path, uuids, signal, pause) {
-    await this.#credentialFor(uuids);
+  async *events(path, uuids, signal, pacer) {
+    await this.credentialFor(uuids, signal); // which may take longer than a stream may take to begin
     const silence = new Deadline(signal);
     const began = performance.now();
     let hasBegun = false;
+    const hasWorked = () => hasBegun && performance.now() - began > SHORT_STREAM_MS;
     try {
       silence.start("silence", FIRST_EVENT_MS, "The stream has not begun.");
       const headers = { Accept: "text/event-stream" };
       const response = await this.request(path, uuids, { signal: silence.signal, headers });
-      if (!response.body || response.status === 204) return;
       const onBytes = () => {
         if (!hasBegun) return; // the headers and half an event are no proof of a working stream
         silence.stop("silence");
         silence.start("silence", SILENCE_MS, "The stream is silent.");
       };
-      for await (const event of parseEvents(response.body, onBytes)) {
-        if (!hasBegun) {
-          hasBegun = true;
-          onBytes();
+      if (response.body && response.status === 200) {
+        for await (const event of parseEvents(response.body, onBytes)) {
+          if (!hasBegun) {
+            hasBegun = true;
+            onBytes();
+          }
+          if (event.type === "retry") pacer.waitAtLeast(Number(event.data));
+          else yield { type: event.type, data: JSON.parse(event.data) };
         }
-        if (event.type === "retry") pause.retry(Number(event.data));
-        else yield { type: event.type, data: JSON.parse(event.data) };
       }
-      // It has ended before its jobs have. If that happens soon after its begin, it is a failure.
-      if (hasBegun && performance.now() - began > SOON_MS) pause.succeeded();
-      else pause.failed();
+      if (hasWorked()) pacer.succeeded();
+      else pacer.failed();
     } catch (error) {
-      if (hasBegun && performance.now() - began > SOON_MS) pause.succeeded();
-      if (silence.expired) throw new SilentStreamError(silence.expired.message);
-      throw error;
+      if (hasWorked()) pacer.succeeded();
+      if (silence.expired && !hasBegun) throw new BufferedStreamError(silence.expired.message);
+      throw silence.expired ?? error;
     } finally {
       silence.close();
     }
   }
 
-  /** @param {string[]} uuids */
-  async #credentialFor(uuids) {
+  /**
+   * @internal
+   * @param {string[]} uuids
+   * @param {AbortSignal} signal
+   */
+  async credentialFor(uuids, signal) {
     const { credentials } = this;
     if (typeof credentials !== "function") return credentials;
-    const covers = () => this.#credential && (!this.#credential.ids || uuids.every((id) => this.#credential?.ids?.has(id)));
-    if (!covers()) {
-      this.#asking = this.#asking.catch(() => {}).then(async () => {
-        if (covers()) return; // another request has asked meanwhile
-        const ids = [...new Set([...uuids, ...this.#jobs.keys()])];
-        const value = await credentials(ids.slice(0, MAX_JOBS_OF_A_STREAM));
-        this.#credential = { value, ids: credentials.length ? new Set(ids.slice(0, MAX_JOBS_OF_A_STREAM)) : null };
-      });
-      await this.#asking;
+    const isGood = (/** @type {{ ids: Set<string> | null }} */ { ids }) => !ids || uuids.every((id) => ids.has(id));
+    for (;;) {
+      signal.throwIfAborted();
+      const found = this.#credentials.find(isGood);
+      if (found) return found.value;
+      if (!this.#asking) {
+        // The token is for all jobs that are watched, so that the next one is asked for less often.
+        const ids = [...new Set([...uuids, ...this.#jobs.keys()])].slice(0, MAX_JOBS_OF_A_REQUEST);
+        const asking = (async () => {
+          const value = await credentials(ids);
+          const known = { value, ids: credentials.length > 0 ? new Set(ids) : null };
+          this.#credentials = [known, ...this.#credentials].slice(0, MAX_CREDENTIALS);
+        })().finally(() => {
+          if (this.#asking === asking) this.#asking = null;
+        });
+        this.#asking = asking;
+      }
+      await withSignal(this.#asking, signal, () => (this.#asking = null));
     }
-    return this.#credential?.value;
   }
 }
 
 /** @type {Snapshot} */
-const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true });
+const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true, problem: null });
 
-/** A stream that a proxy buffers, or whose connection is dead. */
-class SilentStreamError extends JobStatusError {}
+/** A proxy holds a stream back. */
+class BufferedStreamError extends JobStatusError {}
+
+/** What to do instead of streaming, as far as it is known. */
+class Fallback {
+  /** @type {"long poll" | "poll"} */
+  #kind = "poll";
+  #until = -Infinity;
+
+  /** What to do instead now; null to stream. */
+  get kind() {
+    return performance.now() < this.#until ? this.#kind : null;
+  }
+
+  /** @param {unknown} error the failure of a stream or a poll */
+  learn(error) {
+    if (error instanceof BufferedStreamError) this.#use("long poll", POLL_AFTER_BUFFERING_MS);
+    else if (error instanceof RequestError) this.#use("poll", error.status === 429 ? POLL_AFTER_429_MS : POLL_AFTER_ERROR_MS);
+  }
+
+  /**
+   * @param {"long poll" | "poll"} kind
+   * @param {number} ms
+   */
+  #use(kind, ms) {
+    this.#kind = kind;
+    this.#until = Math.max(this.#until, performance.now() + ms);
+  }
+}
 
 /** A job that is watched. */
 class Job {
-  /** @type {Snapshot} */
   snapshot = NOTHING_KNOWN;
-  /** @type {Set<{ listener: (snapshot: Snapshot) => void }>} */
-  subscriptions = new Set();
   /** @type {Channel | null} */
   channel = null;
+  /** @type {Set<{ listener: (snapshot: Snapshot) => void }>} */
+  #subscriptions = new Set();
   #acceptedAt = -Infinity;
 
   /** @param {string} uuid */
@@ -553,23 +657,51 @@ class Job {
     this.uuid = uuid;
   }
 
-  get isDone() {
+  get isWatched() {
+    return this.#subscriptions.size > 0;
+  }
+
+  /** Whether there is nothing to ask for: it has finished, or can't be watched. */
+  get isSettled() {
     const { status, error } = this.snapshot;
     return error !== null || (status !== null && isFinal(status));
   }
 
-  /** @param {JobDetails} status */
-  accept(status) {
-    const { status: last, isConnected } = this.snapshot;
-    if (last && isOlder(status, last) && performance.now() - this.#acceptedAt < STALE_MS) return;
-    this.#acceptedAt = performance.now();
-    if (last && isConnected && JSON.stringify(last) === JSON.stringify(status)) return;
-    this.#set({ status, error: null, isConnected: true });
+  /**
+   * @param {(snapshot: Snapshot) => void} listener
+   * @returns {() => void}
+   */
+  subscribe(listener) {
+    const subscription = { listener };
+    this.#subscriptions.add(subscription);
+    if (this.snapshot.status || this.snapshot.error) this.#call(subscription);
+    return () => this.#subscriptions.delete(subscription);
   }
 
-  /** @param {boolean} isConnected */
-  setConnected(isConnected) {
-    if (this.snapshot.isConnected !== isConnected) this.#set({ ...this.snapshot, isConnected });
+  /**
+   * @param {JobDetails} status
+   * @returns {boolean} false if it is older than the last one, and was ignored
+   */
+  accept(status) {
+    const { status: last, isConnected } = this.snapshot;
+    if (last && isOlder(status, last) && performance.now() - this.#acceptedAt < STALE_MS) {
+      this.#set({ ...this.snapshot, isConnected: true, problem: null });
+      return false;
+    }
+    this.#acceptedAt = performance.now();
+    const isSame = last !== null && JSON.stringify(last) === JSON.stringify(status);
+    if (isSame && isConnected) return true;
+    this.#set({ status: isSame ? last : status, error: null, isConnected: true, problem: null });
+    return true;
+  }
+
+  /**
+   * @param {boolean} isConnected
+   * @param {Error | null} [problem]
+   */
+  setConnected(isConnected, problem = null) {
+    if (this.snapshot.isConnected === isConnected && this.snapshot.problem === problem) return;
+    this.#set({ ...this.snapshot, isConnected, problem });
   }
 
   /** @param {Error} error */
@@ -580,12 +712,16 @@ class Job {
   /** @param {Snapshot} snapshot */
   #set(snapshot) {
     this.snapshot = snapshot;
-    for (const { listener } of [...this.subscriptions]) {
-      try {
-        listener(snapshot);
-      } catch (error) {
-        (globalThis.reportError ?? console.error)(error);
-      }
+    for (const subscription of [...this.#subscriptions]) this.#call(subscription);
+  }
+
+  /** @param {{ listener: (snapshot: Snapshot) => void }} subscription */
+  #call(subscription) {
+    if (!this.#subscriptions.has(subscription)) return; // ended by another listener
+    try {
+      subscription.listener(this.snapshot);
+    } catch (error) {
+      (globalThis.reportError ?? console.error)(error);
     }
   }
 }
@@ -593,34 +729,35 @@ class Job {
 /**
  * Return whether a status is older than the last one, as that of a replica of the service whose cache
  * is not current. A new run of the job is newer than the end of the last run.
- * @param {JobStatus} status
- * @param {JobStatus} last
+ * @param {JobDetails} status
+ * @param {JobDetails} last
  */
 function isOlder(status, last) {
   if (isFinal(last)) return status.state !== last.state && !(status.created_at > last.created_at);
-  if (status.state === "unknown" || last.state === "unknown") return false;
+  if (last.state === "unknown") return false;
+  if (status.state === "unknown") return status.unknown_cause === "no_record";
   return status.created_at <= last.created_at && status.updated_at < last.updated_at;
 }
 
 /**
- * Up to 100 jobs that are watched with one request at a time: a stream; a long poll where a proxy buffers
- * streams; a plain poll where the service refuses both, or the page has enough streams already.
+ * Up to 100 jobs that are watched with one request at a time: a stream; a long poll where a proxy holds streams
+ * back; a plain poll where the service refuses both, or the page has enough streams already.
  */
 class Channel {
   /** @type {Map<string, Job>} */
   #jobs = new Map();
+  /** @type {Set<string>} the jobs of the present request */
+  #requested = new Set();
   #request = new AbortController();
+  #isAnswered = false;
   #isRunning = false;
-  #openedAt = -Infinity;
+  #beganAt = -Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #opening;
-  /** @type {"long poll" | "poll"} what to do instead of streaming */
-  #instead = "poll";
-  #insteadUntil = -Infinity;
+  #gathering;
   #etag = "";
   #client;
   #onEmpty;
-  #pause;
+  #pacer;
 
   /**
    * @param {JobStatusClient} client
@@ -629,126 +766,155 @@ class Channel {
   constructor(client, onEmpty) {
     this.#client = client;
     this.#onEmpty = onEmpty;
-    this.#pause = new Pause(client, () => this.#request.abort(REOPEN));
+    this.#pacer = new Pacer(client, () => this.#interrupt());
   }
 
   get hasRoom() {
-    return this.#unfinished().length < MAX_JOBS_OF_A_STREAM;
+    return this.#unsettled().length < MAX_JOBS_OF_A_REQUEST;
   }
 
   /** @param {Job} job */
   add(job) {
     job.channel = this;
     this.#jobs.set(job.uuid, job);
-    if (this.#opening !== undefined) return;
-    // Jobs that come one by one share the next request.
-    const wait = Math.max(0, this.#openedAt + REOPEN_MS - performance.now());
-    this.#opening = setTimeout(() => {
-      this.#opening = undefined;
-      this.#openedAt = performance.now();
-      this.#etag = "";
-      this.#request.abort(REOPEN);
-      if (!this.#isRunning) void this.#run();
-    }, wait);
+    this.#gather(this.#beganAt + GATHER_MS - performance.now());
   }
 
   /** @param {Job} job */
   remove(job) {
     this.#jobs.delete(job.uuid);
-    if (this.#unfinished().length === 0) this.close();
+    job.channel = null;
+    if (this.#unsettled().length > 0) return;
+    clearTimeout(this.#gathering);
+    this.#gathering = undefined;
+    this.#request.abort(ENDED_ON_PURPOSE);
+    this.#pacer.wake();
+    if (!this.#isRunning) this.#onEmpty();
   }
 
-  close() {
-    clearTimeout(this.#opening);
-    this.#opening = undefined;
-    this.#request.abort(REOPEN);
-    this.#pause.wake();
-    if (this.#jobs.size === 0 && !this.#isRunning) this.#onEmpty();
+  /**
+   * Send the next request with all jobs that there are after some time. The present request is not ended before it
+   * is answered, so that jobs are seen even if others are added all the time.
+   * @param {number} ms
+   */
+  #gather(ms) {
+    if (this.#gathering !== undefined) return;
+    this.#gathering = setTimeout(() => {
+      this.#gathering = undefined;
+      const jobs = this.#unsettled();
+      if (this.#isRunning && jobs.every((job) => this.#requested.has(job.uuid))) return;
+      const unansweredMs = performance.now() - this.#beganAt;
+      if (this.#isRunning && !this.#isAnswered && unansweredMs < MAX_UNANSWERED_MS) this.#gather(50);
+      else if (this.#isRunning) this.#request.abort(ENDED_ON_PURPOSE);
+      else if (jobs.length > 0) void this.#run();
+    }, Math.max(0, ms));
   }
 
-  #unfinished() {
-    return [...this.#jobs.values()].filter((job) => !job.isDone);
+  #interrupt() {
+    for (const job of this.#unsettled()) job.setConnected(false);
+    this.#request.abort(ENDED_ON_PURPOSE);
+  }
+
+  #unsettled() {
+    return [...this.#jobs.values()].filter((job) => !job.isSettled);
   }
 
   async #run() {
     this.#isRunning = true;
-    this.#pause.start();
+    this.#pacer.listen();
     for (;;) {
-      await this.#pause.whileHidden(() => this.#unfinished().length > 0);
-      const jobs = this.#unfinished();
+      await this.#pacer.whileHidden(() => this.#unsettled().length > 0);
+      const jobs = this.#unsettled().slice(0, MAX_JOBS_OF_A_REQUEST);
       if (jobs.length === 0) break;
-      this.#request = new AbortController();
+      this.#begin(jobs);
       try {
         await this.#exchange(jobs);
       } catch (error) {
-        if (error !== REOPEN) await this.#onError(error, jobs);
+        if (!this.#request.signal.aborted) await this.#onError(error, jobs);
       }
-      if (this.#unfinished().length > 0) await this.#pause.beforeRetry(this.#request.signal);
+      if (this.#unsettled().length > 0) await this.#pacer.beforeNext(this.#request.signal);
     }
-    this.#pause.stop();
+    this.#pacer.stopListening();
+    this.#pacer.reset();
     this.#isRunning = false;
     if (this.#jobs.size === 0) this.#onEmpty();
   }
 
   /** @param {Job[]} jobs */
-  async #exchange(jobs) {
-    if (performance.now() < this.#insteadUntil) {
-      await this.#poll(jobs, this.#instead === "long poll" ? LONG_POLL_SECONDS : 0);
-      return;
-    }
-    const { url, maxStreams } = this.#client;
-    const open = openStreams.get(url) ?? 0;
-    if (open >= maxStreams) {
-      await this.#poll(jobs, 0);
-      return;
-    }
-    openStreams.set(url, open + 1);
-    try {
-      await this.#stream(jobs);
-    } finally {
-      openStreams.set(url, (openStreams.get(url) ?? 1) - 1);
-    }
+  #begin(jobs) {
+    this.#request = new AbortController();
+    this.#beganAt = performance.now();
+    this.#isAnswered = false;
+    const uuids = jobs.map((job) => job.uuid);
+    if (uuids.length !== this.#requested.size || !uuids.every((uuid) => this.#requested.has(uuid))) this.#etag = "";
+    this.#requested = new Set(uuids);
+    this.#pacer.begin();
   }
 
   /** @param {Job[]} jobs */
-  async #stream(jobs) {
+  async #exchange(jobs) {
     const uuids = jobs.map((job) => job.uuid);
+    await this.#client.credentialFor(uuids, this.#request.signal);
+    const { kind } = this.#client.fallback;
+    if (kind !== null || !this.#client.takeStream()) {
+      await this.#poll(jobs, uuids, kind === "long poll" && this.#etag ? LONG_POLL_SECONDS : 0);
+      return;
+    }
+    try {
+      await this.#stream(uuids);
+    } finally {
+      this.#client.giveStreamBack();
+    }
+  }
+
+  /** @param {string[]} uuids */
+  async #stream(uuids) {
     const path = `/api/jobs/events?${idQuery(uuids)}&details=1`;
-    for await (const { type, data } of this.#client.events(path, uuids, this.#request.signal, this.#pause)) {
+    for await (const { type, data } of this.#client.events(path, uuids, this.#request.signal, this.#pacer)) {
+      this.#isAnswered = true;
       if (type === "status") this.#accept(data);
+      if (this.#unsettled().length === 0) return;
     }
   }
 
   /**
    * @param {Job[]} jobs
+   * @param {string[]} uuids
    * @param {number} wait seconds; 0 for a plain poll
    */
-  async #poll(jobs, wait) {
-    const uuids = jobs.map((job) => job.uuid);
-    const path = `/api/jobs?${idQuery(uuids)}&details=1`;
-    const { signal } = this.#request;
+  async #poll(jobs, uuids, wait) {
+    const path = `/api/jobs?${idQuery(uuids)}&details=1${wait ? `&wait=${wait}` : ""}`;
     const headers = this.#etag ? { "If-None-Match": this.#etag } : undefined;
-    const response = await this.#client.request(wait && this.#etag ? `${path}&wait=${wait}` : path, uuids, {
-      signal,
-      headers,
-    });
-    const seconds = wait ? 0 : retryAfterOf(response) || POLL_SECONDS;
-    this.#pause.succeeded(1_000 * seconds * (1 + this.#client.random() / 4));
-    if (response.status === 304) {
-      for (const job of jobs) job.setConnected(true);
-      return;
+    const timely = new Deadline(this.#request.signal);
+    timely.start("answer", 1_000 * wait + ANSWER_MS, "The service does not answer.");
+    try {
+      const response = await this.#client.request(path, uuids, { signal: timely.signal, headers });
+      const body = response.status === 304 ? null : await response.json();
+      // A wait that has waited may be followed by the next one at once.
+      const hasWaited = wait > 0 && performance.now() - this.#beganAt > 1_000;
+      const seconds = hasWaited ? 0 : retryAfterOf(response) || POLL_SECONDS;
+      this.#pacer.succeeded(1_000 * seconds * (1 + this.#client.random() / 4));
+      this.#isAnswered = true;
+      if (body === null) {
+        for (const job of jobs) job.setConnected(true);
+        return;
+      }
+      this.#etag = response.headers.get("ETag") ?? "";
+      body.jobs.forEach(this.#accept, this);
+    } catch (error) {
+      throw timely.expired ?? error;
+    } finally {
+      timely.close();
     }
-    const { jobs: statuses } = await response.json();
-    this.#etag = response.headers.get("ETag") ?? "";
-    statuses.forEach(this.#accept, this);
   }
 
   /** @param {JobDetails} status */
   #accept(status) {
     const job = this.#jobs.get(status.id);
-    if (!job) return;
-    job.accept(status);
-    if (job.isDone) this.#etag = ""; // the next request has other jobs
+    if (!job || job.accept(status)) return;
+    // It came from a replica that was not up to date. A stream does not repeat it: so ask again later.
+    this.#requested.delete(job.uuid);
+    this.#gather(STALE_MS);
   }
 
   /**
@@ -757,24 +923,13 @@ class Channel {
    */
   async #onError(error, jobs) {
     this.#etag = "";
-    if (error instanceof RequestError && !error.isTransient) {
-      if (error.status === 403 && jobs.length > 1) await this.#findForbidden(jobs);
-      else for (const job of jobs) job.fail(error);
-      return;
-    }
-    if (error instanceof SilentStreamError) this.#doInstead("long poll", RETRY_STREAM_MS);
-    else if (error instanceof RequestError) this.#doInstead("poll", error.status === 429 ? REFUSED_MS : BUSY_MS);
-    this.#pause.failed(error);
-    for (const job of jobs) job.setConnected(false);
-  }
-
-  /**
-   * @param {"long poll" | "poll"} what
-   * @param {number} ms
-   */
-  #doInstead(what, ms) {
-    this.#instead = what;
-    this.#insteadUntil = performance.now() + ms;
+    this.#pacer.failed(error);
+    if (!isRefusal(error)) {
+      this.#client.fallback.learn(error);
+      if (error instanceof BufferedStreamError) return; // a long poll follows
+      for (const job of jobs) job.setConnected(false, asError(error));
+    } else if (error.status === 403 && jobs.length > 1) await this.#findForbidden(jobs);
+    else for (const job of jobs) job.fail(error);
   }
 
   /**
@@ -782,25 +937,37 @@ class Channel {
    * @param {Job[]} jobs
    */
   async #findForbidden(jobs) {
-    for (const job of jobs) {
+    for (const { uuid } of jobs) {
+      const timely = new Deadline(this.#request.signal);
+      timely.start("answer", ANSWER_MS, "The service does not answer.");
       try {
-        this.#accept(await this.#client.details(job.uuid, { signal: this.#request.signal }));
+        const options = { signal: timely.signal, mayRefresh: false };
+        const response = await this.#client.request(`/api/jobs/${uuid}/details`, [uuid], options);
+        this.#accept(await response.json());
       } catch (error) {
-        if (!(error instanceof RequestError) || error.isTransient) return;
-        job.fail(error);
+        if (this.#request.signal.aborted) return;
+        if (isRefusal(error)) this.#jobs.get(uuid)?.fail(error);
+        else {
+          this.#pacer.failed(error);
+          return;
+        }
+      } finally {
+        timely.close();
       }
     }
   }
 }
 
-/** Why a channel's request is aborted: the next one follows. */
-const REOPEN = new JobStatusError("The request is sent again.");
-
-/** When to send the next request: when the page is shown, after the time that was asked for, and later after failures. */
-class Pause {
+/**
+ * Decides when the next request of a channel or a followed list is sent: when the page is shown; after the time that
+ * the service asks for; later after each failure.
+ */
+class Pacer {
   isHidden = false;
   #failures = 0;
-  #ms = 0;
+  #beganAt = -Infinity;
+  /** Milliseconds to wait before the next request, unless something wakes. */
+  #waitMs = 0;
   #wake = () => {};
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #hiding;
@@ -820,7 +987,8 @@ class Pause {
     this.#interrupt = interrupt;
   }
 
-  start() {
+  /** Begin to listen whether the page is shown, and the computer online and awake. */
+  listen() {
     if (typeof document === "undefined") return;
     document.addEventListener("visibilitychange", this.#onVisibility);
     globalThis.addEventListener("online", this.#onOnline);
@@ -828,12 +996,13 @@ class Pause {
     let last = Date.now();
     this.#ticking = setInterval(() => {
       const now = Date.now();
-      if (now - last > ASLEEP_MS && !this.isHidden) this.#interrupt(); // its connection may be dead
+      // After a sleep the connection may be dead. (The timers of a hidden page are late without a sleep.)
+      if (now - last > ASLEEP_MS && document.visibilityState === "visible") this.#interrupt();
       last = now;
     }, TICK_MS);
   }
 
-  stop() {
+  stopListening() {
     if (typeof document === "undefined") return;
     clearTimeout(this.#hiding);
     clearInterval(this.#ticking);
@@ -841,36 +1010,49 @@ class Pause {
     globalThis.removeEventListener("online", this.#onOnline);
   }
 
-  /** End the present wait. */
+  /** Forget failures. */
+  reset() {
+    this.#failures = 0;
+    this.#waitMs = 0;
+  }
+
+  /** Note that a request begins. */
+  begin() {
+    this.#beganAt = performance.now();
+    this.#waitMs = 0;
+  }
+
+  /** End the present wait, except what the service has asked for. */
   wake() {
     this.#wake();
   }
 
-  /** @param {number} ms milliseconds to wait at least before the next request */
-  retry(ms) {
-    this.#ms = Math.max(this.#ms, ms);
+  /** @param {number} ms milliseconds for which the service wants no request of this client */
+  waitAtLeast(ms) {
+    const until = performance.now() + Math.min(ms, MAX_ASKED_WAIT_MS);
+    this.#client.notBefore = Math.max(this.#client.notBefore, until);
   }
 
-  /** @param {number} [ms] milliseconds to wait before the next request */
+  /** @param {number} [ms] milliseconds after which the next request is useful */
   succeeded(ms = 0) {
     this.#failures = 0;
-    this.retry(ms);
+    this.#waitMs = Math.min(ms, MAX_ASKED_WAIT_MS);
   }
 
   /** @param {unknown} [error] */
   failed(error) {
+    const random = this.#client.random();
     const ceiling = Math.min(MAX_BACKOFF_MS, 500 * 2 ** this.#failures);
     this.#failures += 1;
-    const asked = error instanceof RequestError ? 1_000 * error.retryAfter : 0;
-    const random = this.#client.random();
-    this.retry(asked ? asked * (1 + random / 4) : ceiling * (0.5 + random / 2));
+    this.#waitMs = Math.max(this.#waitMs, ceiling * (0.5 + random / 2));
+    if (error instanceof RequestError) this.waitAtLeast(1_000 * error.retryAfter * (1 + random / 4));
   }
 
-  /** @param {AbortSignal} signal */
-  async beforeRetry(signal) {
-    const ms = this.#ms;
-    this.#ms = 0;
-    if (!signal.aborted) await this.#sleep(ms, signal);
+  /** @param {AbortSignal} signal of the last request: if it was ended on purpose, the next one may follow soon */
+  async beforeNext(signal) {
+    if (!signal.aborted) await this.#sleep(this.#waitMs, signal);
+    const interval = signal.aborted ? 0 : this.#beganAt + MIN_INTERVAL_MS - performance.now();
+    await this.#sleep(Math.max(interval, this.#client.notBefore - performance.now()));
   }
 
   /** @param {() => boolean} isNeeded whether there is anything to wait for */
@@ -896,6 +1078,7 @@ class Pause {
    * @param {AbortSignal} [signal]
    */
   async #sleep(ms, signal) {
+    if (ms <= 0) return;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     const wake = await new Promise((resolve) => {
@@ -955,7 +1138,7 @@ class Deadline {
   close() {
     for (const name of [...this.#timers.keys()]) this.stop(name);
     this.#other?.removeEventListener("abort", this.#onAbort);
-    this.#abort.abort(REOPEN);
+    this.#abort.abort(ENDED_ON_PURPOSE);
   }
 }
 
@@ -982,7 +1165,7 @@ export async function* parseEvents(body, onBytes = () => {}) {
       const lines = text.split(/\r\n|\n|\r(?!$)/);
       text = lines.pop() ?? "";
       for (const line of lines) {
-        const [, field, content] = /^([^:]*):? ?(.*)$/.exec(line) ?? [];
+        const [, field, content] = /^([^:]*):? ?(.*)$/s.exec(line) ?? [];
         if (field === "event") type = content;
         else if (field === "data") data.push(content);
         else if (field === "retry" && /^\d+$/.test(content)) yield { type: "retry", data: content };
@@ -996,6 +1179,47 @@ export async function* parseEvents(body, onBytes = () => {}) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+/**
+ * Wait for a promise, or until the signal is aborted.
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {AbortSignal} signal
+ * @param {() => void} onAbort
+ * @returns {Promise<T>}
+ */
+async function withSignal(promise, signal, onAbort) {
+  promise.catch(() => {}); // where nobody waits for it any more
+  /** @type {() => void} */
+  let abort = () => {};
+  const aborted = new Promise((_, reject) => {
+    abort = () => {
+      onAbort();
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", abort);
+    if (signal.aborted) abort();
+  });
+  try {
+    return /** @type {T} */ (await Promise.race([promise, aborted]));
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+/**
+ * Return whether an error is the service's last word. Anything else may come from a proxy, and pass.
+ * @param {unknown} error
+ * @returns {error is RequestError}
+ */
+function isRefusal(error) {
+  return error instanceof RequestError && [400, 401, 403, 422].includes(error.status);
+}
+
+/** @param {unknown} error */
+function asError(error) {
+  return error instanceof Error ? error : new Error(String(error));
 }
 
 /** @param {Response} response */

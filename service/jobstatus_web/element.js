@@ -36,6 +36,7 @@ const STYLE = `
   .text { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
     unicode-bidi: isolate; }
   [part="name"] { font-weight: 600; flex: 0 1 auto; }
+  [hidden] { display: none; }
   [part="time"], [part="state"] { flex: none; font-variant-numeric: tabular-nums; }
   [part="bar"] { height: var(--job-status-height, 0.5em); border-radius: var(--job-status-radius, 0.25em);
     background: var(--job-status-track, rgb(127 127 127 / 0.25)); overflow: hidden; margin: 0.35em 0; }
@@ -65,6 +66,9 @@ let styleSheet;
 /** @type {Map<string, JobStatusClient>} by address and token */
 const clients = new Map();
 
+/** @type {Set<string>} the addresses whose failure the console explains, once */
+const explained = new Set();
+
 /** @type {JobStatusClient | null} */
 let configured = null;
 
@@ -74,6 +78,7 @@ let configured = null;
  */
 export function configure(client) {
   configured = client instanceof JobStatusClient ? client : new JobStatusClient({ url: defaultUrl(), ...client });
+  if (typeof document === "undefined") return configured;
   for (const element of document.querySelectorAll("job-status")) {
     if (element instanceof JobStatusElement) element.restart();
   }
@@ -121,6 +126,8 @@ export class JobStatusElement extends Base {
   /** @type {JobDetails | null} */
   #status = null;
   #receivedAt = 0;
+  /** Why there is nothing to show; empty if there is. */
+  #problem = "";
   /** @type {() => void} */
   #unsubscribe = () => {};
   #generation = 0;
@@ -165,16 +172,27 @@ export class JobStatusElement extends Base {
     // Attributes that are set one after the other are one change.
     await null;
     const id = this.getAttribute("job");
-    if (!id || generation !== this.#generation) return;
+    if (generation !== this.#generation) return;
+    if (!id) {
+      this.#status = null;
+      this.#show();
+      return;
+    }
     try {
       const uuid = await jobUuid(id);
       if (generation !== this.#generation) return;
       if (this.#status?.id !== uuid) this.#status = null;
+      this.#problem = "";
       this.#show();
       this.#ticking = setInterval(() => this.#showTime(), 1_000);
-      this.#unsubscribe = this.#client().subscribe(uuid, (snapshot) => this.#update(snapshot));
+      // A listener of the page may remove the element, or change its job, before `subscribe` returns.
+      const end = this.#client().subscribe(uuid, (snapshot) => {
+        if (generation === this.#generation) this.#update(snapshot);
+      });
+      if (generation === this.#generation) this.#unsubscribe = end;
+      else end();
     } catch (error) {
-      this.#showProblem(error instanceof Error ? error.message : String(error));
+      if (generation === this.#generation) this.#fail(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -192,23 +210,44 @@ export class JobStatusElement extends Base {
   }
 
   /** @param {Snapshot} snapshot */
-  #update({ status, error, isConnected }) {
+  #update({ status, error, isConnected, problem }) {
+    this.toggleAttribute("disconnected", !isConnected);
     if (error) {
-      this.#showProblem(error.message);
+      this.#fail(error.message);
       return;
     }
     const before = this.#status;
-    if (before !== status) this.#receivedAt = performance.now();
+    const isSame = before !== null && JSON.stringify(before) === JSON.stringify(status);
+    if (!isSame) this.#receivedAt = performance.now();
     this.#status = status;
+    this.#problem = "";
+    if (!status && problem) this.#explainNoConnection(problem);
     this.#show();
-    this.toggleAttribute("disconnected", !isConnected);
-    if (!status || before === status) return;
+    if (!status || isSame) return;
     const options = { detail: status, bubbles: true, composed: true };
     this.dispatchEvent(new CustomEvent("jobchange", options));
-    if (isFinal(status)) {
-      clearInterval(this.#ticking);
-      this.dispatchEvent(new CustomEvent("jobdone", options));
-    }
+    if (!isFinal(status)) return;
+    clearInterval(this.#ticking);
+    this.dispatchEvent(new CustomEvent("jobdone", options));
+  }
+
+  /** @param {Error} problem */
+  #explainNoConnection(problem) {
+    const { url } = this.#client();
+    this.#problem = `No connection to ${new URL(url).host} yet.`;
+    if (explained.has(url)) return;
+    explained.add(url);
+    console.warn(
+      `<job-status>: ${url} can't be reached (${problem.message}). Is the service running? ` +
+        `If it is: does its JOBSTATUS_CORS_ORIGINS contain ${location.origin}?`,
+    );
+  }
+
+  /** @param {string} message */
+  #fail(message) {
+    clearInterval(this.#ticking);
+    this.#problem = message;
+    this.#show();
   }
 
   #build() {
@@ -246,21 +285,22 @@ export class JobStatusElement extends Base {
     const parts = this.#parts;
     if (!parts) return;
     const status = this.#status;
-    const state = status?.state ?? "";
-    const stateName = status ? STATE_NAMES[status.state] ?? status.state : "…";
+    const state = this.#problem ? "unknown" : status?.state ?? "";
+    const stateName = this.#problem ? "not available" : status ? STATE_NAMES[status.state] ?? status.state : "…";
     const name = this.getAttribute("label") ?? status?.name ?? "";
     if (this.getAttribute("state") !== state) {
       this.setAttribute("state", state);
       // Screen readers announce states, not every percent.
       if (status) setText(parts.announcement, `${name} ${stateName}`.trim());
     }
-    const isRunning = status !== null && !isFinal(status) && status.state !== "unknown";
+    const isRunning = !this.#problem && status !== null && !isFinal(status) && status.state !== "unknown";
     const hasProgress = status !== null && (status.has_progress || isFinal(status));
     const progress = status && (status.has_progress ? status.progress : status.state === "succeeded" ? 100 : 0);
     setText(parts.name, name);
     setText(parts.state, status?.has_progress && isRunning ? `${Math.floor(status.progress)} %` : stateName);
-    setText(parts.reason, status?.reason ?? "");
-    parts.reason.title = status?.reason ?? "";
+    setText(parts.reason, this.#problem || (status?.reason ?? ""));
+    parts.reason.title = parts.reason.textContent ?? "";
+    parts.name.hidden = !name;
     parts.bar.setAttribute("aria-label", name || "job");
     parts.bar.setAttribute("aria-valuetext", hasProgress ? `${Math.floor(progress ?? 0)} %, ${stateName}` : stateName);
     if (hasProgress) parts.bar.setAttribute("aria-valuenow", String(progress));
@@ -272,20 +312,8 @@ export class JobStatusElement extends Base {
 
   #showTime() {
     if (!this.#parts) return;
-    const left = this.#status && secondsLeft(this.#status, this.#receivedAt);
+    const left = this.#problem || !this.#status ? null : secondsLeft(this.#status, this.#receivedAt);
     setText(this.#parts.time, left === null ? "" : `${duration(left)} left`);
-  }
-
-  /** @param {string} message */
-  #showProblem(message) {
-    clearInterval(this.#ticking);
-    this.setAttribute("state", "unknown");
-    if (!this.#parts) return;
-    setText(this.#parts.state, "not available");
-    setText(this.#parts.time, "");
-    setText(this.#parts.reason, message);
-    this.#parts.bar.setAttribute("aria-label", this.getAttribute("label") ?? "job");
-    this.#parts.bar.classList.remove("indeterminate");
   }
 }
 

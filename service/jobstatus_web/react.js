@@ -16,7 +16,7 @@ import { jobUuid } from "./client.js";
 export const JobStatusContext = createContext(/** @type {JobStatusClient | null} */ (null));
 
 /** @type {Snapshot} */
-const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true });
+const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true, problem: null });
 
 /**
  * Return what is known of a job, and render again after each change.

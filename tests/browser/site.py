@@ -65,7 +65,8 @@ class Site:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body.encode())))
                 self.end_headers()
-                self.wfile.write(body.encode())
+                with contextlib.suppress(BrokenPipeError):  # the page waits no longer
+                    self.wfile.write(body.encode())
 
             def log_message(self, *_: Any) -> None:
                 """Log nothing."""

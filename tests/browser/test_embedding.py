@@ -124,6 +124,41 @@ def test_events(page: Page, site: Site, service: Service, sign: Sign, put: Put) 
     ]
 
 
+def test_element_that_is_removed_by_its_own_event(
+    page: Page, embedded: Embedded, put: Put, service: Service
+) -> None:
+    """An element that a listener removes at once is no longer watched; `jobdone` comes once."""
+    put(JOBS[0], progress=1)
+    put(JOBS[1], progress=1)
+    page.goto(embedded(JOBS[:1]))
+    expect(bar(page)).to_have_attribute("aria-valuenow", "1")
+    page.evaluate(
+        """(id) => {
+          const element = document.createElement("job-status");
+          element.addEventListener("jobchange", () => element.remove(), { once: true });
+          element.setAttribute("job", id);
+          document.body.append(element);
+        }""",
+        str(JOBS[0]),
+    )
+    expect(page.locator("job-status")).to_have_count(1)
+    page.evaluate("document.querySelector('job-status').remove()")
+    open_streams = "jobstatus_streams_open 0.0"
+    eventually(lambda: open_streams in httpx.get(f"{service.url}/metrics").text)
+
+
+def test_done_once(page: Page, embedded: Embedded, put: Put) -> None:
+    """An element that is moved in the page does not report the end of its job again."""
+    put(JOBS[0], state=JobState.SUCCEEDED)
+    page.goto(embedded(JOBS[:1]))
+    page.evaluate("window.done = 0; addEventListener('jobdone', () => (window.done += 1))")
+    expect(page.locator("job-status")).to_have_attribute("state", "succeeded")
+    for _ in range(3):
+        page.evaluate("document.body.append(document.querySelector('job-status'))")
+        page.wait_for_timeout(50)
+    assert page.evaluate("window.done") <= 1
+
+
 def test_elements_come_and_go(page: Page, log: Log, embedded: Embedded, put: Put) -> None:
     """Elements that are removed are no longer watched; the stream ends with the last one."""
     for job in JOBS[:3]:
@@ -339,7 +374,7 @@ def test_strict_policy(page: Page, site: Site, service: Service, sign: Sign, put
 def test_other_origin(page: Page, log: Log, service: Service, sign: Sign, put: Put) -> None:
     """A page of an origin that is not allowed runs the element, but reads nothing."""
     put(JOB, progress=40)
-    log.allowed = re.compile("CORS policy|Failed to load resource")
+    log.allowed = re.compile("CORS policy|Failed to load resource|JOBSTATUS_CORS_ORIGINS")
     with Site().running() as other:
         page.goto(
             other.page(
@@ -348,7 +383,10 @@ def test_other_origin(page: Page, log: Log, service: Service, sign: Sign, put: P
             )
         )
         expect(page.locator("job-status")).to_have_attribute("disconnected", "")
+        expect(page.locator("job-status")).to_contain_text("No connection to 127.0.0.1")
         assert "40" not in page.locator("job-status").inner_text()
+    (warning,) = [each for each in log.messages if each.startswith("warning")]
+    assert f"JOBSTATUS_CORS_ORIGINS contain {other.url}?" in warning
 
 
 def test_no_secret_leaks(

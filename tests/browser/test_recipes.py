@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -95,10 +96,14 @@ def test_progress_bar(
         expect(page.locator("job-status")).to_contain_text(re.compile(r"frame \d+ of 100"))
         expect(page.locator("job-status")).to_contain_text("left")
         expect(page.locator("job-status")).to_have_attribute("state", "succeeded", timeout=20_000)
+        token = httpx.get(f"http://localhost:{port}/tokens?ids={JOB},{UUID(int=1)}").text
+        for job in (JOB, UUID(int=1)):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert httpx.get(f"{service.url}/api/jobs/{job}", headers=headers).status_code == 200
 
 
 def test_many(page: Page, site: Site, service: Service, sign: Sign, put: Put) -> None:
-    """One client for all elements, with tokens that the site signs."""
+    """One client for all elements, with tokens that the back end signs."""
     put(JOB, progress=30)
     site.pages["/tokens"] = lambda query: sign(*query["ids"][0].split(","))
     site.pages["/"] = (

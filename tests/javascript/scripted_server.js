@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 
 /**
  * @typedef {{ status?: number, headers?: Record<string, string>, body?: string, cut?: boolean,
- *   hold?: boolean, chunks?: string[], gap?: number }} Answer
+ *   hold?: boolean, chunks?: string[], gap?: number, delay?: number }} Answer
  * @typedef {{ path: string, headers: import("node:http").IncomingHttpHeaders }} Seen
  */
 
@@ -105,6 +105,7 @@ export class ScriptedServer {
     this.#held.add(response);
     response.on("close", () => this.#held.delete(response));
     if (answer.hold && !answer.chunks) return;
+    if (answer.delay) await new Promise((resolve) => setTimeout(resolve, answer.delay));
     response.writeHead(answer.status ?? 200, answer.headers);
     if (!answer.chunks) {
       response.end(answer.body ?? "");

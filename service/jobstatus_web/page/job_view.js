@@ -1,8 +1,8 @@
 // One job: its status and details, its progress over time, its result, and how to ask for it elsewhere.
 
-import { RequestError } from "../client.js";
+import { jobUuid, RequestError } from "../client.js";
 import { duration, secondsLeft } from "../element.js";
-import { copyOnClick, element, localTime, ProgressBar, setText, showState } from "./dom.js";
+import { copyOnClick, element, localTime, ProgressBar, setText, showState, STATE_LABELS } from "./dom.js";
 
 /** @typedef {import("../client.js").JobStatusClient} JobStatusClient */
 /** @typedef {import("../client.js").JobDetails} JobDetails */
@@ -10,14 +10,16 @@ import { copyOnClick, element, localTime, ProgressBar, setText, showState } from
 const MAX_POINTS = 2_000;
 const SVG = "http://www.w3.org/2000/svg";
 
+/** @type {Record<string, string>} */
 const UNKNOWN_CAUSES = {
-  no_record: "There is no record of it: it never existed, or is no longer kept.",
   lease_expired: "Its worker has stopped reporting, and has probably died. Another attempt may follow.",
   unreadable: "Its record is malformed; the service's log says how.",
 };
 
 export class JobView {
   #abort = new AbortController();
+  #hasStopped = false;
+  #unsubscribe = () => {};
   /** @type {JobDetails | null} */
   #job = null;
   #receivedAt = 0;
@@ -71,20 +73,25 @@ export class JobView {
   }
 
   stop() {
+    this.#hasStopped = true;
+    this.#unsubscribe();
     this.#abort.abort();
     clearInterval(this.#ticking);
   }
 
   async #watch() {
-    const { signal } = this.#abort;
+    let uuid;
     try {
-      for await (const job of this.#client.watch(this.#id, { signal })) {
-        this.#report(null);
-        this.#show(job);
-      }
+      uuid = await jobUuid(this.#id);
     } catch (error) {
-      if (!signal.aborted) this.#report(error);
+      this.#report(error);
+      return;
     }
+    if (this.#hasStopped) return;
+    this.#unsubscribe = this.#client.subscribe(uuid, ({ status, error, isConnected, problem }) => {
+      this.#report(error ?? (isConnected ? null : problem));
+      if (status && status !== this.#job) this.#show(status);
+    });
   }
 
   /** @param {JobDetails} job */
@@ -94,10 +101,9 @@ export class JobView {
     this.#receivedAt = performance.now();
     document.title = `${job.name || "Job"}: ${job.state}`;
     setText(this.#name, job.name || job.id);
-    if (before?.state !== job.state) setText(this.#announcement, `The job is ${job.state.replace("_", " ")}.`);
+    if (before?.state !== job.state) setText(this.#announcement, `State: ${STATE_LABELS[job.state] ?? job.state}`);
     showState(this.#state, job.state);
     this.#bar.show(job);
-    setText(this.#reason, job.reason);
     this.#fact("Id", job.id);
     const hasRecord = job.unknown_cause !== "no_record";
     this.#fact("Enqueued", hasRecord ? localTime(job.created_at) : "");
@@ -107,7 +113,9 @@ export class JobView {
     this.#fact("Attempt", job.attempt === null ? "" : String(job.attempt));
     this.#fact("Worker", job.worker ?? "");
     this.#fact("Status kept until", localTime(job.expires_at));
-    this.#fact("Why unknown", job.unknown_cause ? UNKNOWN_CAUSES[job.unknown_cause] : "");
+    this.#bar.element.hidden = !hasRecord;
+    setText(this.#reason, hasRecord ? job.reason : this.#explanation());
+    if (hasRecord) this.#fact("Why unknown", UNKNOWN_CAUSES[job.unknown_cause ?? ""] ?? "");
     this.#showTimes();
     if (job.has_progress) this.#chart.add(Date.parse(job.updated_at), job.progress);
     if (!before) this.#showElsewhere(job.id);
@@ -136,6 +144,11 @@ export class JobView {
       this.#facts.append(element("dt", {}, label), place);
     }
     setText(place, value || "–");
+  }
+
+  /** Say why there is no record, with the id as it was given. */
+  #explanation() {
+    return `There is no record of a job with the id ${this.#id}: it never existed, or is no longer kept. It appears here when it is enqueued.`;
   }
 
   /** @param {string} uuid */
@@ -200,7 +213,9 @@ class Chart {
    */
   add(at, progress) {
     const last = this.#points.at(-1);
-    if (last && (at <= last[0] || progress < last[1])) this.#points = at < last[0] ? this.#points : [];
+    if (last && at < last[0]) return;
+    if (last && progress < last[1]) this.#points = []; // another attempt
+    else if (last && at === last[0]) this.#points.pop();
     this.#points.push([at, progress]);
     // Leave out every second point rather than the old ones.
     if (this.#points.length > MAX_POINTS) this.#points = this.#points.filter((_, i) => i % 2 === 0);

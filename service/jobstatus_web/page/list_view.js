@@ -10,9 +10,10 @@ import { element, localTime, ProgressBar, setText, showState, STATE_LABELS, STAT
 
 const PAGE_SIZE = 200;
 const LIVE_JOBS = 50; // of the page that the service follows
+const AFTER_FAILURE_MS = 5_000;
 const MAX_ROWS = 5_000;
 const COLUMNS = ["State", "Job", "Progress", "Reason"];
-const NUMBER_COLUMNS = ["Since", "Left", "Try"];
+const NUMBER_COLUMNS = ["Age", "Left", "Attempt"];
 
 export class ListView {
   /** @type {Map<string, Row>} */
@@ -30,6 +31,7 @@ export class ListView {
   #report;
   #states;
   #name;
+  #focused;
 
   #filters = element("div", { class: "filters", role: "group", "aria-label": "Filters" });
   /** @type {Map<State, HTMLElement>} */
@@ -46,9 +48,11 @@ export class ListView {
    * @param {JobStatusClient} client
    * @param {URLSearchParams} query the filters
    * @param {(error: unknown) => void} report
+   * @param {string} focused the address of the job whose row is to have the focus
    */
-  constructor(client, query, report) {
+  constructor(client, query, report, focused) {
     this.#client = client;
+    this.#focused = focused;
     this.#report = report;
     this.#states = /** @type {State[]} */ (query.getAll("state")).filter((state) => STATES.includes(state));
     this.#name = query.get("name") ?? "";
@@ -154,12 +158,13 @@ export class ListView {
       if (this.#abort.signal.aborted) return;
       this.#report(error);
       if (error instanceof RequestError && !error.isTransient) this.#more.hidden = true;
-    } finally {
-      this.#isLoading = false;
-      // Ask again whether the button is in view.
-      this.#observer.unobserve(this.#more);
-      this.#observer.observe(this.#more);
+      await new Promise((resolve) => setTimeout(resolve, AFTER_FAILURE_MS));
     }
+    this.#isLoading = false;
+    if (this.#abort.signal.aborted) return;
+    // Ask again whether the button is in view.
+    this.#observer.unobserve(this.#more);
+    this.#observer.observe(this.#more);
   }
 
   /** @param {JobDetails} job */
@@ -171,7 +176,6 @@ export class ListView {
       return;
     }
     if (!row) {
-      if (this.#rows.size >= MAX_ROWS) return;
       row = new Row();
       this.#rows.set(job.id, row);
     }
@@ -192,12 +196,23 @@ export class ListView {
     this.#changed.clear();
     if (!mustSort) return;
     const rows = [...this.#rows.values()].sort((a, b) => (a.key < b.key ? 1 : a.key > b.key ? -1 : 0));
+    for (const row of rows.splice(MAX_ROWS)) this.#remove(row);
     /** @type {Element | null} */
     let place = this.#body.firstElementChild;
     for (const row of rows) {
       if (row.root === place) place = place.nextElementSibling;
       else this.#body.insertBefore(row.root, place);
     }
+    if (this.#focused) this.#focus();
+  }
+
+  /** Focus the row of the job that was shown before, once, unless something else has the focus by now. */
+  #focus() {
+    const link = this.#body.querySelector(`a[href="${this.#focused.replaceAll('"', '')}"]`);
+    if (!(link instanceof HTMLElement)) return;
+    this.#focused = "";
+    const current = document.activeElement;
+    if (current === document.body || current?.id === "view") link.focus();
   }
 
   #makeFilters() {
@@ -210,10 +225,11 @@ export class ListView {
       button.addEventListener("click", () => {
         this.#go(isOn ? this.#states.filter((each) => each !== state) : [...this.#states, state], this.#name);
       });
-      if (state !== "unknown") this.#counts.set(state, count);
+      if (state === "unknown") button.title = "Jobs whose worker has stopped reporting; they are not counted";
+      else this.#counts.set(state, count);
       this.#filters.append(button);
     }
-    const field = element("input", { type: "search", placeholder: "Name", "aria-label": "Name of the jobs", autocomplete: "off" });
+    const field = element("input", { type: "search", placeholder: "Exact name, Enter", "aria-label": "Name of the jobs", autocomplete: "off" });
     field.value = this.#name;
     field.addEventListener("change", () => this.#go(this.#states, field.value.trim()));
     this.#filters.append(field);
@@ -239,7 +255,8 @@ export class ListView {
       const link = element("a", { href: "#/" }, "Show all jobs");
       const wanted = this.#states.map((state) => STATE_LABELS[state]).join(" or ");
       const named = this.#name ? ` with the name ${this.#name}` : "";
-      this.#empty.replaceChildren(element("p", {}, `There is no job ${wanted}${named}.`), link);
+      const which = wanted ? ` that is ${wanted}` : "";
+      this.#empty.replaceChildren(element("p", {}, `There is no job${which}${named}.`), link);
       return;
     }
     this.#empty.replaceChildren(
@@ -296,7 +313,8 @@ class Row {
     setText(this.#reason, job.reason);
     this.#reason.title = job.reason;
     setText(this.#attempt, job.attempt === null ? "" : String(job.attempt));
-    this.#since.title = `enqueued ${localTime(job.created_at)}`;
+    const end = isFinal(job) && job.finished_at;
+    this.#since.title = end ? `finished ${localTime(end)}` : `enqueued ${localTime(job.created_at)}`;
     this.showTimes();
     const key = sortKey(job);
     const mustMove = key !== this.key;

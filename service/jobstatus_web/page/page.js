@@ -20,6 +20,9 @@ const help = byId("help", HTMLDialogElement);
 /** @type {View | null} */
 let view = null;
 let lastList = "#/";
+let hasNavigated = false;
+/** The address of the job that was shown last: the list goes on from there. */
+let lastJob = "";
 
 const session = new Session(show);
 
@@ -32,13 +35,17 @@ function show() {
   if (id === undefined) {
     document.title = "Jobs";
     lastList = `#${path}`;
-    view = new ListView(session.client, new URLSearchParams(path.split("?")[1] ?? ""), report);
+    view = new ListView(session.client, new URLSearchParams(path.split("?")[1] ?? ""), report, lastJob);
+    lastJob = "";
   } else {
     document.title = "Job";
+    lastJob = `#/jobs/${id}`;
     view = new JobView(session.client, decoded(id), report);
   }
   main.replaceChildren(view.root);
   view.start();
+  if (hasNavigated) main.focus({ preventScroll: true });
+  hasNavigated = true;
 }
 
 /**
@@ -49,7 +56,8 @@ function report(error) {
   const text = error ? explanation(error) : "";
   if (problem.textContent !== text) problem.textContent = text;
   problem.hidden = text === "";
-  connection.textContent = error === undefined ? "connecting" : error === null ? "" : "not connected";
+  const isRefused = error instanceof RequestError && error.status === 401;
+  connection.textContent = error === undefined ? "connecting" : error === null || isRefused ? "" : "not connected";
 }
 
 /** @param {unknown} error */
@@ -60,7 +68,7 @@ function explanation(error) {
       : "You are offline. What you see may be out of date; the page goes on when you are online again.";
   }
   if (error.status === 401) {
-    session.ask(session.hasKey ? error.message : "The service requires an API key.");
+    session.ask(session.hasKey ? "The service does not know this key, or the token has expired." : "The service requires an API key.");
     return "";
   }
   if (error.status === 403) return `${error.message} Log in with an API key, or search for a job by its id.`;
@@ -74,7 +82,8 @@ byId("search", HTMLFormElement).addEventListener("submit", async (event) => {
   const id = search.value.trim();
   if (!id) return;
   try {
-    location.hash = `#/jobs/${await jobUuid(id)}`;
+    await jobUuid(id); // or say why it can't be computed
+    location.hash = `#/jobs/${encodeURIComponent(id)}`;
     search.value = "";
     main.focus();
   } catch (error) {
