@@ -57,25 +57,18 @@ async def test_allowed_origin(
 
 
 @pytest.mark.parametrize(("path", "headers", "status"), REQUESTS)
-@pytest.mark.parametrize(
-    "origin", [None, "https://other.example", "https://app.example.evil", "null", ""]
-)
 async def test_other_origin(
-    cors_settings: ServiceSettings,
-    put: Put,
-    path: str,
-    headers: dict[str, str],
-    status: int,
-    origin: str | None,
+    cors_settings: ServiceSettings, put: Put, path: str, headers: dict[str, str], status: int
 ) -> None:
     """A response to another origin, or to none, allows nobody; caches must not mix them up."""
     put(JOB, state=JobState.SUCCEEDED)
     async with polling(cors_settings) as client:
-        sent = headers if origin is None else {"Origin": origin, **headers}
-        response = await client.get(path, headers=sent)
-        assert response.status_code == status
-        assert "Origin" in response.headers.get_list("vary")
-        assert not [name for name in response.headers if name.startswith("access-control")]
+        for origin in (None, "https://other.example", "https://app.example.evil", "null", ""):
+            sent = headers if origin is None else {"Origin": origin, **headers}
+            response = await client.get(path, headers=sent)
+            assert response.status_code == status
+            assert "Origin" in response.headers.get_list("vary")
+            assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 async def test_limits_and_outage(cors_settings: ServiceSettings, put: Put) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -46,6 +47,13 @@ def forged(claims: dict[str, Any] | None = None, **changes: Any) -> str:
     _, key = tokens._private_key(PRIVATE)
     payload = json.dumps({k: v for k, v in merged.items() if v is not ...}).encode()
     return jwt.PyJWS().encode(payload, key, algorithm="EdDSA")
+
+
+def short_lived() -> tuple[str, float]:
+    """Return a token, and seconds after which it is no longer accepted: less than 1.5."""
+    now = time.time()
+    exp = math.ceil(now - 29.6)  # 30 s more are allowed
+    return forged(iat=exp - 60, exp=exp), exp + 30 - now + 0.05
 
 
 @pytest.fixture
@@ -252,10 +260,10 @@ async def test_expires_while_remembered(
 ) -> None:
     """A token that expires after it was verified is rejected on both paths."""
     put(JOB)
-    now = int(time.time())
-    client = tokened(forged(iat=now - HOUR, exp=now - 28))
+    token, seconds = short_lived()
+    client = tokened(token)
     assert (await client.get(URL)).status_code == 200
-    await asyncio.sleep(3)
+    await asyncio.sleep(seconds)
     for path in (URL, f"{URL}/details"):
         response = await client.get(path)
         assert (response.status_code, response.json()) == (
@@ -267,8 +275,8 @@ async def test_expires_while_remembered(
 async def test_watchers_end_with_the_token(tokened: Tokened, put: Put) -> None:
     """A stream ends and a long poll is a 401 when their token expires."""
     put(JOB)
-    now = int(time.time())
-    client = tokened(forged(iat=now - HOUR, exp=now - 28))
+    token, _ = short_lived()
+    client = tokened(token)
     paths = (f"{URL}/events", f"{URL}?wait=30")
     exchanges = [
         Exchange(client, path, authorization=client.headers["authorization"]) for path in paths
