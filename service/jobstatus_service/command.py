@@ -34,14 +34,14 @@ environment variables (all optional, but at least one API key is required):
   JOBSTATUS_MAX_WATCHERS_PER_KEY   open long polls and event streams of one API key (10000)
   JOBSTATUS_MAX_WATCHERS_PER_TOKEN open long polls and event streams of one job token (32)
   JOBSTATUS_MAX_BULK_IDS           jobs in one bulk read (100)
-  JOBSTATUS_RATE_LIMIT             requests per second that a process accepts from one API key, on
-                                   average (0, no limit)
+  JOBSTATUS_RATE_LIMIT             requests per second that a process accepts from one API key, or
+                                   with the job tokens of one key, on average (0, no limit)
   JOBSTATUS_RATE_BURST             requests that it accepts at once (two seconds' worth)
   JOBSTATUS_TOKEN_RATE_LIMIT       requests per second that it accepts with one job token (0, no
                                    limit)
   JOBSTATUS_CORS_ORIGINS           origins whose web pages may read responses, such as
                                    https://app.example, separated by commas (none)
-  JOBSTATUS_UI                     0 turns the web page at / off (1)
+  JOBSTATUS_UI                     0 turns the live page at / off (1)
   JOBSTATUS_CLIENT_TIMEOUT         seconds for which a client may be idle, or slow to send or read
                                    (75)
   JOBSTATUS_LOG_FORMAT             text or json (text)
@@ -61,7 +61,7 @@ endpoints:
   GET /readyz                    200 when clients may be sent to the process
   GET /metrics                   metrics for Prometheus
   GET /schema                    the API's documentation; /schema/openapi.json: as OpenAPI
-  GET /                          the jobs, live, for people
+  GET /                          the live page: a list of all jobs, for people
   GET /assets/element.js         <job-status>, an element for web pages
 """
 
@@ -79,18 +79,20 @@ With --tokens, create a key pair instead, with which job tokens are signed (see:
 --help). The private key is shown once, on stderr, or written to the file that --private-key names:
 give it to the code that enqueues jobs. The line on stdout has the public key:
 
-  NAME ed25519:PUBLICKEY [PREFIX]
+  NAME ed25519:PUBLIC_KEY [PREFIX]
 
-The file holds no secrets. Remove a line to revoke its key, and all tokens that it has signed. If
-the file is broken or holds no key, the service keeps the keys that it has.
+The file holds no secrets. Remove a line to revoke its key; with a public key, all tokens that were
+signed with its private key are revoked. If the file is broken or holds no key, the service keeps
+the keys that it has.
 """
 
 _SIGNING_DESCRIPTION = """\
-Sign a job token: a credential that reads the status of the named jobs, and nothing else, for a
-short time. Give it to a browser. It is sent as an API key is: `Authorization: Bearer TOKEN`.
+Sign a job token: a credential that reads the status, the details and the events of the named jobs,
+for a short time. Give it to a browser. It is sent as an API key is: `Authorization: Bearer TOKEN`.
 
 JOBSTATUS_TOKEN_KEY is the private key, which `jobstatus key new --tokens NAME` makes, or
-JOBSTATUS_TOKEN_KEY_FILE names the file that holds it. An ID may be any id of a job, as arq's are.
+JOBSTATUS_TOKEN_KEY_FILE names the file that holds it. An ID may be a UUID, or any other text, such
+as an id that arq returned.
 """
 
 _DRAIN_DESCRIPTION = """\
@@ -183,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
         description=_NEW_KEY_DESCRIPTION,
         formatter_class=raw,
     )
-    new.add_argument("name", metavar="NAME", help="the client's name in the log: one word")
+    new.add_argument("name", metavar="NAME", help="the client's name in logs and tokens: one word")
     new.add_argument(
         "--prefix", help="key prefix of the tenant whose jobs the client may read (the service's)"
     )
@@ -270,7 +272,7 @@ def _new_key(arguments: argparse.Namespace) -> None:
     if name.split() != [name] or "#" in name:
         sys.exit(f"jobstatus key new: NAME must be one word without #, not {name!r}")
     if arguments.private_key and not arguments.tokens:
-        sys.exit("jobstatus key new: --private-key is the file of a key pair, made with --tokens")
+        sys.exit("jobstatus key new: --private-key requires --tokens")
     if arguments.tokens:
         secret, public = new_key_pair(name)
     else:

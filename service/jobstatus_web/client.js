@@ -52,8 +52,9 @@
  */
 
 /**
- * An API key or a job token; or a function that returns one. The function is called again after a 401. If it
- * declares a parameter, it is called with the UUIDs that the token must name, and again for others.
+ * An API key or a job token; or a function that returns one. The function is called again after a 401, and after a
+ * 403 for named jobs. If it declares a parameter (not a rest parameter, nor one with a default), it is called with the
+ * UUIDs that the token must name, at most 100, and again for others. If it throws, it is called again later.
  * @typedef {string | ((ids: string[]) => string | Promise<string>)} Credentials
  */
 
@@ -90,7 +91,7 @@ export class RequestError extends JobStatusError {
     this.retryAfter = retryAfter;
   }
 
-  /** Whether the same request may be answered later. */
+  /** Whether the same request may succeed later. */
   get isTransient() {
     return this.status === 429 || this.status >= 500 || this.status === 408;
   }
@@ -118,10 +119,10 @@ const SILENCE_MS = 35_000; // the service sends a comment every 15 s, so the con
 const ANSWER_MS = 15_000; // a poll without an answer for so long is lost
 const SHORT_STREAM_MS = 5_000; // a stream that ends sooner is a failure
 const LONG_POLL_SECONDS = 25;
-const POLL_SECONDS = 2; // where the service does not say it
-const POLL_AFTER_BUFFERING_MS = 300_000; // then a stream is tried again
-const POLL_AFTER_429_MS = 60_000;
-const POLL_AFTER_ERROR_MS = 10_000;
+const POLL_SECONDS = 2; // where a response has no Retry-After
+const NO_STREAM_AFTER_BUFFERING_MS = 300_000;
+const NO_STREAM_AFTER_429_MS = 60_000;
+const NO_STREAM_AFTER_ERROR_MS = 10_000;
 const MIN_INTERVAL_MS = 200; // between two requests of a channel, whatever the service answers
 const MAX_ASKED_WAIT_MS = 300_000;
 const MAX_BACKOFF_MS = 30_000;
@@ -183,7 +184,8 @@ export class JobStatusClient {
    * @param {string | URL} [options.url] the address of the service; by default that of the page
    * @param {Credentials} [options.credentials] what to send in `Authorization`
    * @param {boolean} [options.background] whether to go on while the page is hidden
-   * @param {number} [options.maxStreams] streams that are open at once; by default 2 in a browser
+   * @param {number} [options.maxStreams] how many streams all clients of the page may have open to the service before
+   *   this one polls instead; by default 2 in a browser
    * @param {typeof globalThis.fetch} [options.fetch]
    * @param {() => number} [options.random] from 0 up to 1
    */
@@ -197,8 +199,9 @@ export class JobStatusClient {
     this.fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
     this.random = options.random ?? Math.random;
     this.credentials = options.credentials;
+    /** @internal */
     this.fallback = new Fallback();
-    /** When the service allows the next request, by `performance.now()`. */
+    /** @internal when the service allows the next request, by `performance.now()` */
     this.notBefore = -Infinity;
   }
 
@@ -223,7 +226,7 @@ export class JobStatusClient {
   }
 
   /**
-   * Return what a finished job has made.
+   * Return the result of a finished job.
    * @param {string} id
    * @param {RequestOptions} [options]
    * @returns {Promise<any>}
@@ -360,8 +363,8 @@ export class JobStatusClient {
   }
 
   /**
-   * Iterate over the events of a list: `list` with its newest 50 jobs, first and after each lost
-   * connection; `status` with a job that is new or has changed; `counts`; and `lost` when the connection
+   * Iterate over the events of a list: `list` with its newest 50 jobs, first, after each lost connection, and with
+   * each poll where there is no stream; `status` with a job that is new or has changed; `counts`; and `lost` when the connection
    * is lost. It needs an API key.
    * @param {{ states?: State[], name?: string } & RequestOptions} [options]
    * @returns {AsyncGenerator<{ type: "list", jobs: JobDetails[] } | { type: "status", job: JobDetails }
@@ -371,7 +374,10 @@ export class JobStatusClient {
     const signal = this.#joined(options.signal);
     const path = `/api/jobs/events?${listQuery(options)}`;
     let request = new AbortController();
-    const abort = () => request.abort(ENDED_ON_PURPOSE);
+    const abort = () => {
+      request.abort(ENDED_ON_PURPOSE);
+      pacer.wake();
+    };
     const pacer = new Pacer(this, abort);
     signal.addEventListener("abort", abort);
     pacer.listen();
@@ -414,7 +420,7 @@ export class JobStatusClient {
         } finally {
           if (slot) this.giveStreamBack();
         }
-        await pacer.beforeNext(request.signal);
+        await pacer.beforeNext(request.signal, () => !signal.aborted);
       }
     } finally {
       pacer.stopListening();
@@ -629,8 +635,8 @@ class Fallback {
 
   /** @param {unknown} error the failure of a stream or a poll */
   learn(error) {
-    if (error instanceof BufferedStreamError) this.#use("long poll", POLL_AFTER_BUFFERING_MS);
-    else if (error instanceof RequestError) this.#use("poll", error.status === 429 ? POLL_AFTER_429_MS : POLL_AFTER_ERROR_MS);
+    if (error instanceof BufferedStreamError) this.#use("long poll", NO_STREAM_AFTER_BUFFERING_MS);
+    else if (error instanceof RequestError) this.#use("poll", error.status === 429 ? NO_STREAM_AFTER_429_MS : NO_STREAM_AFTER_ERROR_MS);
   }
 
   /**
@@ -832,7 +838,8 @@ class Channel {
       } catch (error) {
         if (!this.#request.signal.aborted) await this.#onError(error, jobs);
       }
-      if (this.#unsettled().length > 0) await this.#pacer.beforeNext(this.#request.signal);
+      const isNeeded = () => this.#unsettled().length > 0;
+      if (isNeeded()) await this.#pacer.beforeNext(this.#request.signal, isNeeded);
     }
     this.#pacer.stopListening();
     this.#pacer.reset();
@@ -1048,11 +1055,20 @@ class Pacer {
     if (error instanceof RequestError) this.waitAtLeast(1_000 * error.retryAfter * (1 + random / 4));
   }
 
-  /** @param {AbortSignal} signal of the last request: if it was ended on purpose, the next one may follow soon */
-  async beforeNext(signal) {
+  /**
+   * Wait until the next request may be sent.
+   * @param {AbortSignal} signal of the last request: if it was ended on purpose, the next one may follow at once
+   * @param {() => boolean} isNeeded whether there is to be a next request
+   */
+  async beforeNext(signal, isNeeded) {
     if (!signal.aborted) await this.#sleep(this.#waitMs, signal);
-    const interval = signal.aborted ? 0 : this.#beganAt + MIN_INTERVAL_MS - performance.now();
-    await this.#sleep(Math.max(interval, this.#client.notBefore - performance.now()));
+    const earliest = signal.aborted ? -Infinity : this.#beganAt + MIN_INTERVAL_MS;
+    for (;;) {
+      // What the service has asked for can't be cut short by `wake`.
+      const ms = Math.max(earliest, this.#client.notBefore) - performance.now();
+      if (ms <= 0 || !isNeeded()) return;
+      await this.#sleep(ms);
+    }
   }
 
   /** @param {() => boolean} isNeeded whether there is anything to wait for */

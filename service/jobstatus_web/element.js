@@ -3,14 +3,15 @@
 //   <script type="module" src="https://jobs.example/assets/element.js"></script>
 //   <job-status job="ID" token="TOKEN"></job-status>
 //
-// Attributes: `job` (any id of the job), `token` (a job token or an API key), `url` (the address of the
-// service; by default where this module came from, if that was the service), `label` (what the bar is called
-// for screen readers; by default the job's name). Instead of `token` and `url`, the whole page may share one
+// Attributes: `job` (any id of the job), `token` (a job token), `url` (the address of the
+// service; by default where this module came from, if that was the service), `label` (the name that is
+// shown and announced; by default the job's name). Instead of `token` and `url`, the whole page may share one
 // client: `configure({ url, credentials })`.
 //
-// Events, which bubble: `jobchange` after each change, `jobdone` once when the job has finished; `detail` is
+// Events, which bubble: `jobchange` for the first status and after each change, `jobdone` once when the job has finished; `detail` is
 // the `JobDetails`. CSS: the custom properties `--job-status-*` below, and the parts `name`, `state`, `bar`,
-// `fill`, `reason`, `time`. The attribute `state` reflects the job's state, for selectors.
+// `fill`, `reason`, `time`. The attribute `state` is the job's state, or `unknown` where the
+// status is not available.
 
 import { isFinal, JobStatusClient, jobUuid } from "./client.js";
 
@@ -20,10 +21,10 @@ import { isFinal, JobStatusClient, jobUuid } from "./client.js";
 
 /** @type {Record<State, string>} */
 const STATE_NAMES = {
-  pending: "waiting",
-  in_progress: "running",
-  retrying: "trying again",
-  succeeded: "done",
+  pending: "pending",
+  in_progress: "in progress",
+  retrying: "retrying",
+  succeeded: "succeeded",
   aborted: "aborted",
   failed: "failed",
   unknown: "unknown",
@@ -92,7 +93,7 @@ function defaultUrl() {
 }
 
 /**
- * Return the seconds as a person would say them.
+ * Format a duration for people, such as `2 min 5 s`.
  * @param {number} seconds
  */
 export function duration(seconds) {
@@ -234,8 +235,9 @@ export class JobStatusElement extends Base {
   /** @param {Error} problem */
   #explainNoConnection(problem) {
     const { url } = this.#client();
-    this.#problem = `No connection to ${new URL(url).host} yet.`;
-    if (explained.has(url)) return;
+    const isOffline = problem instanceof TypeError; // what `fetch` throws without a connection
+    this.#problem = isOffline ? `No connection to ${new URL(url, location.href).host} yet.` : problem.message;
+    if (!isOffline || explained.has(url)) return;
     explained.add(url);
     console.warn(
       `<job-status>: ${url} can't be reached (${problem.message}). Is the service running? ` +

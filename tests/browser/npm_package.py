@@ -28,9 +28,10 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 def install(folder: Path) -> Path:
     """Pack the package, and install it in a project with React; return the project's folder."""
-    source = folder / "source"
+    clone = folder / "clone"
+    source = clone / "service" / "jobstatus_web"
     shutil.copytree(WEB, source, ignore=shutil.ignore_patterns("node_modules", "types"))
-    shutil.copy(ROOT / "LICENSE", source)
+    shutil.copy(ROOT / "LICENSE", clone)
     (source / "node_modules").symlink_to(NODE_MODULES)
     (packed,) = json.loads(run("npm", "pack", "--json", cwd=source))
     project = folder / "project"

@@ -93,7 +93,7 @@ def test_attributes(page: Page, site: Site, service: Service, sign: Sign, put: P
     element = page.locator("job-status")
     expect(element).to_contain_text("render")
     expect(element).to_contain_text("frame 4 of 10")
-    expect(bar(page)).to_have_attribute("aria-valuetext", "40 %, running")
+    expect(bar(page)).to_have_attribute("aria-valuetext", "40 %, in progress")
     expect(bar(page)).to_have_accessible_name("render")
     element.evaluate("(element, id) => element.setAttribute('job', id)", str(other))
     expect(element).to_have_attribute("state", "failed")

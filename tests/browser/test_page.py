@@ -316,7 +316,7 @@ def test_trouble(
     expect(page.locator(".empty")).to_be_visible(timeout=45_000)  # there are no jobs
     own_valkey.stop()
     page.reload()
-    expect(alert).to_contain_text("can't reach its store", timeout=45_000)
+    expect(alert).to_contain_text("can't reach Redis", timeout=45_000)
     service.stop()
     service.start()
     expect(rows(page)).to_have_count(1, timeout=45_000)

@@ -200,7 +200,10 @@ def test_next(page: Page, service: Service, put: Put, tmp_path: Path, log: Log) 
     name = "app/backend/[...path]/route.js"
     route = tmp_path / name
     route.parent.mkdir(parents=True)
-    route.write_text(recipe(name, service))
+    owned = f'return ids.every((id) => id === "{JOB}");'
+    code = recipe(name, service)
+    assert code.count("throw new Error(") == 1
+    route.write_text(re.sub(r"throw new Error\(.*\);", owned, code))
     layout = "export default ({ children }) => <html lang='en'><body>{children}</body></html>;"
     (tmp_path / "app" / "layout.jsx").write_text(layout)
     (tmp_path / "app" / "page.jsx").write_text("export default () => <p>none</p>;")
@@ -226,5 +229,18 @@ def test_next(page: Page, service: Service, put: Put, tmp_path: Path, log: Log) 
         expect(bar(page)).to_have_attribute("aria-valuenow", "30", timeout=30_000)
         put(JOB, progress=40)
         expect(bar(page)).to_have_attribute("aria-valuenow", "40", timeout=2_000)
+        forbidden = (
+            *(
+                "/api/jobs",
+                "/api/jobs/events",
+                "/api/jobs/counts",
+                "/metrics",
+                "/schema/openapi.json",
+            ),
+            *(f"/api/jobs/{UUID(int=1)}", f"/api/jobs/{UUID(int=1)}/result?id={JOB}"),
+            *(f"/api/jobs?id={JOB}&key=nightly", f"/api/jobs?id={JOB}&id={UUID(int=1)}"),
+        )
+        for path in forbidden:
+            assert httpx.get(f"http://127.0.0.1:{port}/backend{path}").status_code == 403
     assert not [url for url in log.urls if "wait=" in url]
     assert not [headers for headers in log.headers if "authorization" in headers]

@@ -57,10 +57,10 @@ def sign(
     include_errors: bool = False,
     key: str | None = None,
 ) -> str:
-    """Sign a token that reads the status, details, events of jobs.
+    """Sign a token that reads the status, the details and the events of jobs.
 
     Args:
-        job_ids: One job, or 1 to 100 jobs. Ids of any form are accepted, as arq's are.
+        job_ids: One id, or 1 to 100 ids: UUIDs, or any other text, such as an id that arq returned.
         expires: How long the token is valid, as a `timedelta` or in seconds: more than 0, at most
             24 hours. The service allows 30 s more, for clocks that differ.
         include_result: Whether the token also reads the results of the jobs.
@@ -72,14 +72,17 @@ def sign(
     Raises:
         SettingsError: There is no private key, or it is malformed.
         MissingExtraError: The extra `tokens` is not installed.
-        ValueError: There are no or too many jobs, an id is empty, or the lifetime is out of range.
+        ValueError: There is no job, or there are too many, an id is empty, or the lifetime is out
+            of range.
     """
     jwt = jwt_module()
     name, private_key = _private_key(_key_from_environment() if key is None else key)
     ids = [job_ids] if isinstance(job_ids, str | UUID) else list(job_ids)
     jobs = list(dict.fromkeys(str(job_uuid(job_id)) for job_id in ids))
-    if not 1 <= len(jobs) <= MAX_JOBS or "" in ids:
-        raise ValueError(f"a token names 1 to {MAX_JOBS} jobs, not {len(jobs)}, and no empty id")
+    if "" in ids:
+        raise ValueError("a token must not name a job with an empty id")
+    if not 1 <= len(jobs) <= MAX_JOBS:
+        raise ValueError(f"a token names 1 to {MAX_JOBS} jobs, not {len(jobs)}")
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else float(expires)
     if not 0 < seconds <= MAX_LIFETIME.total_seconds():
         raise ValueError(f"a token is valid for more than 0 s, up to 24 hours, not {seconds:g} s")

@@ -2,8 +2,8 @@
 
 A key file has one key per line; `#` begins a comment:
 
-    NAME SHA256HEX [PREFIX]         an API key, whose SHA-256 is SHA256HEX
-    NAME ed25519:BASE64URL [PREFIX] the public key of a pair, whose private key signs job tokens
+    NAME SHA256HEX [PREFIX]          an API key, whose SHA-256 is SHA256HEX
+    NAME ed25519:PUBLIC_KEY [PREFIX] the public key of a pair, whose private key signs job tokens
 
 NAME appears in logs and metrics. PREFIX is the key prefix of the tenant whose jobs the client may
 see (default: the service's own). The file holds no secret. It is read again when it changes.
@@ -75,9 +75,9 @@ def parse_keys(text: str, default_prefix: str) -> dict[str, Client]:
             key = _parse_line(words, default_prefix)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-        if key.secret in keys:
-            raise ValueError(f"line {number}: the same key as that of {keys[key.secret].name}")
-        keys[key.secret] = key
+        if key.key_id in keys:
+            raise ValueError(f"line {number}: the same key as that of {keys[key.key_id].name}")
+        keys[key.key_id] = key
     return keys
 
 
@@ -88,7 +88,9 @@ def _parse_line(words: list[str], default_prefix: str) -> Client:
         case [name, key, tenant]:
             key_prefix(tenant)
         case _:
-            raise ValueError("expected NAME SHA256HEX [PREFIX], or NAME ed25519:KEY [PREFIX]")
+            raise ValueError(
+                "expected NAME SHA256HEX [PREFIX], or NAME ed25519:PUBLIC_KEY [PREFIX]"
+            )
     if key.startswith(PUBLIC_MARK):
         try:
             public_key(key)
@@ -190,7 +192,7 @@ class ApiKeys:
         """Return whether the key of a client, or the key that signed its token, is still valid."""
         if client is self.anonymous:
             return True
-        key = self._keys.get(client.secret)
+        key = self._keys.get(client.key_id)
         return key is not None and (key.name, key.prefix) == (client.name, client.prefix)
 
     def prefixes(self) -> set[str]:
@@ -244,7 +246,7 @@ class ApiKeys:
         return self._from_environment | parse_keys(_text_of(self._path), self._default_prefix)
 
     def _verifier_of(self, keys: dict[str, Client]) -> TokenVerifier:
-        signers = [key for key in keys.values() if key.secret.startswith(PUBLIC_MARK)]
+        signers = [key for key in keys.values() if key.key_id.startswith(PUBLIC_MARK)]
         return TokenVerifier(signers, is_cluster=self._is_cluster)
 
     def _version_of_file(self) -> tuple[int, ...] | None:

@@ -1,9 +1,10 @@
 """The files of `jobstatus_web`: the JavaScript client for web pages, and the page at `/`.
 
-Each file has two addresses: `/assets/client.js`, which never changes, and `/assets/HASH/client.js`,
-whose content never changes and which browsers keep for a year. HASH is that of all files, so that
-modules import each other by relative paths under either. While replicas of two versions serve, an
-address with the hash of the other version has this version's content, and is not kept.
+Each file has two addresses. `/assets/client.js` has the current content, and browsers revalidate
+it. `/assets/HASH/client.js` has the content of one version, and browsers cache it for a year. HASH
+is computed from all files, so that modules import each other by relative paths under either
+address. While replicas of two versions serve, an address with the hash of the other version has
+this version's content, and is revalidated.
 """
 
 import functools
@@ -30,12 +31,12 @@ _MEDIA_TYPES: Final = {
     ".svg": b"image/svg+xml",
     ".html": b"text/html; charset=utf-8",
 }
-"""The files that are served, by the ends of their names."""
+"""The files that are served, by the extensions of their names."""
 
 _ASSETS_MARK: Final = b"ASSETS"
 """What stands in an HTML file for `assets/HASH`."""
 
-_KEPT: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
+_IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
 _REVALIDATED: Final[Header] = (b"cache-control", b"no-cache")
 
 _NO_SNIFFING: Final[Header] = (b"x-content-type-options", b"nosniff")
@@ -63,7 +64,7 @@ PAGE_HEADERS: Final[tuple[Header, ...]] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
-"""The headers of HTML pages: they run only the service's own scripts, and are in nobody's frame."""
+"""The headers of HTML pages: they run only the service's own scripts, and can't be framed."""
 
 
 class _File(NamedTuple):
@@ -109,13 +110,13 @@ class Assets:
         Raises:
             NotFoundException: There is no such file.
         """
-        name, is_kept = path, False
+        name, is_immutable = path, False
         if path not in self._files:
             hash_, _, name = path.partition("/")
-            is_kept = hash_ == self.hash
+            is_immutable = hash_ == self.hash
         if name not in self._files or name.endswith(".html"):
             raise NotFoundException("There is no such file.")
-        headers = (_KEPT if is_kept else _REVALIDATED, *_FILE_HEADERS)
+        headers = (_IMMUTABLE if is_immutable else _REVALIDATED, *_FILE_HEADERS)
         return _sending(self._files[name], headers)
 
     def respond_page(self) -> ASGIApp:
@@ -198,5 +199,5 @@ async def get_asset(path: FromPath[str], request: AnyRequest) -> ASGIApp:
 
 @get("/", include_in_schema=False)
 async def get_page(request: AnyRequest) -> ASGIApp:
-    """Get the web page, which shows the jobs that its API key may see."""
+    """Get the live page."""
     return _assets_of(request).respond_page()

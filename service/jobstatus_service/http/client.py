@@ -20,7 +20,8 @@ class Client(msgspec.Struct, frozen=True):
         name: The client's name, for logs and metrics: that of its API key, or of the key that has
             signed its token. It is never a secret.
         prefix: The key prefix in Redis of the tenant whose jobs the client may see.
-        secret: What identifies the key in the key file; empty if no key is required.
+        key_id: The SHA-256 of the API key, or the public key that verifies the token; empty if no
+            key is required.
         token_id: The digest of the token, for limits of a single token; empty for an API key.
         record_keys: The keys of the records of the jobs that the client may see, by the path of a
             plain read; None for an API key, which may see all jobs of the tenant.
@@ -35,7 +36,7 @@ class Client(msgspec.Struct, frozen=True):
 
     name: str
     prefix: str
-    secret: str = ""
+    key_id: str = ""
     token_id: str = ""
     record_keys: Mapping[str, str] | None = None
     reads_results: bool = True

@@ -1,4 +1,4 @@
-"""Cross-origin requests: the pages of which other sites may read the service's responses.
+"""Cross-origin requests: which origins' pages may read the service's responses.
 
 The protocol is that of https://fetch.spec.whatwg.org/#http-cors-protocol. Responses never allow
 credentials that a browser adds by itself (cookies, TLS certificates): a page must send an API key
@@ -24,7 +24,7 @@ _ALLOWED_HEADERS: Final = (
 """The headers of requests that a page may send."""
 
 _PREFLIGHT_SECONDS: Final = 7_200
-"""How long a browser remembers that a request is allowed. Chromium accepts no longer time."""
+"""How long a browser remembers that a request is allowed. Chromium limits it to two hours."""
 
 ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 
@@ -43,8 +43,8 @@ class Cors:
         """Allow exactly these origins, such as `https://app.example`."""
         exposed = (b"access-control-expose-headers", ", ".join(_EXPOSED_HEADERS).encode())
         allowed = [origin.encode() for origin in origins]
-        # A single origin is named in all responses: what does not vary needs no `Vary`, which would
-        # cost a plain read 1 percent.
+        # A single origin is named in all responses. They are then the same for all origins, and
+        # need no `Vary`, which would cost a plain read 1 percent.
         vary = () if len(allowed) == 1 else (_VARY,)
         self.headers: dict[bytes | None, tuple[Header, ...]] = {
             each: ((ALLOW_ORIGIN, each), exposed, *vary) for each in allowed

@@ -71,7 +71,7 @@ class TokenVerifier:
         """Prepare the public keys.
 
         Args:
-            signers: The lines of the key file that have a public key, which is their `secret`.
+            signers: The lines of the key file that have a public key, which is their `key_id`.
             is_cluster: Whether the records are in a Redis Cluster.
 
         Raises:
@@ -82,11 +82,11 @@ class TokenVerifier:
         self._signers: dict[str, list[tuple[Client, Any]]] = {}
         for signer in signers:
             keys = self._signers.setdefault(signer.name, [])
-            keys.append((signer, public_key(signer.secret)))
+            keys.append((signer, public_key(signer.key_id)))
         self.has_keys = bool(self._signers)
 
     def client(self, token: bytes) -> Client:
-        """Return the client that a token makes its bearer.
+        """Verify a token, and return the client that it authenticates.
 
         Raises:
             InvalidTokenError: The token is malformed, has expired or was not signed by one of the
@@ -135,8 +135,9 @@ def _client(signer: Client, token: bytes, verified: Any, *, is_cluster: bool) ->
     return Client(
         signer.name,
         signer.prefix,
-        signer.secret,
-        # Without the signature, whose last character has two spellings of the same value.
+        signer.key_id,
+        # Without the signature: its last character has four unused bits, so that several texts
+        # decode to the same signature.
         token_id=hashlib.sha256(token.rpartition(b".")[0]).hexdigest(),
         record_keys={
             JOB_PATH + job: record_key(signer.prefix, job, is_cluster=is_cluster)

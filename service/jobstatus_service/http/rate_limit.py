@@ -60,7 +60,7 @@ class Buckets:
 
 
 class RateLimit:
-    """The limits of the settings."""
+    """The rate limits that the settings define."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._by_client = Buckets(settings.rate, settings.burst) if settings.rate else None

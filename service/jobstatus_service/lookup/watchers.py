@@ -192,20 +192,20 @@ class Watchers:
         Raises:
             TooManyWatchersError: As many are open as the client, or the process, may have.
         """
-        limits = {client.limit_id: self._settings.max_watchers_per_key}
-        if client.token_id:
-            limits[client.token_id] = self._settings.max_watchers_per_token
-        if any(self._open_by_client[each] >= limit for each, limit in limits.items()):
-            raise TooManyWatchersError(is_client_limit=True)
+        counted = (client.limit_id, client.token_id) if client.token_id else (client.limit_id,)
+        limits = (self._settings.max_watchers_per_key, self._settings.max_watchers_per_token)
+        for each, limit in zip(counted, limits, strict=False):  # the second one is that of a token
+            if self._open_by_client[each] >= limit:
+                raise TooManyWatchersError(is_client_limit=True)
         if self.open.total() >= self._settings.max_watchers:
             raise TooManyWatchersError(is_client_limit=False)
         self.open[kind] += 1
-        self._open_by_client.update(limits.keys())
+        self._open_by_client.update(counted)
         try:
             yield
         finally:
             self.open[kind] -= 1
-            for each in limits:
+            for each in counted:
                 self._open_by_client[each] -= 1
                 if not self._open_by_client[each]:
                     del self._open_by_client[each]

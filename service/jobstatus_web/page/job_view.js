@@ -1,4 +1,4 @@
-// One job: its status and details, its progress over time, its result, and how to ask for it elsewhere.
+// One job: its status and details, its progress over time, its result, the command and the link to copy.
 
 import { jobUuid, RequestError } from "../client.js";
 import { duration, secondsLeft } from "../element.js";
@@ -39,7 +39,7 @@ export class JobView {
   #values = new Map();
   #chart = new Chart();
   #result = element("section", { "aria-label": "Result" });
-  #elsewhere = element("section", { "aria-label": "Elsewhere" });
+  #elsewhere = element("section", { "aria-label": "Command and link" });
   #announcement = element("p", { class: "hidden", role: "status" });
 
   /**
@@ -155,8 +155,8 @@ export class JobView {
   #showElsewhere(uuid) {
     // The UUID, which the service has sent: an id in the address may be anything, also for a shell.
     this.#elsewhere.append(
-      element("h2", {}, "Elsewhere"),
-      copyable(`curl -H "Authorization: $KEY" '${this.#client.url}/api/jobs/${uuid}'`, "Copy"),
+      element("h2", {}, "Command and link"),
+      copyable(`curl -H "Authorization: Bearer $KEY" '${this.#client.url}/api/jobs/${uuid}'`, "Copy"),
       copyable(`${location.origin}${location.pathname}#/jobs/${uuid}`, "Copy link"),
     );
   }

@@ -229,7 +229,7 @@ export class ListView {
       else this.#counts.set(state, count);
       this.#filters.append(button);
     }
-    const field = element("input", { type: "search", placeholder: "Exact name, Enter", "aria-label": "Name of the jobs", autocomplete: "off" });
+    const field = element("input", { type: "search", placeholder: "Exact name, then Enter", "aria-label": "Name of the jobs", autocomplete: "off" });
     field.value = this.#name;
     field.addEventListener("change", () => this.#go(this.#states, field.value.trim()));
     this.#filters.append(field);

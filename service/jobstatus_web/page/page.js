@@ -73,7 +73,7 @@ function explanation(error) {
   }
   if (error.status === 403) return `${error.message} Log in with an API key, or search for a job by its id.`;
   if (error.status === 429) return "The service limits how often it may be asked. The page tries again by itself.";
-  if (error.status === 503) return "The service can't reach its store at the moment. The page tries again by itself.";
+  if (error.status === 503) return "The service can't reach Redis at the moment. The page tries again by itself.";
   return error.message;
 }
 

@@ -1,5 +1,6 @@
-// The log-in: an API key or job token that is kept in the tab's session storage, never in a URL or a cookie. Behind a
-// proxy that adds a credential by itself, no log-in is needed.
+// The log-in: an API key or job token that is kept in the tab's session storage. It is never sent in a URL or stored in
+// a cookie. A link /#key=KEY logs in, and the key is removed from the address. Behind a proxy that adds a credential by
+// itself, nobody needs to log in.
 
 import { JobStatusClient } from "../client.js";
 import { byId, decoded } from "./dom.js";
