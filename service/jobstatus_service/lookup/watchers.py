@@ -193,12 +193,7 @@ class Watchers:
             TooManyWatchersError: As many are open as the client, or the process, may have.
         """
         counted = (client.limit_id, client.token_id) if client.token_id else (client.limit_id,)
-        limits = (self._settings.max_watchers_per_key, self._settings.max_watchers_per_token)
-        for each, limit in zip(counted, limits, strict=False):  # the second one is that of a token
-            if self._open_by_client[each] >= limit:
-                raise TooManyWatchersError(is_client_limit=True)
-        if self.open.total() >= self._settings.max_watchers:
-            raise TooManyWatchersError(is_client_limit=False)
+        self._check_limits(counted)
         self.open[kind] += 1
         self._open_by_client.update(counted)
         try:
@@ -209,6 +204,14 @@ class Watchers:
                 self._open_by_client[each] -= 1
                 if not self._open_by_client[each]:
                     del self._open_by_client[each]
+
+    def _check_limits(self, counted: tuple[str, ...]) -> None:
+        limits = (self._settings.max_watchers_per_key, self._settings.max_watchers_per_token)
+        for each, limit in zip(counted, limits, strict=False):  # the second one is that of a token
+            if self._open_by_client[each] >= limit:
+                raise TooManyWatchersError(is_client_limit=True)
+        if self.open.total() >= self._settings.max_watchers:
+            raise TooManyWatchersError(is_client_limit=False)
 
     @contextlib.contextmanager
     def watcher(
