@@ -271,24 +271,22 @@ export class JobStatusClient {
   async wait(ids, { until = "done", timeout = Infinity, unknown = 120_000, signal } = {}) {
     /** @type {(JobDetails | null)[]} */
     let statuses = [];
-    const clock = new Deadline(signal);
     const names = typeof ids === "string" ? [ids] : [...ids];
     if (names.length === 0) return /** @type {any} */ ([]);
+    const clock = new Deadline(signal);
     try {
       clock.start("timeout", timeout, "The jobs have not finished in time.");
       for await (const snapshots of this.#snapshots(names, clock.signal)) {
         statuses = snapshots.map((snapshot) => snapshot.status);
         const finished = statuses.filter((status) => status && isFinal(status)).length;
-        if (until === "any-done" ? finished > 0 : finished === names.length) {
-          return /** @type {any} */ (typeof ids === "string" ? statuses[0] : statuses);
-        }
+        if (until === "any-done" ? finished > 0 : finished === names.length) break;
         for (const [i, { status, isConnected }] of snapshots.entries()) {
           const timer = `unknown ${names[i]}`;
           if (status?.state !== "unknown" || !isConnected) clock.stop(timer);
           else clock.start(timer, unknown, `The job ${names[i]} has been unknown for too long.`);
         }
       }
-      throw new JobStatusError("The client was closed.");
+      return /** @type {any} */ (typeof ids === "string" ? statuses[0] : statuses);
     } catch (error) {
       if (clock.expired && error === clock.expired) throw new WaitError(clock.expired.message, statuses);
       throw error;
@@ -328,21 +326,17 @@ export class JobStatusClient {
    */
   subscribe(uuid, listener) {
     this.#closing.signal.throwIfAborted();
-    let job = this.#jobs.get(uuid);
-    if (!job || job.snapshot.error) {
-      const before = job;
-      job = before ?? new Job(uuid);
+    const job = this.#jobs.get(uuid) ?? new Job(uuid);
+    if (!job.channel || job.snapshot.error) {
       job.snapshot = NOTHING_KNOWN;
       this.#jobs.set(uuid, job);
-      if (!job.channel) this.#channelWithRoom().add(job);
-      else job.channel.add(job);
+      (job.channel ?? this.#channelWithRoom()).add(job);
     }
     const end = job.subscribe(listener);
-    const subscribed = job;
     return () => {
       end();
       // Wait for the next turn: a framework may subscribe again at once, or an element may be moved.
-      if (!subscribed.isWatched) setTimeout(() => this.#forget(subscribed));
+      if (!job.isWatched) setTimeout(() => this.#forget(job));
     };
   }
 
@@ -387,8 +381,10 @@ export class JobStatusClient {
         signal.throwIfAborted();
         request = new AbortController();
         pacer.begin();
-        const slot = this.fallback.kind === null && this.takeStream();
+        let slot = false;
         try {
+          await this.credentialFor([], request.signal);
+          slot = this.fallback.kind === null && this.takeStream();
           if (slot) {
             for await (const event of this.events(path, [], request.signal, pacer)) {
               if (event.type === "list") yield { type: "list", jobs: event.data.jobs };
@@ -396,17 +392,12 @@ export class JobStatusClient {
               if (event.type === "counts") yield { type: "counts", counts: event.data };
             }
           } else {
-            const timely = new Deadline(request.signal);
-            timely.start("answer", ANSWER_MS, "The service does not answer.");
-            try {
-              const some = { ...options, signal: timely.signal };
-              const { jobs } = await this.list(some);
-              const counts = await this.counts(some);
-              yield { type: "list", jobs };
-              yield { type: "counts", counts };
-            } finally {
-              timely.close();
-            }
+            const [{ jobs }, counts] = await inTime(request.signal, ANSWER_MS, async (timely) => [
+              await this.list({ ...options, signal: timely }),
+              await this.counts({ signal: timely }),
+            ]);
+            yield { type: "list", jobs };
+            yield { type: "counts", counts };
             pacer.succeeded(1_000 * POLL_SECONDS);
           }
         } catch (error) {
@@ -541,7 +532,8 @@ export class JobStatusClient {
   }
 
   /**
-   * Iterate over the events of a stream.
+   * Iterate over the events of a stream. The credential must be there: asking for it may take longer than a stream may
+   * take to begin.
    * @internal
    * @param {string} path
    * @param {string[]} uuids
@@ -551,7 +543,6 @@ export class JobStatusClient {
    * @throws {BufferedStreamError} the stream has not begun in time
    */
   async *events(path, uuids, signal, pacer) {
-    await this.credentialFor(uuids, signal); // which may take longer than a stream may take to begin
     const silence = new Deadline(signal);
     const began = performance.now();
     let hasBegun = false;
@@ -616,8 +607,11 @@ export class JobStatusClient {
   }
 }
 
-/** @type {Snapshot} */
-const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true, problem: null });
+/**
+ * What is known of a job before the first answer.
+ * @type {Snapshot}
+ */
+export const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true, problem: null });
 
 /** A proxy holds a stream back. */
 class BufferedStreamError extends JobStatusError {}
@@ -892,27 +886,21 @@ class Channel {
   async #poll(jobs, uuids, wait) {
     const path = `/api/jobs?${idQuery(uuids)}&details=1${wait ? `&wait=${wait}` : ""}`;
     const headers = this.#etag ? { "If-None-Match": this.#etag } : undefined;
-    const timely = new Deadline(this.#request.signal);
-    timely.start("answer", 1_000 * wait + ANSWER_MS, "The service does not answer.");
-    try {
-      const response = await this.#client.request(path, uuids, { signal: timely.signal, headers });
-      const body = response.status === 304 ? null : await response.json();
-      // A wait that has waited may be followed by the next one at once.
-      const hasWaited = wait > 0 && performance.now() - this.#beganAt > 1_000;
-      const seconds = hasWaited ? 0 : retryAfterOf(response) || POLL_SECONDS;
-      this.#pacer.succeeded(1_000 * seconds * (1 + this.#client.random() / 4));
-      this.#isAnswered = true;
-      if (body === null) {
-        for (const job of jobs) job.setConnected(true);
-        return;
-      }
-      this.#etag = response.headers.get("ETag") ?? "";
-      body.jobs.forEach(this.#accept, this);
-    } catch (error) {
-      throw timely.expired ?? error;
-    } finally {
-      timely.close();
+    const { response, body } = await inTime(this.#request.signal, 1_000 * wait + ANSWER_MS, async (signal) => {
+      const response = await this.#client.request(path, uuids, { signal, headers });
+      return { response, body: response.status === 304 ? null : await response.json() };
+    });
+    // A wait that has waited may be followed by the next one at once.
+    const hasWaited = wait > 0 && performance.now() - this.#beganAt > 1_000;
+    const seconds = hasWaited ? 0 : retryAfterOf(response) || POLL_SECONDS;
+    this.#pacer.succeeded(1_000 * seconds * (1 + this.#client.random() / 4));
+    this.#isAnswered = true;
+    if (body === null) {
+      for (const job of jobs) job.setConnected(true);
+      return;
     }
+    this.#etag = response.headers.get("ETag") ?? "";
+    body.jobs.forEach(this.#accept, this);
   }
 
   /** @param {JobDetails} status */
@@ -945,12 +933,13 @@ class Channel {
    */
   async #findForbidden(jobs) {
     for (const { uuid } of jobs) {
-      const timely = new Deadline(this.#request.signal);
-      timely.start("answer", ANSWER_MS, "The service does not answer.");
       try {
-        const options = { signal: timely.signal, mayRefresh: false };
-        const response = await this.#client.request(`/api/jobs/${uuid}/details`, [uuid], options);
-        this.#accept(await response.json());
+        const status = await inTime(this.#request.signal, ANSWER_MS, async (signal) => {
+          const options = { signal, mayRefresh: false };
+          const response = await this.#client.request(`/api/jobs/${uuid}/details`, [uuid], options);
+          return response.json();
+        });
+        this.#accept(status);
       } catch (error) {
         if (this.#request.signal.aborted) return;
         if (isRefusal(error)) this.#jobs.get(uuid)?.fail(error);
@@ -958,8 +947,6 @@ class Channel {
           this.#pacer.failed(error);
           return;
         }
-      } finally {
-        timely.close();
       }
     }
   }
@@ -1155,6 +1142,26 @@ class Deadline {
     for (const name of [...this.#timers.keys()]) this.stop(name);
     this.#other?.removeEventListener("abort", this.#onAbort);
     this.#abort.abort(ENDED_ON_PURPOSE);
+  }
+}
+
+/**
+ * Exchange something with the service, and end it if that takes too long.
+ * @template T
+ * @param {AbortSignal} signal
+ * @param {number} ms
+ * @param {(signal: AbortSignal) => Promise<T>} exchange
+ * @returns {Promise<T>}
+ */
+async function inTime(signal, ms, exchange) {
+  const deadline = new Deadline(signal);
+  deadline.start("answer", ms, "The service does not answer.");
+  try {
+    return await exchange(deadline.signal);
+  } catch (error) {
+    throw deadline.expired ?? error;
+  } finally {
+    deadline.close();
   }
 }
 

@@ -7,16 +7,13 @@
 
 import { createContext, useCallback, useContext, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 
-import { jobUuid } from "./client.js";
+import { jobUuid, NOTHING_KNOWN } from "./client.js";
 
 /** @typedef {import("./client.js").JobStatusClient} JobStatusClient */
 /** @typedef {import("./client.js").Snapshot} Snapshot */
 
 /** The client of `useJob` and `useJobs` where they are called without one. */
 export const JobStatusContext = createContext(/** @type {JobStatusClient | null} */ (null));
-
-/** @type {Snapshot} */
-const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnected: true, problem: null });
 
 /**
  * Return what is known of a job, and render again after each change.
@@ -51,7 +48,7 @@ export function useJobs(ids, client) {
     return () => {
       isCurrent = false;
     };
-    // `key` stands for the ids, whose array may be a new one each time.
+    // The dependency is `key`, since the array of the ids may be a new one each time.
   }, [key]);
 
   const uuids = resolved?.key === key ? resolved.uuids : NO_UUIDS;

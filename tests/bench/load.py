@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -114,6 +115,32 @@ def serving(
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+@contextlib.contextmanager
+def changing(url: str, write: Callable[[int], Write], per_second: float) -> Iterator[None]:
+    """Write to jobs, one write after the other, while the block runs.
+
+    Args:
+        url: The server.
+        write: Returns the write of each step: 1, 2, ...
+        per_second: How many steps there are in a second, at most.
+    """
+    done = threading.Event()
+
+    def change() -> None:
+        store, step = store_at(url), 0
+        while not done.wait(1 / per_second):
+            step += 1
+            store.write([write(step)])
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def granian(app: str, port: int) -> list[str]:

@@ -4,11 +4,9 @@ The service, Valkey, the writer of the changes and Chromium share the machine's 
 """
 
 import argparse
-import contextlib
+import functools
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -21,7 +19,6 @@ from tests.browser.conftest import CHROMIUM_ARGUMENTS, Service
 from tests.browser.site import Site
 
 from jobstatus.status import JobState, Record
-from jobstatus.storage.store import Store
 from jobstatus.storage.write import Write
 
 LISTED_JOBS = 1_000
@@ -68,36 +65,20 @@ def write_job(number: int, progress: float, reason: str = "") -> Write:
     return Write(f"job:{UUID(int=number + 1)}", record, 3_600_000, 3_600_000)
 
 
-@contextlib.contextmanager
-def changing(store: Store, jobs: int, per_second: float) -> Iterator[None]:
-    """Change jobs one after the other while the block runs; the reason is the time of the write."""
-    done = threading.Event()
-
-    def change() -> None:
-        step = 0
-        while not done.wait(1 / per_second):
-            step += 1
-            progress = min(99.0, step / 100)
-            store.write([write_job(step % jobs, progress, f"{time.time() * 1000:.0f}")])
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def change(jobs: int, step: int) -> Write:
+    """Return the write of one step of the changes: to each job in turn; its reason is the time."""
+    return write_job(step % jobs, min(99.0, step / 100), f"{time.time() * 1000:.0f}")
 
 
 def delays_of_elements(
-    browser: Browser, service: Service, site: Site, store: Store, seconds: float
+    browser: Browser, service: Service, site: Site, url: str, seconds: float
 ) -> tuple[float, float, int]:
     """Return median and 95th percentile of the ms from a write to the frame, and their number."""
     body = "".join(f'<job-status job="{UUID(int=n + 1)}"></job-status>' for n in range(ELEMENTS))
     page = browser.new_page()
     page.goto(site.page(EMBEDDED.format(url=service.url), body))
     page.wait_for_timeout(1_000)
-    with changing(store, ELEMENTS, 50):
+    with load.changing(url, functools.partial(change, ELEMENTS), 50):
         page.wait_for_timeout(1_000 * seconds)
     found = page.evaluate("window.delays")
     page.close()
@@ -160,7 +141,7 @@ def main(arguments: list[str]) -> None:
             page.context.close()
         page, *_ = opened_list(browser, service)
         page.evaluate("scrollTo(0, 0)")
-        with changing(store, 50, 10):
+        with load.changing(url, functools.partial(change, 50), 10):
             page.wait_for_timeout(5_000)
             page.evaluate("window.longFrames.length = 0")
             before = heap_bytes(page)
@@ -168,7 +149,7 @@ def main(arguments: list[str]) -> None:
             after = heap_bytes(page)
         long_frames = page.evaluate("window.longFrames")
         page.context.close()
-        middle, high, count = delays_of_elements(browser, service, site, store, options.seconds)
+        middle, high, count = delays_of_elements(browser, service, site, url, options.seconds)
         browser.close()
         service.stop()
     first_rows, further_rows = (median(times) for times in zip(*visits, strict=True))

@@ -6,11 +6,11 @@ one after the other, and ratios are computed per round.
 
 import argparse
 import contextlib
+import functools
 import json
 import re
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from tests.bench.table import markdown
 from tests.processes import free_port
 
 from jobstatus import tokens
+from jobstatus.storage.write import Write
 
 CHANGED_SHARE_PER_SECOND = 0.01
 """Share of the jobs that change every second, for the contender with changing jobs."""
@@ -127,24 +128,9 @@ def webdis(url: str, folder: Path) -> Contender:
     return Contender(["webdis", str(path)], port, "/HGETALL/job:")
 
 
-@contextlib.contextmanager
-def changing_jobs(url: str, jobs: int) -> Iterator[None]:
-    """Change a share of the jobs every second, one after the other, while the block runs."""
-    done = threading.Event()
-
-    def change() -> None:
-        store, step = load.store_at(url), 0
-        while not done.wait(1 / (CHANGED_SHARE_PER_SECOND * jobs)):
-            step += 1
-            store.write([load.write_of(step % jobs, min(99, 1 + step / 1000))])
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def change(jobs: int, step: int) -> Write:
+    """Return the write of one step of the changes: to each job in turn."""
+    return load.write_of(step % jobs, min(99, 1 + step / 1000))
 
 
 def measure(
@@ -168,7 +154,9 @@ def measure(
         load.wrk(contender.port, requests, 1, options.connections)
         with contextlib.ExitStack() as stack:
             if contender.has_changing_jobs:
-                stack.enter_context(changing_jobs(url, options.jobs))
+                rate = CHANGED_SHARE_PER_SECOND * options.jobs
+                write = functools.partial(change, options.jobs)
+                stack.enter_context(load.changing(url, write, rate))
             return load.wrk(contender.port, requests, options.seconds, options.connections)
 
 

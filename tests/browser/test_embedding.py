@@ -254,7 +254,7 @@ def test_offline(
 def test_sleep(
     page: Page, context: BrowserContext, embedded: Embedded, worker: threading.Event
 ) -> None:
-    """A page goes on after the computer has slept: all timers stand still, then go on."""
+    """A page goes on after the computer has slept: its timers are suspended, then resumed."""
     page.goto(embedded([JOB]))
     grows(page)
     session = context.new_cdp_session(page)

@@ -54,7 +54,6 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     statuses.watchers.is_valid = api_keys.is_valid
     api_keys.on_change = statuses.watchers.end_revoked
 
-    assets = read_assets()
     listing = Listing(statuses)
     job_counts = JobCounts(listing, api_keys.prefixes)
 
@@ -95,7 +94,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
             *([get_page] if settings.ui else []),
         ],
         lifespan=[lifespan],
-        openapi_config=openapi.config(version("jobstatus"), assets.schema_page),
+        openapi_config=openapi.config(version("jobstatus"), read_assets().schema_page),
         exception_handlers=exception_handlers,
         logging_config=None,
     )
@@ -107,7 +106,6 @@ def create_app(settings: ServiceSettings | None = None) -> FastPathApp:
     app.metrics = app.state.metrics = metrics
     app.rate_limit = app.state.rate_limit = rate_limit_of(settings)
     app.cors = Cors(settings.cors_origins) if settings.cors_origins else None
-    app.state.assets = assets
     app.state.settings = settings
     openapi.publish_contract(app.openapi_schema)
     return app

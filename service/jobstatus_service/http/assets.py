@@ -21,7 +21,6 @@ from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobstatus_service.http.cors import ALLOW_ORIGIN
-from jobstatus_service.http.errors import AnyRequest
 from jobstatus_service.lookup.representation import etag_matches
 from jobstatus_service.lookup.response import END_OF_BODY, Header
 
@@ -34,7 +33,7 @@ _MEDIA_TYPES: Final = {
 """The files that are served, by the extensions of their names."""
 
 _ASSETS_MARK: Final = b"ASSETS"
-"""What stands in an HTML file for `assets/HASH`."""
+"""The placeholder of `assets/HASH` in HTML files."""
 
 _IMMUTABLE: Final[Header] = (b"cache-control", b"public, max-age=31536000, immutable")
 _REVALIDATED: Final[Header] = (b"cache-control", b"no-cache")
@@ -186,18 +185,13 @@ async def _send(send: Send, status: int, headers: list[Header], body: bytes) -> 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _assets_of(request: AnyRequest) -> Assets:
-    assets: Assets = request.app.state.assets
-    return assets
-
-
 @get("/assets/{path:path}", include_in_schema=False)
-async def get_asset(path: FromPath[str], request: AnyRequest) -> ASGIApp:
+async def get_asset(path: FromPath[str]) -> ASGIApp:
     """Get a file of the JavaScript client, or of the page."""
-    return _assets_of(request).respond(path.removeprefix("/"))
+    return read_assets().respond(path.removeprefix("/"))
 
 
 @get("/", include_in_schema=False)
-async def get_page(request: AnyRequest) -> ASGIApp:
+async def get_page() -> ASGIApp:
     """Get the live page."""
-    return _assets_of(request).respond_page()
+    return read_assets().respond_page()

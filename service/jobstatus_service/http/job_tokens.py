@@ -34,10 +34,8 @@ _EXPIRED: Final = "The job token has expired."
 _TOO_LONG: Final = "A job token must be valid for at most 24 hours."
 _FROM_FUTURE: Final = "The job token was signed in the future: the clocks differ by more than 30 s."
 
-
 _VIEW_WITH_ERRORS: Final = View.WITHOUT_TRACEBACK
 _VIEW: Final = View.WITHOUT_TRACEBACK | View.WITHOUT_ERRORS
-
 
 _is_token: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}").fullmatch
 """The compact form (RFC 7515, 3.1) without padding, with a signature of 64 bytes."""
@@ -123,9 +121,8 @@ def _client(signer: Client, token: bytes, verified: Any, *, is_cluster: bool) ->
         claims = msgspec.convert(verified, _Claims)
     except msgspec.ValidationError:
         raise InvalidTokenError(_MALFORMED) from None
-    now = time.time()
-    left = claims.exp + CLOCK_SKEW_SECONDS - now
-    if left <= 0:
+    now, valid_until = time.time(), claims.exp + CLOCK_SKEW_SECONDS
+    if now >= valid_until:
         raise InvalidTokenError(_EXPIRED)
     if claims.exp - claims.iat > MAX_LIFETIME.total_seconds():
         raise InvalidTokenError(_TOO_LONG)
@@ -145,5 +142,5 @@ def _client(signer: Client, token: bytes, verified: Any, *, is_cluster: bool) ->
         },
         reads_results=SCOPE_RESULT in scope,
         view=_VIEW_WITH_ERRORS if SCOPE_ERRORS in scope else _VIEW,
-        valid_until=now + left,
+        valid_until=valid_until,
     )
