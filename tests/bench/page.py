@@ -78,6 +78,7 @@ def delays_of_elements(
     page = browser.new_page()
     page.goto(site.page(EMBEDDED.format(url=service.url), body))
     page.wait_for_timeout(1_000)
+    page.evaluate("window.delays.length = 0")  # of what was written before
     with load.changing(url, functools.partial(change, ELEMENTS), 50):
         page.wait_for_timeout(1_000 * seconds)
     found = page.evaluate("window.delays")
