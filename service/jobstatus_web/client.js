@@ -121,11 +121,13 @@ const SHORT_STREAM_MS = 5_000; // a stream that ends sooner is a failure
 const LONG_POLL_SECONDS = 25;
 const POLL_SECONDS = 2; // where a response has no Retry-After
 const NO_STREAM_AFTER_BUFFERING_MS = 300_000;
-const NO_STREAM_AFTER_429_MS = 60_000;
-const NO_STREAM_AFTER_ERROR_MS = 10_000;
+const MAX_NO_STREAM_MS = 60_000;
 const MIN_INTERVAL_MS = 200; // between two requests of a channel, whatever the service answers
 const MAX_ASKED_WAIT_MS = 300_000;
-const MAX_BACKOFF_MS = 30_000;
+const FIRST_RETRY_MS = 500;
+const SHORT_RETRY_MS = 1_500;
+const MAX_RETRY_MS = 30_000;
+const RETRY_SHARE = 0.05; // the next try follows within this share of the time since the first failure
 const STALE_MS = 5_000; // replicas of the service may differ for at most 2 s
 const GATHER_MS = 250; // jobs that are added within so long share a request
 const MAX_UNANSWERED_MS = 2_000; // for which added jobs wait until the present request is answered
@@ -134,6 +136,7 @@ const TICK_MS = 2_000;
 const ASLEEP_MS = 10_000; // two ticks so far apart mean that the computer has slept
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const MAX_CREDENTIALS = 10;
+const MAX_REMEMBERED = 100;
 
 const NAMESPACE = "5a0cdcd99d3e4c678f0b6d8f3b6f1f27";
 const UUID = /^[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}$/i;
@@ -178,11 +181,14 @@ export class JobStatusClient {
   /** @type {Promise<void> | null} the present call of the function that returns credentials */
   #asking = null;
   #closing = new AbortController();
+  /** @type {Map<string, { etag: string, text: string }>} the last answers by path */
+  #answers = new Map();
 
   /**
    * @param {object} [options]
    * @param {string | URL} [options.url] the address of the service; by default that of the page
    * @param {Credentials} [options.credentials] what to send in `Authorization`
+   * @param {number} [options.timeout] milliseconds for which a single request is repeated while the service is unavailable
    * @param {boolean} [options.background] whether to go on while the page is hidden
    * @param {number} [options.maxStreams] how many streams all clients of the page may have open to the service before
    *   this one polls instead; by default 2 in a browser
@@ -196,11 +202,12 @@ export class JobStatusClient {
     this.url = url.href.replace(/\/$/, "");
     this.maxStreams = options.maxStreams ?? (isBrowser ? MAX_STREAMS_OF_A_PAGE : Infinity);
     this.background = options.background ?? false;
+    this.timeout = options.timeout ?? 10_000;
     this.fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
     this.random = options.random ?? Math.random;
     this.credentials = options.credentials;
     /** @internal */
-    this.fallback = new Fallback();
+    this.fallback = new Fallback(this.random);
     /** @internal when the service allows the next request, by `performance.now()` */
     this.notBefore = -Infinity;
   }
@@ -398,13 +405,13 @@ export class JobStatusClient {
             ]);
             yield { type: "list", jobs };
             yield { type: "counts", counts };
-            pacer.succeeded(1_000 * POLL_SECONDS);
+            pacer.succeeded(this.fallback.pollMs(0));
           }
         } catch (error) {
           signal.throwIfAborted();
           if (!request.signal.aborted) {
             if (isRefusal(error)) throw error;
-            this.fallback.learn(error);
+            this.fallback.learn(error, slot);
             pacer.failed(error);
             yield { type: "lost", error: asError(error) };
           }
@@ -479,8 +486,42 @@ export class JobStatusClient {
    * @param {RequestOptions} [options]
    */
   async #json(path, ids, { signal } = {}) {
-    const response = await this.request(path, await Promise.all(ids.map(jobUuid)), { signal });
-    return response.json();
+    const uuids = await Promise.all(ids.map(jobUuid));
+    const joined = this.#joined(signal);
+    const backoff = new Backoff(this.random);
+    const giveUpAt = performance.now() + this.timeout;
+    for (;;) {
+      try {
+        const known = this.#answers.get(path);
+        const headers = known ? { "If-None-Match": known.etag } : undefined;
+        const ms = Math.max(100, Math.min(ANSWER_MS, giveUpAt - performance.now()));
+        return await inTime(joined, ms, async (timely) => {
+          const response = await this.request(path, uuids, { signal: timely, headers });
+          if (known && response.status === 304) return JSON.parse(known.text);
+          const text = await response.text();
+          const body = JSON.parse(text);
+          this.#remember(path, response.headers.get("ETag"), text);
+          return body;
+        });
+      } catch (error) {
+        joined.throwIfAborted();
+        const ms = backoff.next(error);
+        if ((error instanceof RequestError && !error.isTransient) || performance.now() + ms > giveUpAt) throw error;
+        await sleep(ms, joined);
+        joined.throwIfAborted();
+      }
+    }
+  }
+
+  /**
+   * @param {string} path
+   * @param {string | null} etag
+   * @param {string} text
+   */
+  #remember(path, etag, text) {
+    this.#answers.delete(path);
+    if (etag) this.#answers.set(path, { etag, text });
+    if (this.#answers.size > MAX_REMEMBERED) for (const oldest of this.#answers.keys()) return void this.#answers.delete(oldest);
   }
 
   /**
@@ -562,8 +603,12 @@ export class JobStatusClient {
             hasBegun = true;
             onBytes();
           }
-          if (event.type === "retry") pacer.waitAtLeast(Number(event.data));
-          else yield { type: event.type, data: JSON.parse(event.data) };
+          if (event.type === "retry") {
+            pacer.succeeded(this.fallback.onRetry(Number(event.data)));
+            return;
+          }
+          this.fallback.onStream();
+          yield { type: event.type, data: JSON.parse(event.data) };
         }
       }
       if (hasWorked()) pacer.succeeded();
@@ -616,30 +661,110 @@ export const NOTHING_KNOWN = Object.freeze({ status: null, error: null, isConnec
 /** A proxy holds a stream back. */
 class BufferedStreamError extends JobStatusError {}
 
-/** What to do instead of streaming, as far as it is known. */
+/**
+ * What to do instead of opening a stream, and until when.
+ */
 class Fallback {
   /** @type {"long poll" | "poll"} */
   #kind = "poll";
   #until = -Infinity;
+  #refusals = 0;
+  #isShort = false;
+  #random;
+
+  /** @param {() => number} random */
+  constructor(random) {
+    this.#random = random;
+  }
 
   /** What to do instead now; null to stream. */
   get kind() {
     return performance.now() < this.#until ? this.#kind : null;
   }
 
-  /** @param {unknown} error the failure of a stream or a poll */
-  learn(error) {
-    if (error instanceof BufferedStreamError) this.#use("long poll", NO_STREAM_AFTER_BUFFERING_MS);
-    else if (error instanceof RequestError) this.#use("poll", error.status === 429 ? NO_STREAM_AFTER_429_MS : NO_STREAM_AFTER_ERROR_MS);
+  /**
+   * @param {unknown} error the failure of a stream or a poll
+   * @param {boolean} wasStream
+   */
+  learn(error, wasStream) {
+    if (error instanceof BufferedStreamError) {
+      this.#kind = "long poll";
+      this.#until = performance.now() + NO_STREAM_AFTER_BUFFERING_MS;
+    } else if (!wasStream) {
+      if (this.#kind === "poll") this.#until = -Infinity; // so it is not because of streams
+    } else if (error instanceof RequestError) {
+      this.#pause(Math.min(1_000 * 2 ** this.#refusals, MAX_NO_STREAM_MS));
+      this.#refusals = Math.min(this.#refusals + 1, 6);
+    }
   }
 
   /**
-   * @param {"long poll" | "poll"} kind
+   * The service ends a stream, and asks to open the next one later: polls go on meanwhile.
    * @param {number} ms
+   * @returns {number} milliseconds until the first poll
    */
-  #use(kind, ms) {
-    this.#kind = kind;
+  onRetry(ms) {
+    this.#pause(Math.min(ms, MAX_NO_STREAM_MS));
+    this.#isShort = true;
+    return Math.min(ms, SHORT_RETRY_MS) * this.#random();
+  }
+
+  /** A stream works. */
+  onStream() {
+    this.#refusals = 0;
+  }
+
+  /**
+   * Return the milliseconds until the next poll.
+   * @param {number} seconds what the service asks for; 0 if it doesn't
+   */
+  pollMs(seconds) {
+    const ms = 1_000 * (seconds || POLL_SECONDS) * (1 + this.#random() / 4);
+    if (this.kind !== "poll") return ms;
+    return Math.min(ms, this.#until - performance.now(), this.#isShort ? SHORT_RETRY_MS : Infinity);
+  }
+
+  /** @param {number} ms */
+  #pause(ms) {
+    if (this.kind === "long poll") return;
+    this.#kind = "poll";
+    this.#isShort = false;
     this.#until = Math.max(this.#until, performance.now() + ms);
+  }
+}
+
+/**
+ * The time before the next try, after failures. It grows with the outage, but stays below a twentieth of it: what
+ * happened during an outage of 30 s is noticed 1.5 s after it.
+ */
+class Backoff {
+  #failures = 0;
+  #failingSince = 0;
+  #random;
+
+  /** @param {() => number} random */
+  constructor(random) {
+    this.#random = random;
+  }
+
+  reset() {
+    this.#failures = 0;
+  }
+
+  /**
+   * Count a failure.
+   * @param {unknown} [error]
+   * @returns {number} after how many milliseconds to try again
+   */
+  next(error) {
+    const now = performance.now();
+    if (this.#failures === 0) this.#failingSince = now;
+    const grown = Math.max(SHORT_RETRY_MS, RETRY_SHARE * (now - this.#failingSince));
+    const ceiling = Math.min(FIRST_RETRY_MS * 2 ** this.#failures, grown, MAX_RETRY_MS);
+    this.#failures += 1;
+    const random = this.#random();
+    const asked = error instanceof RequestError ? 1_000 * error.retryAfter : 0;
+    return Math.max(ceiling * (0.5 + random / 2), asked * (1 + random / 4));
   }
 }
 
@@ -750,6 +875,7 @@ class Channel {
   #requested = new Set();
   #request = new AbortController();
   #isAnswered = false;
+  #isStreaming = false;
   #isRunning = false;
   #beganAt = -Infinity;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -857,7 +983,8 @@ class Channel {
     const uuids = jobs.map((job) => job.uuid);
     await this.#client.credentialFor(uuids, this.#request.signal);
     const { kind } = this.#client.fallback;
-    if (kind !== null || !this.#client.takeStream()) {
+    this.#isStreaming = kind === null && this.#client.takeStream();
+    if (!this.#isStreaming) {
       await this.#poll(jobs, uuids, kind === "long poll" && this.#etag ? LONG_POLL_SECONDS : 0);
       return;
     }
@@ -892,8 +1019,7 @@ class Channel {
     });
     // A wait that has waited may be followed by the next one at once.
     const hasWaited = wait > 0 && performance.now() - this.#beganAt > 1_000;
-    const seconds = hasWaited ? 0 : retryAfterOf(response) || POLL_SECONDS;
-    this.#pacer.succeeded(1_000 * seconds * (1 + this.#client.random() / 4));
+    this.#pacer.succeeded(hasWaited ? 0 : this.#client.fallback.pollMs(retryAfterOf(response)));
     this.#isAnswered = true;
     if (body === null) {
       for (const job of jobs) job.setConnected(true);
@@ -920,7 +1046,7 @@ class Channel {
     this.#etag = "";
     this.#pacer.failed(error);
     if (!isRefusal(error)) {
-      this.#client.fallback.learn(error);
+      this.#client.fallback.learn(error, this.#isStreaming);
       if (error instanceof BufferedStreamError) return; // a long poll follows
       for (const job of jobs) job.setConnected(false, asError(error));
     } else if (error.status === 403 && jobs.length > 1) await this.#findForbidden(jobs);
@@ -958,7 +1084,7 @@ class Channel {
  */
 class Pacer {
   isHidden = false;
-  #failures = 0;
+  #backoff;
   #beganAt = -Infinity;
   /** Milliseconds to wait before the next request, unless something wakes. */
   #waitMs = 0;
@@ -979,6 +1105,7 @@ class Pacer {
   constructor(client, interrupt) {
     this.#client = client;
     this.#interrupt = interrupt;
+    this.#backoff = new Backoff(client.random);
   }
 
   /** Begin to listen whether the page is shown, and the computer online and awake. */
@@ -1006,7 +1133,7 @@ class Pacer {
 
   /** Forget failures. */
   reset() {
-    this.#failures = 0;
+    this.#backoff.reset();
     this.#waitMs = 0;
   }
 
@@ -1021,25 +1148,19 @@ class Pacer {
     this.#wake();
   }
 
-  /** @param {number} ms milliseconds for which the service wants no request of this client */
-  waitAtLeast(ms) {
-    const until = performance.now() + Math.min(ms, MAX_ASKED_WAIT_MS);
-    this.#client.notBefore = Math.max(this.#client.notBefore, until);
-  }
-
   /** @param {number} [ms] milliseconds after which the next request is useful */
   succeeded(ms = 0) {
-    this.#failures = 0;
+    this.#backoff.reset();
     this.#waitMs = Math.min(ms, MAX_ASKED_WAIT_MS);
   }
 
   /** @param {unknown} [error] */
   failed(error) {
-    const random = this.#client.random();
-    const ceiling = Math.min(MAX_BACKOFF_MS, 500 * 2 ** this.#failures);
-    this.#failures += 1;
-    this.#waitMs = Math.max(this.#waitMs, ceiling * (0.5 + random / 2));
-    if (error instanceof RequestError) this.waitAtLeast(1_000 * error.retryAfter * (1 + random / 4));
+    const ms = this.#backoff.next(error);
+    this.#waitMs = Math.max(this.#waitMs, ms);
+    if (error instanceof RequestError && error.retryAfter > 0) {
+      this.#client.notBefore = Math.max(this.#client.notBefore, performance.now() + ms);
+    }
   }
 
   /**
@@ -1143,6 +1264,18 @@ class Deadline {
     this.#other?.removeEventListener("abort", this.#onAbort);
     this.#abort.abort(ENDED_ON_PURPOSE);
   }
+}
+
+/**
+ * Wait, or until the signal is aborted.
+ * @param {number} ms
+ * @param {AbortSignal} signal
+ */
+async function sleep(ms, signal) {
+  const deadline = new Deadline(signal);
+  deadline.start("sleep", ms, "The time is up.");
+  if (!signal.aborted) await new Promise((resolve) => deadline.signal.addEventListener("abort", resolve));
+  deadline.close();
 }
 
 /**
@@ -1264,7 +1397,9 @@ async function errorOf(response) {
  */
 function retryAfterOf(response) {
   const text = response.headers.get("Retry-After") ?? "";
-  const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1_000;
+  // The clocks need not agree: a page of another origin may not see `Date`, but the service sends seconds.
+  const now = Date.parse(response.headers.get("Date") ?? "") || Date.now();
+  const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - now) / 1_000;
   return seconds > 0 ? Math.min(seconds, 300) : 0;
 }
 

@@ -88,7 +88,20 @@ describe("requests", () => {
     server.answer = () => ({ status: 403, body: '{"detail":"The job token does not name the job."}' });
     await assert.rejects(client().result(JOB), (error) => error instanceof RequestError && error.status === 403 && error.message.includes("does not name"));
     server.answer = () => ({ status: 502, body: "<html>" });
-    await assert.rejects(client().get(JOB), (error) => error instanceof RequestError && error.isTransient);
+    await assert.rejects(client({ timeout: 0 }).get(JOB), (error) => error instanceof RequestError && error.isTransient);
+  });
+  test("are repeated while the service is unavailable, for some time", async () => {
+    server.answer = (_, number) => (number < 3 ? { status: 503, headers: { "Retry-After": "0" } } : { body: JSON.stringify(job()) });
+    assert.equal((await client().get(JOB)).progress, 10);
+    assert.equal(server.seen.length, 3);
+    server.answer = () => ({ status: 503, headers: { "Retry-After": "60" } });
+    await assert.rejects(client().get(JOB), (error) => error instanceof RequestError && error.retryAfter === 60);
+  });
+  test("have the ETag of the last answer", async () => {
+    server.answer = ({ headers }) => (headers["if-none-match"] === '"1"' ? { status: 304 } : { body: JSON.stringify(job()), headers: { ETag: '"1"' } });
+    const asking = client();
+    assert.deepEqual(await asking.get(JOB), await asking.get(JOB));
+    assert.equal(server.seen[1].headers["if-none-match"], '"1"');
   });
   test("are sent with a new credential after a 401, once", async () => {
     let called = 0;
@@ -143,15 +156,14 @@ describe("watch", () => {
     assert.equal(server.seen.length, 3);
   });
   test("goes on after a cut, a 503 and a stream that ends early, and never backwards", async () => {
-    const answers = [
+    const streams = [
       stream([at(1), at(4, { progress: 40 })], { cut: true }),
       { cut: true },
       { status: 503, headers: { "Retry-After": "0" }, body: '{"detail":"no"}' },
-      bulk([at(2, { progress: 20 })]), // from a replica whose cache is not current
-      bulk([at(5, { progress: 50 })]),
-      bulk([DONE]),
+      stream([at(5, { progress: 50 }), DONE], { gap: 50 }),
     ];
-    server.answer = (_, number) => answers[number - 1];
+    const stale = bulk([at(2, { progress: 20 })]); // from a replica whose cache is not current
+    server.answer = ({ path }) => (path.includes("events") ? (streams.shift() ?? {}) : stale);
     const found = await all(client().watch(JOB));
     assert.deepEqual(found, ["in_progress 10", "in_progress 40", "in_progress 50", "succeeded 100"]);
   });
@@ -159,12 +171,14 @@ describe("watch", () => {
     const answers = [stream([at(1), "retry: 600\n\n"]), stream([DONE])];
     /** @type {number[]} */
     const times = [];
-    server.answer = (_, number) => {
+    server.answer = ({ path }) => {
+      if (!path.includes("events")) return bulk([at(1)]);
       times.push(performance.now());
-      return answers[number - 1];
+      return answers[times.length - 1];
     };
     await all(client().watch(JOB));
     assert.ok(times[1] - times[0] >= 590);
+    assert.ok(server.seen.length >= 3, "polls go on meanwhile");
   });
   test("ends when its signal is aborted, and closes the stream", async () => {
     server.answer = () => stream([at(1)], { hold: true });

@@ -1,0 +1,380 @@
+"""The client for synchronous code. The jobs that are watched have a thread for each 100 of them."""
+
+import contextlib
+import random as random_module
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Self, overload
+
+import httpx
+
+from jobstatus.details import JobDetails
+from jobstatus.status import JobState, JobStatus
+from jobstatus_client.channel import SILENCE_SECONDS, Channel
+from jobstatus_client.core import Core, Seconds, list_query
+from jobstatus_client.errors import SilenceError, UnavailableError
+from jobstatus_client.exchange import (
+    Answer,
+    Authorize,
+    Command,
+    Flow,
+    InterruptedFlow,
+    JobId,
+    Open,
+    Read,
+    Send,
+    Sleep,
+    T,
+    uuids_of,
+)
+from jobstatus_client.jobs import Until, WatchedJob
+from jobstatus_client.list_feed import ListFeed
+from jobstatus_client.models import JobCounts, JobList, ListEvent
+from jobstatus_client.pacing import Clock, Random
+
+CONNECT_SECONDS: Final = 5.0
+
+Credentials = str | Callable[[], str]
+
+
+class Client:
+    """Reads the status of jobs, and waits for them. It may be used by several threads.
+
+    Args:
+        url: The address of the service; by default that in `JOBSTATUS_URL`.
+        credentials: An API key or a job token, or a function that returns one and is called again
+            when the service has rejected it; by default what is in `JOBSTATUS_KEY`, or in the
+            file that `JOBSTATUS_KEY_FILE` names.
+        timeout: Seconds for which a single request is repeated while the service is unavailable.
+        transport: What sends requests, instead of the network.
+        clock: Tells the time in seconds, and never goes back.
+        random: Makes jitter, from 0 up to 1.
+
+    Raises:
+        SettingsError: There is no URL.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        credentials: Credentials | None = None,
+        *,
+        timeout: Seconds = 10.0,
+        transport: httpx.BaseTransport | None = None,
+        clock: Clock = time.monotonic,
+        random: Random = random_module.random,
+    ) -> None:
+        self._core = Core(url, credentials, timeout, clock, random)
+        self.url = self._core.url
+        self._core.start = self._start
+        self._transport = transport
+        self._http = self._new_http()
+        self._lock = threading.RLock()
+        self._credential_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all waits, loops and connections, for good."""
+        with self._lock:
+            self._core.close()
+        self._http.close()
+
+    def get(self, job_id: JobId) -> JobStatus:
+        """Return the status of a job. `job_id` is any id of it, such as that of arq.
+
+        Raises:
+            RequestError: The service has rejected the request.
+            UnavailableError: The service can't be reached.
+        """
+        return self._run(self._core.status(job_id))
+
+    def details(self, job_id: JobId) -> JobDetails:
+        """Return the status of a job with its times, attempt, worker and estimated end."""
+        return self._run(self._core.details(job_id))
+
+    def result(self, job_id: JobId) -> Any:
+        """Return the result of a finished job.
+
+        Raises:
+            RequestError: With the status 404 if there is none, 410 if it was dropped.
+        """
+        return self._run(self._core.result(job_id))
+
+    def list(
+        self,
+        states: Iterable[JobState | str] = (),
+        name: str | None = None,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> JobList:
+        """Return a page of the list of jobs, newest first. It needs an API key.
+
+        Args:
+            states: The states to list; none for all.
+            name: The name of the jobs.
+            limit: How many jobs the page has at most, 1 to 200 (50).
+            cursor: `next` of the page before.
+        """
+        return self._run(self._core.page(list_query(states, name, limit, cursor)))
+
+    def counts(self) -> JobCounts:
+        """Return the number of jobs in each state. It needs an API key."""
+        return self._run(self._core.counts())
+
+    @overload
+    def wait(  # type: ignore[overload-overlap]
+        self,
+        ids: JobId,
+        *,
+        until: Until = ...,
+        timeout: Seconds | None = ...,
+        unknown: Seconds = ...,
+    ) -> JobDetails: ...
+    @overload
+    def wait(
+        self,
+        ids: Iterable[JobId],
+        *,
+        until: Until = ...,
+        timeout: Seconds | None = ...,
+        unknown: Seconds = ...,
+    ) -> Sequence[JobDetails]: ...
+    def wait(
+        self,
+        ids: JobId | Iterable[JobId],
+        *,
+        until: Until = "done",
+        timeout: Seconds | None = None,
+        unknown: Seconds = 120.0,
+    ) -> JobDetails | Sequence[JobDetails]:
+        """Wait until a job has finished, or several have; `failed` and `aborted` end the wait, too.
+
+        An outage of the service or of Redis does not end it. Ending the wait does not abort the job.
+
+        Args:
+            ids: The id of a job, or the ids of several.
+            until: `done`: all have finished; `any-done`: one has.
+            timeout: Seconds for which to wait; None for no limit.
+            unknown: Seconds for which a job may be `unknown`: it has not been enqueued yet, its
+                status has expired, or its worker has died.
+
+        Returns:
+            The details of the job; of all jobs in the order of `ids`.
+
+        Raises:
+            WaitTimeoutError: The time is up, or a job has been `unknown` for too long.
+            RequestError: The credentials are not accepted.
+        """
+        with self._watched(ids) as (jobs, changed):
+            wait = self._core.wait(jobs, until, timeout, unknown)
+            while True:
+                with self._lock:
+                    changed.clear()
+                    if wait.is_over():
+                        return wait.result(ids)
+                changed.wait(wait.seconds_left())
+
+    def watch(self, ids: JobId | Iterable[JobId]) -> Iterator[JobDetails]:
+        """Iterate over the statuses of jobs: first the current one of each, then each change.
+
+        It ends when all have finished. A slow loop skips statuses: the next one of a job is
+        always the newest.
+
+        Raises:
+            RequestError: The credentials are not accepted.
+        """
+        with self._watched(ids) as (jobs, changed):
+            changes = self._core.changes(jobs)
+            while not changes.is_over:
+                with self._lock:
+                    changed.clear()
+                    statuses = changes.take()
+                yield from statuses
+                if not statuses:
+                    changed.wait()
+
+    def follow(
+        self, states: Iterable[JobState | str] = (), name: str | None = None
+    ) -> Iterator[ListEvent]:
+        """Iterate over what happens to the newest 50 jobs of a list, without an end.
+
+        Raises:
+            RequestError: The credentials or the filters are not accepted.
+        """
+        feed, runner = ListFeed(self._core, states, name), _Runner(self, self._new_http())
+        with runner.closing():
+            while True:
+                yield from runner.run(feed.next())
+
+    @contextlib.contextmanager
+    def _watched(
+        self, ids: JobId | Iterable[JobId]
+    ) -> Iterator[tuple[Sequence[WatchedJob], threading.Event]]:
+        changed = threading.Event()
+        with self._lock:
+            jobs = self._core.watch(uuids_of(ids), changed.set)
+        try:
+            yield jobs, changed
+        finally:
+            with self._lock:
+                self._core.unwatch(jobs, changed.set)
+
+    def _run(self, flow: Flow[T]) -> T:
+        return _Runner(self, self._http).run(flow)
+
+    def _new_http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, transport=self._transport)
+
+    def _start(self, channel: Channel) -> None:
+        runner = _Runner(self, self._new_http())
+        channel.interrupt = runner.interrupt
+
+        def watch() -> None:
+            with runner.closing():
+                runner.run(channel.run())
+
+        threading.Thread(target=watch, name="jobstatus-client", daemon=True).start()
+
+    def _authorize(self, rejected: str | None) -> str | None:
+        """Return the credential; call the function for it, once for all threads."""
+        with self._credential_lock:
+            core = self._core
+            if core.ask is not None and core.credential in {None, rejected}:
+                core.credential = core.ask()
+            return core.credential
+
+
+class _Runner:
+    """Carries out the commands of flows, in one thread."""
+
+    def __init__(self, client: Client, http: httpx.Client) -> None:
+        self._client = client
+        self._http = http
+        self._interrupted = threading.Event()
+        self._connection: Any = None  # while something is received
+        self._response: httpx.Response | None = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def run(self, flow: Flow[T]) -> T:
+        """Run a flow to its end, and return its value."""
+        reply: Any = None
+        error: Exception | None = None
+        while True:
+            with self._client._lock:  # flows change what all threads share
+                try:
+                    command = flow.send(reply) if error is None else flow.throw(error)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+            reply, error = None, None
+            try:
+                reply = self._execute(command)
+            except httpx.TimeoutException:
+                error = SilenceError(f"{self._client.url} does not answer in time.")
+            except (httpx.TransportError, OSError) as failure:
+                error = UnavailableError(f"{self._client.url} can't be reached: {failure}")
+            except Exception as failure:  # of the function that returns credentials
+                error = failure
+            if self._interrupted.is_set():
+                self._interrupted.clear()
+                error = InterruptedFlow()
+            if error is not None:
+                self._close_response()
+
+    def interrupt(self) -> None:
+        """End the present command with `InterruptedFlow`; called by any thread."""
+        self._interrupted.set()
+        self._cut()
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the connections of the runner after the block."""
+        try:
+            yield
+        finally:
+            self._close_response()
+            self._http.close()
+
+    def _execute(self, command: Command) -> Any:
+        match command:
+            case Open():
+                self._close_response()
+                with self._limit(command.timeout):
+                    response = self._http.send(self._request(command, SILENCE_SECONDS), stream=True)
+                    if response.status_code != httpx.codes.OK:
+                        response.read()
+                        response.close()
+                        return Answer(response.status_code, response.headers, response.content)
+                self._response, self._chunks = response, response.iter_bytes()
+                return Answer(response.status_code, response.headers)
+            case Send():
+                response = self._http.send(self._request(command, command.timeout))
+                return Answer(response.status_code, response.headers, response.content)
+            case Read(timeout):
+                is_short = timeout < SILENCE_SECONDS  # longer silence is noticed by httpx
+                with self._limit(timeout) if is_short else contextlib.nullcontext():
+                    return next(self._chunks, b"")
+            case Authorize(rejected):
+                return self._client._authorize(rejected)
+            case Sleep(seconds):
+                return self._interrupted.wait(seconds)
+
+    def _request(self, command: Send, read_timeout: float) -> httpx.Request:
+        timeout = httpx.Timeout(read_timeout, connect=min(read_timeout, CONNECT_SECONDS))
+        return self._http.build_request(
+            "GET",
+            command.path,
+            headers=command.headers,
+            timeout=timeout,
+            extensions={"trace": self._on_http_event},
+        )
+
+    def _on_http_event(self, name: str, info: dict[str, Any]) -> None:
+        """Note the connection, to be able to cut it."""
+        if name in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            self._connection = info["return_value"]
+
+    @contextlib.contextmanager
+    def _limit(self, seconds: float) -> Iterator[None]:
+        """Raise `SilenceError` if the block takes longer."""
+        is_late = threading.Event()
+
+        def cut() -> None:
+            is_late.set()
+            self._cut()
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (httpx.TransportError, OSError):
+            if not is_late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if is_late.is_set():
+            raise SilenceError(f"{self._client.url} does not answer in time.")
+
+    def _cut(self) -> None:
+        """End what is being received; other threads may do that only to the socket itself."""
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(OSError, AttributeError):
+                connection.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    def _close_response(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None

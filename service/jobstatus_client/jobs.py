@@ -1,0 +1,210 @@
+"""Jobs that are watched, and what decides when a wait for them is over."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from jobstatus.details import JobDetails, UnknownCause
+from jobstatus.status import JobState
+from jobstatus_client.errors import WaitTimeoutError
+from jobstatus_client.exchange import JobId
+from jobstatus_client.pacing import Clock
+
+STALE_SECONDS: Final = 5.0
+"""Replicas of the service differ for at most 2 s: after this time the older status is true."""
+
+Until = Literal["done", "any-done"]
+
+
+class WatchedJob:
+    """A job that is watched.
+
+    Attributes:
+        uuid: Its UUID.
+        status: The newest status; None until the first answer.
+        error: Why the job can't be watched; None while it can.
+        is_connected: False from a lost connection until the next answer.
+        listeners: Called after each change of the other attributes.
+    """
+
+    def __init__(self, uuid: UUID, clock: Clock) -> None:
+        self.uuid = uuid
+        self.status: JobDetails | None = None
+        self.error: Exception | None = None
+        self.is_connected = True
+        self.listeners: list[Callable[[], None]] = []
+        self._clock = clock
+        self._accepted_at = 0.0
+
+    @property
+    def details(self) -> JobDetails:
+        """The newest status; that of an unknown job before the first answer."""
+        epoch = datetime.fromtimestamp(0, UTC)
+        nothing = JobDetails(
+            id=self.uuid, created_at=epoch, updated_at=epoch, state=JobState.UNKNOWN
+        )
+        return self.status or nothing
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last state is final."""
+        return self.status is not None and self.status.state.is_final
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to ask for: it has finished, or can't be watched."""
+        return self.error is not None or self.is_finished
+
+    def accept(self, status: JobDetails) -> bool:
+        """Take a status from the service; False: it is older than the last one, and ignored."""
+        last, now = self.status, self._clock()
+        is_old = last is not None and _is_older(status, last)
+        if is_old and now - self._accepted_at < STALE_SECONDS:
+            self._set(last, is_connected=True)
+            return False
+        self._accepted_at = now
+        self._set(last if status == last else status, is_connected=True)
+        return True
+
+    def reconnect(self) -> None:
+        """Note that the service has confirmed the last status."""
+        self._accepted_at = self._clock()
+        self._set(self.status, is_connected=True)
+
+    def disconnect(self) -> None:
+        """Note that the connection is lost."""
+        self._set(self.status, is_connected=False)
+
+    def fail(self, error: Exception) -> None:
+        """Note that the job can't be watched."""
+        self.error = error
+        self._notify()
+
+    def _set(self, status: JobDetails | None, *, is_connected: bool) -> None:
+        is_changed = status is not self.status or is_connected != self.is_connected
+        self.status, self.is_connected = status, is_connected
+        if is_changed:
+            self._notify()
+
+    def _notify(self) -> None:
+        for listener in list(self.listeners):
+            listener()
+
+
+def _is_older(status: JobDetails, last: JobDetails) -> bool:
+    """Return whether a status is older than the last one, as that of a replica that is behind.
+
+    A new run of the job is newer than the outcome of the last run.
+    """
+    if last.state.is_final:
+        return status.state is not last.state and status.created_at <= last.created_at
+    if last.state is JobState.UNKNOWN:
+        return False
+    if status.state is JobState.UNKNOWN:
+        return status.unknown_cause is UnknownCause.NO_RECORD
+    return status.created_at <= last.created_at and status.updated_at < last.updated_at
+
+
+class Wait:
+    """Decides when a wait for jobs is over.
+
+    Args:
+        jobs: The jobs.
+        until: Whether all of them must have finished, or any.
+        timeout: Seconds from now; None for no limit.
+        unknown: Seconds for which a job may be `unknown` while the service answers.
+        clock: Tells the time.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[WatchedJob],
+        until: Until,
+        timeout: float | None,
+        unknown: float,
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._enough = min(len(jobs), 1) if until == "any-done" else len(jobs)
+        self._clock = clock
+        self._unknown = unknown
+        self._deadline = None if timeout is None else clock() + timeout
+        self._unknown_since: dict[UUID, float] = {}
+
+    def is_over(self) -> bool:
+        """Return whether enough jobs have finished.
+
+        Raises:
+            WaitTimeoutError: The time is up, or a job has been `unknown` for too long.
+            Exception: A job can't be watched.
+        """
+        if sum(job.is_finished for job in self._jobs) >= self._enough:
+            return True
+        for job in self._jobs:
+            if job.error is not None:
+                raise job.error
+        now = self._clock()
+        if self._deadline is not None and now >= self._deadline:
+            raise self._timeout_error(self._not_finished())
+        for job in self._jobs:
+            if (
+                job.status is None
+                or job.status.state is not JobState.UNKNOWN
+                or not job.is_connected
+            ):
+                self._unknown_since.pop(job.uuid, None)
+            elif now - self._unknown_since.setdefault(job.uuid, now) >= self._unknown:
+                raise self._timeout_error(f"The job {job.uuid} has been unknown for too long.")
+        return False
+
+    def result(self, ids: JobId | Iterable[JobId]) -> JobDetails | list[JobDetails]:
+        """Return the details of the job, or of all jobs if several ids were given."""
+        details = [job.details for job in self._jobs]
+        return details[0] if isinstance(ids, str | UUID) else details
+
+    def seconds_left(self) -> float | None:
+        """Return after how many seconds to call `is_over` without a change; None: never."""
+        times = [since + self._unknown for since in self._unknown_since.values()]
+        times += [] if self._deadline is None else [self._deadline]
+        return max(min(times) - self._clock(), 0.0) if times else None
+
+    def _not_finished(self) -> str:
+        if len(self._jobs) == 1:
+            return f"The job {self._jobs[0].uuid} has not finished in time."
+        unfinished = sum(not job.is_finished for job in self._jobs)
+        return f"{unfinished} of {len(self._jobs)} jobs have not finished in time."
+
+    def _timeout_error(self, message: str) -> WaitTimeoutError:
+        return WaitTimeoutError(message, [job.status for job in self._jobs])
+
+
+class Changes:
+    """The changes of watched jobs that have not been taken yet.
+
+    Attributes:
+        is_over: Whether all jobs have finished, and all changes were taken.
+    """
+
+    def __init__(self, jobs: Sequence[WatchedJob]) -> None:
+        self.is_over = False
+        self._jobs = jobs
+        self._taken: dict[UUID, JobDetails] = {}
+
+    def take(self) -> list[JobDetails]:
+        """Return the newest status of each job that has changed since the last call.
+
+        Raises:
+            Exception: A job can't be watched.
+        """
+        for job in self._jobs:
+            if job.error is not None:
+                raise job.error
+        changed = {
+            job.uuid: job.status
+            for job in self._jobs
+            if job.status is not None and self._taken.get(job.uuid) is not job.status
+        }
+        self._taken |= changed
+        self.is_over = all(job.is_finished for job in self._jobs)
+        return list(changed.values())
