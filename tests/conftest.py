@@ -144,6 +144,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", action="store_true", help="renew the screenshots of the README"
     )
+    parser.addoption(
+        "--cut-step",
+        type=int,
+        default=16,
+        help="conformance tests cut streams after every so many bytes (16)",
+    )
     parser.addoption("--seed", type=int, default=None, help="seed of chaos and consistency tests")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import jobstatus
 import jobstatus.arq
+import jobstatus_client
 import jobstatus_service
 
 PACKAGE = Path(jobstatus.__file__).parent
@@ -45,7 +46,18 @@ def test_public_names() -> None:
         "redis_settings",
         "run_worker",
     ]
-    for module in (jobstatus, jobstatus.arq):
+    assert jobstatus_client.__all__ == [
+        "AsyncClient",
+        "Client",
+        "ClientClosedError",
+        "JobCounts",
+        "JobList",
+        "ListEvent",
+        "RequestError",
+        "UnavailableError",
+        "WaitTimeoutError",
+    ]
+    for module in (jobstatus, jobstatus.arq, jobstatus_client):
         assert all(hasattr(module, name) for name in module.__all__)
 
 
@@ -66,10 +78,19 @@ def modules_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "never"),
     [
-        ("import jobstatus", {"litestar", "arq", "click", "granian", "jobstatus_service"}),
+        ("import jobstatus", {"redis", "msgspec", "jobstatus_service"}),
+        (
+            "from jobstatus import Publisher",
+            {"litestar", "arq", "click", "granian", "jobstatus_service"},
+        ),
         ("import jobstatus.arq", {"litestar", "granian", "jobstatus_service"}),
         ("import jobstatus.worker_command", {"arq", "click"}),
-        ("import jobstatus_service.command", {"litestar", "granian", "arq"}),
+        ("import jobstatus_service.command", {"litestar", "granian", "arq", "redis", "httpx"}),
+        (
+            "import jobstatus_client.client, jobstatus_client.async_client",
+            {"litestar", "granian", "arq", "redis", "jobstatus_service"},
+        ),
+        ("import jobstatus_client.command.operations", {"asyncio", "redis", "shtab"}),
         ("import jobstatus_service.lookup.representation", {"litestar", "arq"}),
         ("import jobstatus_service.http.app", {"arq", "granian"}),
     ],

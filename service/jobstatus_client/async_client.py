@@ -7,6 +7,7 @@ import random as random_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, overload
+from uuid import UUID
 
 import httpx
 
@@ -14,7 +15,7 @@ from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
 from jobstatus_client.client import CONNECT_SECONDS
-from jobstatus_client.core import Core, Seconds, list_query
+from jobstatus_client.core import Core, Seconds, list_query, ssl_context
 from jobstatus_client.errors import SilenceError, UnavailableError
 from jobstatus_client.exchange import (
     Answer,
@@ -30,7 +31,7 @@ from jobstatus_client.exchange import (
     T,
     uuids_of,
 )
-from jobstatus_client.jobs import Until, WatchedJob
+from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
@@ -66,8 +67,12 @@ class AsyncClient:
         self._core = Core(url, credentials, timeout, clock, random)
         self.url = self._core.url
         self._core.start = self._start
-        limits = httpx.Limits(max_connections=None)
-        self._http = httpx.AsyncClient(base_url=self.url, transport=transport, limits=limits)
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            transport=transport,
+            limits=httpx.Limits(max_connections=None),
+            verify=ssl_context(is_needed=self._core.needs_tls),
+        )
         self._credential_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,6 +126,7 @@ class AsyncClient:
         until: Until = ...,
         timeout: Seconds | None = ...,
         unknown: Seconds = ...,
+        on_change: OnChange | None = ...,
     ) -> JobDetails: ...
     @overload
     async def wait(
@@ -130,6 +136,7 @@ class AsyncClient:
         until: Until = ...,
         timeout: Seconds | None = ...,
         unknown: Seconds = ...,
+        on_change: OnChange | None = ...,
     ) -> Sequence[JobDetails]: ...
     async def wait(
         self,
@@ -138,19 +145,21 @@ class AsyncClient:
         until: Until = "done",
         timeout: Seconds | None = None,
         unknown: Seconds = 120.0,
+        on_change: OnChange | None = None,
     ) -> JobDetails | Sequence[JobDetails]:
         """Wait until a job has finished, or several have, as `Client.wait`.
 
         Cancelling the wait ends it, and does not abort the job.
         """
+        ids = ids if isinstance(ids, str | UUID) else list(ids)
         with self._watched(ids) as (jobs, changed):
-            wait = self._core.wait(jobs, until, timeout, unknown)
+            wait = self._core.wait(jobs, ids, until, timeout, unknown, on_change)
             while not wait.is_over():
                 changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait.seconds_left()):
                         await changed.wait()
-            return wait.result(ids)
+            return wait.result()
 
     async def watch(self, ids: JobId | Iterable[JobId]) -> AsyncIterator[JobDetails]:
         """Iterate over the statuses of jobs, as `Client.watch`."""

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Self, overload
+from uuid import UUID
 
 import httpx
 
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import SILENCE_SECONDS, Channel
-from jobstatus_client.core import Core, Seconds, list_query
+from jobstatus_client.core import Core, Seconds, list_query, ssl_context
 from jobstatus_client.errors import SilenceError, UnavailableError
 from jobstatus_client.exchange import (
     Answer,
@@ -29,7 +30,7 @@ from jobstatus_client.exchange import (
     T,
     uuids_of,
 )
-from jobstatus_client.jobs import Until, WatchedJob
+from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
@@ -140,6 +141,7 @@ class Client:
         until: Until = ...,
         timeout: Seconds | None = ...,
         unknown: Seconds = ...,
+        on_change: OnChange | None = ...,
     ) -> JobDetails: ...
     @overload
     def wait(
@@ -149,6 +151,7 @@ class Client:
         until: Until = ...,
         timeout: Seconds | None = ...,
         unknown: Seconds = ...,
+        on_change: OnChange | None = ...,
     ) -> Sequence[JobDetails]: ...
     def wait(
         self,
@@ -157,10 +160,11 @@ class Client:
         until: Until = "done",
         timeout: Seconds | None = None,
         unknown: Seconds = 120.0,
+        on_change: OnChange | None = None,
     ) -> JobDetails | Sequence[JobDetails]:
         """Wait until a job has finished, or several have; `failed` and `aborted` end the wait, too.
 
-        An outage of the service or of Redis does not end it. Ending the wait does not abort the job.
+        An outage of the service or of Redis does not end it. Ending the wait aborts no job.
 
         Args:
             ids: The id of a job, or the ids of several.
@@ -168,6 +172,7 @@ class Client:
             timeout: Seconds for which to wait; None for no limit.
             unknown: Seconds for which a job may be `unknown`: it has not been enqueued yet, its
                 status has expired, or its worker has died.
+            on_change: Called with the status of each job, at first and after each change.
 
         Returns:
             The details of the job; of all jobs in the order of `ids`.
@@ -176,13 +181,13 @@ class Client:
             WaitTimeoutError: The time is up, or a job has been `unknown` for too long.
             RequestError: The credentials are not accepted.
         """
+        ids = ids if isinstance(ids, str | UUID) else list(ids)
         with self._watched(ids) as (jobs, changed):
-            wait = self._core.wait(jobs, until, timeout, unknown)
+            wait = self._core.wait(jobs, ids, until, timeout, unknown, on_change)
             while True:
-                with self._lock:
-                    changed.clear()
-                    if wait.is_over():
-                        return wait.result(ids)
+                changed.clear()
+                if wait.is_over():
+                    return wait.result()
                 changed.wait(wait.seconds_left())
 
     def watch(self, ids: JobId | Iterable[JobId]) -> Iterator[JobDetails]:
@@ -197,9 +202,8 @@ class Client:
         with self._watched(ids) as (jobs, changed):
             changes = self._core.changes(jobs)
             while not changes.is_over:
-                with self._lock:
-                    changed.clear()
-                    statuses = changes.take()
+                changed.clear()
+                statuses = changes.take()
                 yield from statuses
                 if not statuses:
                     changed.wait()
@@ -234,7 +238,8 @@ class Client:
         return _Runner(self, self._http).run(flow)
 
     def _new_http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, transport=self._transport)
+        verify = ssl_context(is_needed=self._core.needs_tls)
+        return httpx.Client(base_url=self.url, transport=self._transport, verify=verify)
 
     def _start(self, channel: Channel) -> None:
         runner = _Runner(self, self._new_http())
@@ -280,6 +285,8 @@ class _Runner:
             reply, error = None, None
             try:
                 reply = self._execute(command)
+            except SilenceError as failure:
+                error = failure
             except httpx.TimeoutException:
                 error = SilenceError(f"{self._client.url} does not answer in time.")
             except (httpx.TransportError, OSError) as failure:

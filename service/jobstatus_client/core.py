@@ -1,7 +1,10 @@
 """What both clients share: requests with credentials, the watched jobs, and the operations."""
 
+import functools
 import math
 import os
+import ssl
+import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -9,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
+import httpx
 import msgspec
 
 from jobstatus.details import JobDetails
@@ -32,7 +36,7 @@ from jobstatus_client.exchange import (
     decoder,
     error_of,
 )
-from jobstatus_client.jobs import Changes, Until, Wait, WatchedJob
+from jobstatus_client.jobs import Changes, OnChange, Until, Wait, WatchedJob
 from jobstatus_client.models import JobCounts, JobList
 from jobstatus_client.pacing import Backoff, Clock, Fallback, Random
 
@@ -52,6 +56,7 @@ class Core:
 
     Attributes:
         url: The address of the service.
+        needs_tls: Whether the service, or a proxy of the environment, is reached with TLS.
         credential: What is sent in `Authorization`; None for nothing, or before it is known.
         ask: The function that returns the credential, also after a 401; None if there is none.
         start: Runs a channel; set by the shell.
@@ -66,6 +71,8 @@ class Core:
         random: Random,
     ) -> None:
         self.url = _service_url(url)
+        proxies = urllib.request.getproxies().values()
+        self.needs_tls = any(each.startswith("https:") for each in (self.url, *proxies))
         self.clock = clock
         self.random = random
         self.fallback = Fallback(clock, random)
@@ -173,13 +180,19 @@ class Core:
                 self._leave_channel(job)
 
     def wait(
-        self, jobs: Sequence[WatchedJob], until: Until, timeout: Seconds | None, unknown: Seconds
+        self,
+        jobs: Sequence[WatchedJob],
+        ids: JobId | Iterable[JobId],
+        until: Until,
+        timeout: Seconds | None,
+        unknown: Seconds,
+        on_change: OnChange | None,
     ) -> Wait:
         """Return what decides when a wait for watched jobs is over."""
         if until not in {"done", "any-done"}:
             raise ValueError(f"until must be 'done' or 'any-done', not {until!r}")
         seconds = None if timeout is None else seconds_of(timeout)
-        return Wait(jobs, until, seconds, seconds_of(unknown), self.clock)
+        return Wait(jobs, ids, until, seconds, seconds_of(unknown), on_change, self.clock)
 
     def changes(self, jobs: Sequence[WatchedJob]) -> Changes:
         """Return what collects the changes of watched jobs."""
@@ -243,6 +256,12 @@ def list_query(
         if value
     ]
     return urlencode(parameters)
+
+
+@functools.cache
+def ssl_context(*, is_needed: bool) -> ssl.SSLContext:
+    """Return the context for TLS, which takes 20 ms to make; a cheap one if it is not needed."""
+    return httpx.create_ssl_context() if is_needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _service_url(url: str | None) -> str:

@@ -15,6 +15,7 @@ STALE_SECONDS: Final = 5.0
 """Replicas of the service differ for at most 2 s: after this time the older status is true."""
 
 Until = Literal["done", "any-done"]
+OnChange = Callable[[JobDetails], object]
 
 
 class WatchedJob:
@@ -36,15 +37,6 @@ class WatchedJob:
         self.listeners: list[Callable[[], None]] = []
         self._clock = clock
         self._accepted_at = 0.0
-
-    @property
-    def details(self) -> JobDetails:
-        """The newest status; that of an unknown job before the first answer."""
-        epoch = datetime.fromtimestamp(0, UTC)
-        nothing = JobDetails(
-            id=self.uuid, created_at=epoch, updated_at=epoch, state=JobState.UNKNOWN
-        )
-        return self.status or nothing
 
     @property
     def is_finished(self) -> bool:
@@ -71,6 +63,11 @@ class WatchedJob:
         """Note that the service has confirmed the last status."""
         self._accepted_at = self._clock()
         self._set(self.status, is_connected=True)
+
+    def nothing_known(self) -> JobDetails:
+        """Return the status before the first answer."""
+        epoch = datetime.fromtimestamp(0, UTC)
+        return JobDetails(id=self.uuid, created_at=epoch, updated_at=epoch, state=JobState.UNKNOWN)
 
     def disconnect(self) -> None:
         """Note that the connection is lost."""
@@ -111,24 +108,32 @@ class Wait:
 
     Args:
         jobs: The jobs.
+        ids: Their ids, as the caller has given them.
         until: Whether all of them must have finished, or any.
         timeout: Seconds from now; None for no limit.
         unknown: Seconds for which a job may be `unknown` while the service answers.
+        on_change: Called with each status.
         clock: Tells the time.
     """
 
     def __init__(
         self,
         jobs: Sequence[WatchedJob],
+        ids: JobId | Iterable[JobId],
         until: Until,
         timeout: float | None,
         unknown: float,
+        on_change: OnChange | None,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
+        self._is_single = isinstance(ids, str | UUID)
+        self._ids = [ids] if isinstance(ids, str | UUID) else list(ids)
+        self._changes = Changes(jobs)
         self._enough = min(len(jobs), 1) if until == "any-done" else len(jobs)
         self._clock = clock
         self._unknown = unknown
+        self._on_change = on_change
         self._deadline = None if timeout is None else clock() + timeout
         self._unknown_since: dict[UUID, float] = {}
 
@@ -139,29 +144,28 @@ class Wait:
             WaitTimeoutError: The time is up, or a job has been `unknown` for too long.
             Exception: A job can't be watched.
         """
-        if sum(job.is_finished for job in self._jobs) >= self._enough:
+        for status in self._changes.take():
+            if self._on_change is not None:
+                self._on_change(status)
+        statuses = self._changes.taken
+        if sum(status.state.is_final for status in statuses.values()) >= self._enough:
             return True
-        for job in self._jobs:
-            if job.error is not None:
-                raise job.error
         now = self._clock()
         if self._deadline is not None and now >= self._deadline:
             raise self._timeout_error(self._not_finished())
-        for job in self._jobs:
-            if (
-                job.status is None
-                or job.status.state is not JobState.UNKNOWN
-                or not job.is_connected
-            ):
+        for job, job_id in zip(self._jobs, self._ids, strict=True):
+            last = statuses.get(job.uuid)
+            if last is None or last.state is not JobState.UNKNOWN or not job.is_connected:
                 self._unknown_since.pop(job.uuid, None)
             elif now - self._unknown_since.setdefault(job.uuid, now) >= self._unknown:
-                raise self._timeout_error(f"The job {job.uuid} has been unknown for too long.")
+                raise self._timeout_error(f"The job {job_id} has been unknown for too long.")
         return False
 
-    def result(self, ids: JobId | Iterable[JobId]) -> JobDetails | list[JobDetails]:
+    def result(self) -> JobDetails | Sequence[JobDetails]:
         """Return the details of the job, or of all jobs if several ids were given."""
-        details = [job.details for job in self._jobs]
-        return details[0] if isinstance(ids, str | UUID) else details
+        taken = self._changes.taken
+        details = [taken.get(job.uuid) or job.nothing_known() for job in self._jobs]
+        return details[0] if self._is_single else details
 
     def seconds_left(self) -> float | None:
         """Return after how many seconds to call `is_over` without a change; None: never."""
@@ -171,25 +175,32 @@ class Wait:
 
     def _not_finished(self) -> str:
         if len(self._jobs) == 1:
-            return f"The job {self._jobs[0].uuid} has not finished in time."
+            return f"The job {self._ids[0]} has not finished in time."
         unfinished = sum(not job.is_finished for job in self._jobs)
         return f"{unfinished} of {len(self._jobs)} jobs have not finished in time."
 
     def _timeout_error(self, message: str) -> WaitTimeoutError:
-        return WaitTimeoutError(message, [job.status for job in self._jobs])
+        return WaitTimeoutError(message, [self._changes.taken.get(job.uuid) for job in self._jobs])
 
 
 class Changes:
     """The changes of watched jobs that have not been taken yet.
 
     Attributes:
-        is_over: Whether all jobs have finished, and all changes were taken.
+        taken: The newest statuses that were taken.
     """
 
     def __init__(self, jobs: Sequence[WatchedJob]) -> None:
-        self.is_over = False
+        self.taken: dict[UUID, JobDetails] = {}
         self._jobs = jobs
-        self._taken: dict[UUID, JobDetails] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all jobs have finished, and all changes were taken."""
+        statuses = self.taken.values()
+        return len(statuses) == len({job.uuid for job in self._jobs}) and all(
+            status.state.is_final for status in statuses
+        )
 
     def take(self) -> list[JobDetails]:
         """Return the newest status of each job that has changed since the last call.
@@ -197,14 +208,12 @@ class Changes:
         Raises:
             Exception: A job can't be watched.
         """
+        changed = []
         for job in self._jobs:
             if job.error is not None:
                 raise job.error
-        changed = {
-            job.uuid: job.status
-            for job in self._jobs
-            if job.status is not None and self._taken.get(job.uuid) is not job.status
-        }
-        self._taken |= changed
-        self.is_over = all(job.is_finished for job in self._jobs)
-        return list(changed.values())
+            status = job.status
+            if status is not None and self.taken.get(job.uuid) is not status:
+                self.taken[job.uuid] = status
+                changed.append(status)
+        return changed

@@ -105,7 +105,7 @@ class Fallback:
         self._refusals = 0
 
     def poll_interval(self, asked: float) -> float:
-        """Return the seconds until the next poll; the service asks for `asked`, or for nothing: 0."""
+        """Return the seconds until the next poll; 0 for `asked`: the service asks for nothing."""
         seconds = (asked or POLL_SECONDS) * (1 + self._random() / 4)
         if self._kind == "poll":
             seconds = min(seconds, max(self._until - self._clock(), 0.0))

@@ -1,20 +1,20 @@
 """The console script `jobstatus`.
 
-Only the standard library and `jobstatus` are imported at the top: `--help` must work, and
-`jobstatus drain` must be quick, without the packages of the extras.
+Only what the arguments need is imported at the top: `--help` must work without the packages of the
+extras, and `jobstatus get` must be quick.
 """
 
 import argparse
 import os
-import secrets
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+from jobstatus import __version__
 from jobstatus.command_arguments import argument
 from jobstatus.errors import JobStatusError, missing_extra
 from jobstatus.settings import number, whole_number
-from jobstatus.tokens import new_key_pair, sign
+from jobstatus_client.command.arguments import add_commands as add_client_commands
+from jobstatus_client.command.completion import SHELLS, script
 
 _SERVE_EPILOG = """\
 environment variables (all optional, but at least one API key is required):
@@ -102,6 +102,14 @@ reconnect. The server still answers until it receives SIGTERM. Use it in a preSt
 to give load balancers the time to notice.
 """
 
+_COMPLETION_DESCRIPTION = """\
+Print a script that completes the commands and options of jobstatus. For all later shells:
+
+  bash  jobstatus completion bash > ~/.local/share/bash-completion/completions/jobstatus
+  zsh   jobstatus completion zsh > ~/.zfunc/_jobstatus     (~/.zfunc must be in fpath)
+  fish  jobstatus completion fish > ~/.config/fish/completions/jobstatus.fish
+"""
+
 _DEMO_DESCRIPTION = """\
 Start an embedded Valkey, the service and an arq worker, and enqueue one job, which writes a SHA-256
 manifest of every file under PATH. The demo shows the progress that the HTTP service reports. Ctrl-C
@@ -115,9 +123,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="jobstatus", description="Is it done yet? The status of background jobs over HTTP."
     )
-    top.add_argument(
-        "-V", "--version", action="version", version=f"jobstatus {version('jobstatus')}"
-    )
+    top.add_argument("-V", "--version", action="version", version=f"jobstatus {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser(
@@ -221,6 +227,15 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the token also reads the messages of exceptions, not only their types",
     )
+    add_client_commands(commands)
+
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes commands in a shell",
+        description=_COMPLETION_DESCRIPTION,
+        formatter_class=raw,
+    )
+    completion.add_argument("shell", choices=SHELLS, help="the shell")
     return top
 
 
@@ -239,6 +254,10 @@ def main() -> None:
                 _new_key(arguments)
             case "token":
                 _sign_token(arguments)
+            case "completion":
+                print(script(parser(), arguments.shell))
+            case _:
+                sys.exit(_run_client(arguments))
     except JobStatusError as error:
         sys.exit(f"jobstatus: {error}")
 
@@ -249,6 +268,14 @@ def _serve(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise missing_extra(error, "`jobstatus serve`", "service") from None
     serve(arguments.host, arguments.port, arguments.workers, no_auth=arguments.no_auth)
+
+
+def _run_client(arguments: argparse.Namespace) -> int:
+    try:
+        from jobstatus_client.command.operations import run  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, f"`jobstatus {arguments.command}`", "cli") from None
+    return run(arguments)
 
 
 def _drain(arguments: argparse.Namespace) -> None:
@@ -266,6 +293,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _new_key(arguments: argparse.Namespace) -> None:
+    import secrets  # noqa: PLC0415
+
+    from jobstatus.tokens import new_key_pair  # noqa: PLC0415
     from jobstatus_service.http.api_keys import digest, parse_keys  # noqa: PLC0415
 
     name, prefix = arguments.name, arguments.prefix
@@ -306,6 +336,8 @@ def _write_private_key(path: Path, key: str) -> None:
 
 
 def _sign_token(arguments: argparse.Namespace) -> None:
+    from jobstatus.tokens import sign  # noqa: PLC0415
+
     try:
         token = sign(
             arguments.ids,

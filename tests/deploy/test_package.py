@@ -33,6 +33,7 @@ from jobstatus import job_uuid
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = (
     ROOT / "worker" / "jobstatus",
+    ROOT / "service" / "jobstatus_client",
     ROOT / "service" / "jobstatus_service",
     ROOT / "service" / "jobstatus_web",
 )
@@ -248,6 +249,8 @@ NOTHING: frozenset[str] = frozenset()
 ARQ = frozenset({"arq", "demo"})
 SERVICE = frozenset({"service", "demo"})
 TOKENS = frozenset({"tokens", "service", "demo"})
+CLIENT = frozenset({"client", "cli", "service", "demo"})
+COMPLETION = frozenset({"cli", "demo"})
 
 COMMANDS = {
     ("jobstatus", "--help"): NOTHING,
@@ -258,6 +261,9 @@ COMMANDS = {
     ("jobstatus", "key", "new", "web"): NOTHING,
     ("jobstatus", "key", "new", "--tokens", "web"): TOKENS,
     ("jobstatus", "token", "--help"): NOTHING,
+    ("jobstatus", "wait", "--help"): NOTHING,
+    ("jobstatus", "completion", "bash"): COMPLETION,
+    ("python", "-c", "import jobstatus_client; jobstatus_client.JobList"): NOTHING,
     ("python", "-m", "jobstatus_service", "--help"): NOTHING,
     ("jobstatus-report", "--help"): NOTHING,
     ("jobstatus-worker", "--help"): ARQ,
@@ -317,6 +323,22 @@ def test_worker(environments: Environments, extra: str, server: str) -> None:
     else:
         assert_missing(code, output, ARQ)
 
+
+@pytest.mark.parametrize("extra", [ALONE, *EXTRAS])
+def test_client(environments: Environments, extra: str) -> None:
+    """`jobstatus get` and the clients work with the extra `client`, which is named without."""
+    code, output = environments.get(extra).run(*GET)
+    if extra not in CLIENT:
+        assert_missing(code, output, CLIENT)
+        return
+    assert (code, output) == (3, REFUSED)
+    code, output = environments.get(extra).run("python", "-c", CLIENTS, JOBSTATUS_URL="http://a")
+    assert (code, output) == (0, "Client('http://a') AsyncClient('http://a')\n")
+
+
+GET = ("jobstatus", "get", "nightly", "--url", "http://127.0.0.1:1")
+REFUSED = "jobstatus get: http://127.0.0.1:1 can't be reached: [Errno 111] Connection refused\n"
+CLIENTS = "from jobstatus_client import *; print(Client(), AsyncClient())"
 
 WORKER = ("jobstatus-worker", "tests.deploy.app.WorkerSettings", "--burst")
 

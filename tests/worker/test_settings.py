@@ -203,7 +203,10 @@ def test_repr_contains_no_secret(settings: EnvSettings) -> None:
     assert "key_prefix='job'" in repr(settings)
 
 
-NOT_SETTINGS = {"TOKEN_KEY", "TOKEN_KEY_FILE", "TRACES", "METRICS_DIR", "JOB_ID", "REPORT_FILE"}
+NOT_SETTINGS = {
+    *("TOKEN_KEY", "TOKEN_KEY_FILE", "TRACES", "METRICS_DIR", "JOB_ID", "REPORT_FILE"),
+    *("URL", "KEY", "KEY_FILE"),
+}
 """Variables that are read without a settings class."""
 
 

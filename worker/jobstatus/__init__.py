@@ -1,11 +1,8 @@
-"""Publish the status and progress of background jobs.
+"""Publish the status and progress of background jobs."""
 
-The modules are imported when a name of theirs is first used: a poller needs `JobStatus`, but
-neither the publisher nor redis-py.
-"""
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from jobstatus.lazy_imports import lazy_attributes
 
 if TYPE_CHECKING:
     from jobstatus.details import JobDetails, UnknownCause
@@ -38,26 +35,16 @@ __all__ = [
     "share",
 ]
 
-_NAMES_OF_MODULES: Final = {
-    "details": ("JobDetails", "UnknownCause"),
-    "errors": ("JobStatusError", "MissingExtraError", "SettingsError"),
-    "publishing.publisher": ("Publisher",),
-    "reporting.current": ("current_job",),
-    "reporting.report": ("JobReport", "Outcome", "Step"),
-    "reporting.shared_step": ("SharedStep", "share"),
-    "settings": ("PublisherSettings",),
-    "status": ("JobState", "JobStatus", "job_uuid"),
-}
-_MODULES: Final = {name: module for module, names in _NAMES_OF_MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "details": ("JobDetails", "UnknownCause"),
+        "errors": ("JobStatusError", "MissingExtraError", "SettingsError"),
+        "publishing.publisher": ("Publisher",),
+        "reporting.current": ("current_job",),
+        "reporting.report": ("JobReport", "Outcome", "Step"),
+        "reporting.shared_step": ("SharedStep", "share"),
+        "settings": ("PublisherSettings",),
+        "status": ("JobState", "JobStatus", "job_uuid"),
+    },
+)

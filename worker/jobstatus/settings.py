@@ -33,7 +33,7 @@ KNOWN_VARIABLES: Final = frozenset(
         *("MAX_WATCHERS", "MAX_WATCHERS_PER_KEY", "MAX_BULK_IDS", "RATE_LIMIT", "RATE_BURST"),
         *("CLIENT_TIMEOUT", "TRACES", "METRICS_DIR", "JOB_ID", "REPORT_FILE"),
         *("TOKEN_KEY", "TOKEN_KEY_FILE", "TOKEN_RATE_LIMIT", "MAX_WATCHERS_PER_TOKEN"),
-        *("CORS_ORIGINS", "UI"),
+        *("CORS_ORIGINS", "UI", "URL", "KEY", "KEY_FILE"),
     )
 )
 """Every variable of either side: worker and service may share one environment."""

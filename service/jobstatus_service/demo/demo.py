@@ -10,7 +10,6 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -19,6 +18,8 @@ from arq.connections import RedisSettings
 
 from jobstatus import JobState, JobStatus, job_uuid
 from jobstatus.arq import create_pool
+from jobstatus_client import Client
+from jobstatus_client.command.output import output
 from jobstatus_service.demo.processes import (
     DemoError,
     free_port,
@@ -27,8 +28,6 @@ from jobstatus_service.demo.processes import (
     running_worker,
 )
 
-_POLL_INTERVAL_SECONDS: Final = 0.2
-_BAR_WIDTH: Final = 30
 _SIGNAL_DELIVERY_SECONDS: Final = 0.5
 _TEMPORARY_PREFIX: Final = "jobstatus-demo-"
 
@@ -59,8 +58,8 @@ def run(path: Path | None, *, once: bool, port: int) -> int:
         results = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
         manifest = results / "MANIFEST.sha256"
         print("Starting Valkey, the service and a worker.\n", flush=True)
-        with _running_processes(port or free_port()) as (redis_url, connection, api_key):
-            status = _run_job(redis_url, connection, api_key, root, manifest)
+        with _running_processes(port or free_port()) as (redis_url, service_url, api_key):
+            status = _run_job(redis_url, service_url, api_key, root, manifest)
             if not once:
                 print("The page is still live, and the service still answers the commands above.")
                 print("Press Ctrl-C to stop everything and remove all files.", flush=True)
@@ -108,48 +107,39 @@ def _sleep_until_interrupted() -> NoReturn:
 
 
 @contextlib.contextmanager
-def _running_processes(port: int) -> Iterator[tuple[str, HTTPConnection, str]]:
-    """Run all three processes; yield Redis's URL, a connection to the service and an API key."""
+def _running_processes(port: int) -> Iterator[tuple[str, str, str]]:
+    """Run all three processes; yield the URLs of Redis and of the service, and an API key."""
     api_key = secrets.token_urlsafe(12)
     with (
         tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX) as name,
         running_valkey(Path(name)) as redis_url,
-        running_service(Path(name), redis_url, port, api_key) as connection,
+        running_service(Path(name), redis_url, port, api_key) as service_url,
         running_worker(Path(name), redis_url),
     ):
-        yield redis_url, connection, api_key
+        yield redis_url, service_url, api_key
 
 
 def _run_job(
-    redis_url: str, connection: HTTPConnection, api_key: str, root: Path, manifest: Path
+    redis_url: str, service_url: str, api_key: str, root: Path, manifest: Path
 ) -> JobStatus:
     """Enqueue the job, and show its progress until it has finished. Return its final status."""
     job_id = job_uuid(asyncio.run(_enqueue(redis_url, root, manifest)))
-    path = f"/api/jobs/{job_id}"
     print(f"Job:       {job_id}")
     print(f"It writes: {manifest}")
     print(f"with the SHA-256 of every file in {root}\n")
     print("Watch it live in a browser (the link logs in):")
-    print(f"  http://127.0.0.1:{connection.port}/#key={api_key}\n")
+    print(f"  {service_url}/#key={api_key}\n")
     print("Read its status, or list all jobs, yourself while the service runs:")
-    for shown_path in (path, "/api/jobs"):
-        url = f"http://127.0.0.1:{connection.port}{shown_path}"
-        print(f"  curl -H 'Authorization: {api_key}' {url}")
-    print()
-    sys.stdout.flush()
-    shown = None
-    while True:
-        connection.request("GET", path, headers={"Authorization": api_key})
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != 200:  # noqa: PLR2004
-            raise DemoError(f"the service answered {response.status}: {body.decode()}")
-        status = JobStatus.from_json(body)
-        shown = _show(status, shown)
-        if status.state.is_final:
-            print(f"\nThe service's last response:\n  {body.decode()}\n", flush=True)
-            return status
-        time.sleep(_POLL_INTERVAL_SECONDS)
+    print(f"  export JOBSTATUS_URL={service_url} JOBSTATUS_KEY={api_key}")
+    command = sys.argv[0] if sys.argv[0].endswith("jobstatus") else "jobstatus"
+    print(f"  {command} get {job_id}")
+    print(f"  {command} watch")
+    print(f"  curl -H 'Authorization: {api_key}' {service_url}/api/jobs/{job_id}\n", flush=True)
+    with Client(service_url, api_key) as client, output({}) as shown:
+        details = client.wait(job_id, on_change=shown.show)
+        status = client.get(job_id)
+    print(f"\nThe service's last response:\n  {status.to_json().decode()}\n", flush=True)
+    return details
 
 
 async def _enqueue(redis_url: str, root: Path, manifest: Path) -> str:
@@ -161,24 +151,3 @@ async def _enqueue(redis_url: str, root: Path, manifest: Path) -> str:
     if job is None:
         raise DemoError("the job could not be enqueued")
     return job.job_id
-
-
-def _show(status: JobStatus, last: str | None) -> str:
-    """Show the progress: redraw one line in a terminal, else print a line when the bar changes.
-
-    Args:
-        status: The current status.
-        last: What the last call returned.
-
-    Returns:
-        The bar and the state, to compare with.
-    """
-    bar = f"{'#' * round(_BAR_WIDTH * status.progress / 100):{_BAR_WIDTH}}"
-    line = f"[{bar}] {status.progress:6.2f} %  {status.state}  {status.reason}".rstrip()
-    current = f"[{bar}] {status.state}"
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-        print(f"\r\x1b[K{line[: width - 1]}", end="", flush=True)
-    elif current != last:
-        print(line, flush=True)
-    return current

