@@ -1,4 +1,4 @@
-"""The README's example runs as it is printed, from the enqueue to the last poll."""
+"""The README's example runs as it is printed, from the enqueue to the end."""
 
 import re
 import subprocess
@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 from tests.processes import ROOT, environment, service, start, stopping
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_example_application(redis_url: str, service_url: str, tmp_path: Path) -> None:
-    """app.py is enqueued by itself, run by jobstatus-worker, and polled until it has finished."""
+    """app.py is enqueued by itself, run by jobstatus-worker, and waited for."""
     (app,) = re.findall(r"<!-- a test runs this: app.py -->\n```python\n(.*?)```", TEXT, re.DOTALL)
-    (poll,) = re.findall(r"```python\nimport httpx\n(.*?)```", TEXT, re.DOTALL)
+    (wait,) = re.findall(r"```python\nfrom jobstatus_client(.*?)```", TEXT, re.DOTALL)
     (tmp_path / "app.py").write_text(app.replace("sleep(0.1)", "sleep(0.01)"), encoding="utf-8")
     job = subprocess.run(
         [sys.executable, "app.py"],
@@ -33,8 +32,9 @@ def test_example_application(redis_url: str, service_url: str, tmp_path: Path) -
             JOBSTATUS_REDIS_URL=redis_url,
             PYTHONPATH=str(tmp_path),
         )
-        names: dict[str, Any] = {"httpx": httpx, "job": job}
+        names: dict[str, Any] = {"job": job}
+        url = str(client.base_url)
         with stopping(worker):
-            exec(poll.replace("http://127.0.0.1:8000", str(client.base_url)), names)
+            exec(f"from jobstatus_client{wait}".replace("http://127.0.0.1:8000", url), names)
         status = names["status"]
-        assert (status["state"], status["progress"]) == ("succeeded", 100)
+        assert (status.state, status.progress) == ("succeeded", 100)

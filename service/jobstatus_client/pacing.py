@@ -16,9 +16,9 @@ POLL_SECONDS: Final = 2.0
 """The poll interval where a response has no Retry-After."""
 
 _FIRST_RETRY_SECONDS: Final = 0.5
-_SHORT_RETRY_SECONDS: Final = 1.5
+_SHORT_RETRY_SECONDS: Final = 1.0
 _MAX_RETRY_SECONDS: Final = 30.0
-_RETRY_SHARE: Final = 0.05
+_RETRY_SHARE: Final = 1 / 30
 _NO_STREAM_AFTER_BUFFERING_SECONDS: Final = 300.0
 _MAX_NO_STREAM_SECONDS: Final = 60.0
 
@@ -26,8 +26,9 @@ _MAX_NO_STREAM_SECONDS: Final = 60.0
 class Backoff:
     """The time before the next try, after failures.
 
-    It grows with the outage, but is at most a twentieth of it: what has happened during an outage
-    of 30 s is noticed within 1.5 s after it.
+    It grows with the outage, but is at most a thirtieth of it: what has happened during an outage
+    of 30 s is noticed within a second after it. It begins again when answers become lost
+    connections, or the other way: something has changed.
     """
 
     def __init__(self, clock: Clock, random: Random) -> None:
@@ -35,6 +36,8 @@ class Backoff:
         self._random = random
         self._failures = 0
         self._failing_since = 0.0
+        self._exponent = 0
+        self._was_answered = False
 
     def reset(self) -> None:
         """Forget failures: something has worked."""
@@ -47,13 +50,18 @@ class Backoff:
     def next(self, error: Exception | None = None) -> float:
         """Count a failure; return after how many seconds to try again."""
         now = self._clock()
+        is_answered = isinstance(error, RequestError)
         if self._failures == 0:
             self._failing_since = now
+        if self._failures == 0 or is_answered != self._was_answered:
+            self._exponent = 0
         grown = max(_SHORT_RETRY_SECONDS, _RETRY_SHARE * (now - self._failing_since))
         ceiling = min(
-            _FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 9), grown, _MAX_RETRY_SECONDS
+            _FIRST_RETRY_SECONDS * 2.0 ** min(self._exponent, 9), grown, _MAX_RETRY_SECONDS
         )
         self._failures += 1
+        self._exponent += 1
+        self._was_answered = is_answered
         asked = error.retry_after if isinstance(error, RequestError) else 0.0
         random = self._random()
         return max(ceiling * (0.5 + random / 2), asked * (1 + random / 4))

@@ -125,9 +125,9 @@ const MAX_NO_STREAM_MS = 60_000;
 const MIN_INTERVAL_MS = 200; // between two requests of a channel, whatever the service answers
 const MAX_ASKED_WAIT_MS = 300_000;
 const FIRST_RETRY_MS = 500;
-const SHORT_RETRY_MS = 1_500;
+const SHORT_RETRY_MS = 1_000;
 const MAX_RETRY_MS = 30_000;
-const RETRY_SHARE = 0.05; // the next try follows within this share of the time since the first failure
+const RETRY_SHARE = 1 / 30; // the next try follows within this share of the time since the first failure
 const STALE_MS = 5_000; // replicas of the service may differ for at most 2 s
 const GATHER_MS = 250; // jobs that are added within so long share a request
 const MAX_UNANSWERED_MS = 2_000; // for which added jobs wait until the present request is answered
@@ -734,12 +734,15 @@ class Fallback {
 }
 
 /**
- * The time before the next try, after failures. It grows with the outage, but stays below a twentieth of it: what
- * happened during an outage of 30 s is noticed 1.5 s after it.
+ * The time before the next try, after failures. It grows with the outage, but is at most a thirtieth of it: what
+ * has happened during an outage of 30 s is noticed within a second after it. It begins again when answers become lost
+ * connections, or the other way: something has changed.
  */
 class Backoff {
   #failures = 0;
   #failingSince = 0;
+  #exponent = 0;
+  #wasAnswered = false;
   #random;
 
   /** @param {() => number} random */
@@ -758,12 +761,16 @@ class Backoff {
    */
   next(error) {
     const now = performance.now();
+    const isAnswered = error instanceof RequestError;
     if (this.#failures === 0) this.#failingSince = now;
+    if (this.#failures === 0 || isAnswered !== this.#wasAnswered) this.#exponent = 0;
     const grown = Math.max(SHORT_RETRY_MS, RETRY_SHARE * (now - this.#failingSince));
-    const ceiling = Math.min(FIRST_RETRY_MS * 2 ** this.#failures, grown, MAX_RETRY_MS);
+    const ceiling = Math.min(FIRST_RETRY_MS * 2 ** this.#exponent, grown, MAX_RETRY_MS);
     this.#failures += 1;
+    this.#exponent += 1;
+    this.#wasAnswered = isAnswered;
     const random = this.#random();
-    const asked = error instanceof RequestError ? 1_000 * error.retryAfter : 0;
+    const asked = isAnswered ? 1_000 * error.retryAfter : 0;
     return Math.max(ceiling * (0.5 + random / 2), asked * (1 + random / 4));
   }
 }

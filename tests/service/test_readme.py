@@ -29,14 +29,14 @@ def test_example_client(service_url: str, put: Put) -> None:
             text=True,
         )
 
-        def long_poll_is_open() -> bool:
-            return "jobstatus_long_polls_open 1.0" in client.get("/metrics").text
+        def stream_is_open() -> bool:
+            return "jobstatus_streams_open 1.0" in client.get("/metrics").text
 
         assert example.stdout is not None
         lines = [example.stdout.readline()]
         changes: list[dict[str, Any]] = [{"progress": 2.0}, {"state": JobState.SUCCEEDED}]
         for change in changes:
-            eventually(long_poll_is_open)
+            eventually(stream_is_open)
             put(JOB, reason="x", **change)
             lines.append(example.stdout.readline())
         rest, _ = example.communicate(timeout=20)

@@ -1,0 +1,265 @@
+"""Both clients: what they share, what they close, and what can be replaced."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from tests.conformance.scripted_server import Loop, ScriptedServer
+from tests.conformance.statuses import Statuses
+from tests.processes import service
+from tests.service.conftest import Put, put, until
+from tests.waiting import eventually
+
+from jobstatus import JobState, SettingsError
+from jobstatus_client import (
+    AsyncClient,
+    Client,
+    ClientClosedError,
+    RequestError,
+    WaitTimeoutError,
+)
+
+__all__ = ["put"]
+
+URL = "http://jobs.test"
+
+
+def test_repr_contains_no_key() -> None:
+    """The repr shows the address only."""
+    assert repr(Client(URL, "sesame")) == "Client('http://jobs.test')"
+    assert repr(AsyncClient(URL, "sesame")) == "AsyncClient('http://jobs.test')"
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """The address and the key come from the environment, if they are not given."""
+    with pytest.raises(SettingsError, match="JOBSTATUS_URL is not set"):
+        Client()
+    monkeypatch.setenv("JOBSTATUS_URL", f"{URL}/base/")
+    (tmp_path / "key").write_text("sesame\n")
+    monkeypatch.setenv("JOBSTATUS_KEY_FILE", str(tmp_path / "key"))
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"failed": 3})
+
+    with Client(transport=httpx.MockTransport(answer)) as client:
+        assert client.counts().failed == 3
+    assert str(seen[0].url) == f"{URL}/base/api/jobs/counts"
+    assert seen[0].headers["Authorization"] == "Bearer sesame"
+
+
+def test_clock_and_random_can_be_replaced() -> None:
+    """A test can decide how the time passes."""
+    times = iter([0.0, 0.0, 5.0, 11.0])
+    transport = httpx.MockTransport(lambda _: httpx.Response(503))
+    client = Client(URL, transport=transport, clock=lambda: next(times), random=lambda: 0.0)
+    with client, pytest.raises(RequestError):
+        client.counts()
+
+
+def test_known_answers_are_not_sent_again() -> None:
+    """A second request has the ETag of the first answer, and a 304 is as good as the answer."""
+    etags = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        etags.append(request.headers.get("If-None-Match"))
+        if etags[-1]:
+            return httpx.Response(304)
+        return httpx.Response(200, json={"failed": 3}, headers={"ETag": '"1"'})
+
+    with Client(URL, transport=httpx.MockTransport(answer)) as client:
+        assert [client.counts().failed for _ in range(3)] == [3, 3, 3]
+    assert etags == [None, '"1"', '"1"']
+
+
+def test_invalid_until() -> None:
+    """A misspelled `until` is an error that says what is valid."""
+    with Client(URL) as client, pytest.raises(ValueError, match="must be 'done' or 'any-done'"):
+        client.wait("nightly", until="finished")  # type: ignore[call-overload]
+
+
+def test_nothing_to_wait_for() -> None:
+    """A wait for no job is over at once."""
+    with Client(URL) as client:
+        assert client.wait([]) == []
+        assert list(client.watch([])) == []
+
+
+@contextlib.contextmanager
+def scripted(jobs: list[str], **script: list[Any]) -> Iterator[tuple[ScriptedServer, Statuses]]:
+    """Run a scripted server."""
+    statuses = Statuses(jobs)
+    server = ScriptedServer(script, statuses)
+    with Loop().running() as loop:
+        loop.call(server.start)
+        try:
+            yield server, statuses
+        finally:
+            loop.call(server.stop)
+
+
+def test_waits_at_the_same_time_share_their_connections(service_url: str, put: Put) -> None:
+    """Waits of many tasks need one stream for each 100 jobs."""
+    jobs = [uuid4() for _ in range(250)]
+    for job in jobs:
+        put(job)
+
+    async def wait(url: str, streams: Callable[[], float]) -> list[Any]:
+        async with AsyncClient(url, "secret") as client:
+            waits = asyncio.gather(*(client.wait(job) for job in jobs))
+            await until(lambda: streams() == 3)
+            for job in jobs:
+                put(job, state=JobState.SUCCEEDED)
+            return list(await waits)
+
+    with service(service_url) as http:
+        streams = metric(http, "jobstatus_streams_open")
+        found = asyncio.run(wait(str(http.base_url), streams))
+        assert [details.id for details in found] == jobs
+        assert {details.state for details in found} == {"succeeded"}
+        eventually(lambda: streams() == 0)
+
+
+def metric(http: httpx.Client, name: str) -> Callable[[], float]:
+    """Return a function that reads a metric of the service."""
+
+    def read() -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+    return read
+
+
+def test_job_that_is_added_while_a_stream_is_open(service_url: str, put: Put) -> None:
+    """A wait that begins later joins the stream, which is opened again with its job."""
+    first, second = uuid4(), uuid4()
+    put(first)
+    put(second)
+    with service(service_url) as http, Client(str(http.base_url), "secret") as client:
+        streams = metric(http, "jobstatus_streams_open")
+        found: list[UUID] = []
+        threads = [
+            threading.Thread(target=lambda job=job: found.append(client.wait(job).id))
+            for job in (first, second)
+        ]
+        threads[0].start()
+        eventually(lambda: streams() == 1)
+        threads[1].start()
+        put(second, state=JobState.FAILED)
+        threads[1].join(10)
+        assert found == [second]
+        eventually(lambda: streams() == 1)
+        put(first, state=JobState.ABORTED)
+        threads[0].join(10)
+        assert found == [second, first]
+        eventually(lambda: streams() == 0)
+        eventually(lambda: threading.active_count() == threads_before(), 5)
+
+
+def threads_before() -> int:
+    """Return how many threads there are without those of clients."""
+    return sum(thread.name != "jobstatus-client" for thread in threading.enumerate())
+
+
+def test_close_ends_waits_of_other_threads() -> None:
+    """Closing a client ends what waits with it, and its connections; it can't be used again."""
+    with scripted(["A"], events=[{"stream": ["A in_progress 1"], "end": "hold"}]) as (server, jobs):
+        client = Client(server.url, "secret")
+        errors: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                client.wait(jobs.ids["A"])
+            except ClientClosedError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        eventually(lambda: server.open_streams == 1)
+        client.close()
+        thread.join(5)
+        assert len(errors) == 1
+        eventually(lambda: server.open_streams == 0)
+        with pytest.raises(ClientClosedError):
+            client.get(jobs.ids["A"])
+        with pytest.raises(ClientClosedError):
+            client.wait(jobs.ids["A"])
+
+
+async def test_cancelled_task_ends_its_stream() -> None:
+    """A cancelled wait closes its stream while the client stays open."""
+    with scripted(["A"], events=[{"stream": ["A in_progress 1"], "end": "hold"}]) as (server, jobs):
+        async with AsyncClient(server.url, "secret") as client:
+            task = asyncio.create_task(client.wait(jobs.ids["A"]))
+            await until(lambda: server.open_streams == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: server.open_streams == 0)
+
+
+def test_job_that_a_token_does_not_name() -> None:
+    """If a token names one of two jobs only, the other wait goes on."""
+    with scripted(
+        ["A", "B"],
+        events=[{"status": 403}, {"stream": ["A succeeded"]}],
+        details=[{"job": "A in_progress 1"}, {"status": 403, "body": {"detail": "not B"}}],
+    ) as (server, jobs):
+
+        async def wait() -> list[Any]:
+            async with AsyncClient(server.url, "token") as client:
+                waits = (client.wait(jobs.ids[name]) for name in "AB")
+                return await asyncio.gather(*waits, return_exceptions=True)
+
+        first, second = asyncio.run(wait())
+    assert first.state == "succeeded"
+    assert str(second) == "not B"
+
+
+def test_timeout_says_what_is_known() -> None:
+    """The error of a wait has the statuses so far; times may be a timedelta."""
+    script = [{"stream": ["A in_progress 40"], "end": "hold"}]
+    with scripted(["A", "B"], events=script) as (server, jobs):
+        with Client(server.url) as client, pytest.raises(WaitTimeoutError) as caught:
+            client.wait(jobs.ids.values(), timeout=timedelta(seconds=0.5))
+    known, unknown = caught.value.statuses
+    assert known is not None
+    assert (known.progress, unknown) == (40, None)
+    assert str(caught.value) == "2 of 2 jobs have not finished in time."
+
+
+def test_exception_of_the_function_for_credentials() -> None:
+    """A function that fails now and then does not end a wait; a single request raises its error."""
+    calls: list[float] = []
+
+    def credentials() -> str:
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            raise OSError("the issuer of tokens is unavailable")
+        return "token"
+
+    with scripted(["A"], events=[{"stream": ["A succeeded"]}]) as (server, jobs):
+        with Client(server.url, credentials) as client:
+            assert client.wait(jobs.ids["A"], timeout=10).state == "succeeded"
+        calls.clear()
+        with Client(server.url, credentials, timeout=0) as client:
+            with pytest.raises(OSError, match="the issuer of tokens is unavailable"):
+                client.get(jobs.ids["A"])
+
+
+def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """If nothing works for some time, one warning says why."""
+    with scripted(["A"], events=[{"status": 404, "body": "nothing here"}]) as (server, jobs):
+        with Client(server.url) as client, pytest.raises(WaitTimeoutError):
+            client.wait(jobs.ids["A"], timeout=7)
+    (record,) = caplog.records
+    assert record.name == "jobstatus_client"
+    assert record.getMessage().startswith("the status of 1 jobs can't be read, trying again: ")
