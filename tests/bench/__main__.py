@@ -15,8 +15,9 @@ BENCHMARKS = {
     "outage": "memory, CPU and delivery time of a publisher that cannot reach Redis",
     "page": "the live page and the element in Chromium: first rows, long frames, memory, delay",
     "read": "requests per second and latency of the service, compared with other servers",
-    "wait": "clients that wait for jobs: requests, connections and delay, also while much fails",
+    "start": "time that the commands of jobstatus take",
     "track": "time that track() adds to each step of a loop, compared with tqdm",
+    "wait": "clients that wait for jobs: requests, connections and delay, also while much fails",
     "watch": "memory and notification delay of long polls and event streams",
     "worker": "throughput of arq with and without job status, and the cost of reports",
 }

@@ -1,4 +1,4 @@
-"""Both clients: what they share, what they close, and what can be replaced."""
+"""Both clients: what they share, what they close, and what a test can replace."""
 
 import asyncio
 import contextlib

