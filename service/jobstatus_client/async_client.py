@@ -14,27 +14,13 @@ import httpx
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
-from jobstatus_client.client import CONNECT_SECONDS
 from jobstatus_client.core import Core, Seconds, list_query, ssl_context
-from jobstatus_client.errors import SilenceError, UnavailableError
-from jobstatus_client.exchange import (
-    Answer,
-    Authorize,
-    Command,
-    Flow,
-    InterruptedFlow,
-    JobId,
-    Open,
-    Read,
-    Send,
-    Sleep,
-    T,
-    uuids_of,
-)
+from jobstatus_client.exchange import Flow, JobId, T, uuids_of
 from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
+from jobstatus_client.task_runner import TaskRunner
 
 AsyncCredentials = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
@@ -177,7 +163,7 @@ class AsyncClient:
         self, states: Iterable[JobState | str] = (), name: str | None = None
     ) -> AsyncIterator[ListEvent]:
         """Iterate over what happens to a list, as `Client.follow`."""
-        feed, runner = ListFeed(self._core, states, name), _Runner(self)
+        feed, runner = ListFeed(self._core, states, name), TaskRunner(self._http, self._authorize)
         try:
             while True:
                 for event in await runner.run(feed.next()):
@@ -197,11 +183,18 @@ class AsyncClient:
             self._core.unwatch(jobs, changed.set)
 
     async def _run(self, flow: Flow[T]) -> T:
-        return await _Runner(self).run(flow)
+        return await TaskRunner(self._http, self._authorize).run(flow)
 
     def _start(self, channel: Channel) -> None:
-        runner = _Runner(self)
-        task = asyncio.create_task(runner.run(channel.run()), name="jobstatus-client")
+        runner = TaskRunner(self._http, self._authorize)
+
+        async def watch() -> None:
+            try:
+                await runner.run(channel.run())
+            finally:
+                await runner.close_response()
+
+        task = asyncio.create_task(watch(), name="jobstatus-client")
         channel.interrupt = lambda: runner.interrupt(task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -214,85 +207,3 @@ class AsyncClient:
                 found = core.ask()
                 core.credential = await found if inspect.isawaitable(found) else found
             return core.credential
-
-
-class _Runner:
-    """Carries out the commands of flows, in one task."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._is_executing = False
-        self._is_interrupted = False
-        self._response: httpx.Response | None = None
-        self._chunks: AsyncIterator[bytes]
-
-    async def run(self, flow: Flow[T]) -> T:
-        """Run a flow to its end, and return its value."""
-        reply: Any = None
-        error: Exception | None = None
-        try:
-            while True:
-                command = flow.send(reply) if error is None else flow.throw(error)
-                reply, error = None, None
-                self._is_executing = True
-                try:
-                    reply = await self._execute(command)
-                except (TimeoutError, httpx.TimeoutException):
-                    error = SilenceError(f"{self._client.url} does not answer in time.")
-                except (httpx.TransportError, OSError) as failure:
-                    error = UnavailableError(f"{self._client.url} can't be reached: {failure}")
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if not self._is_interrupted or task is None or task.uncancel() > 0:
-                        raise
-                    error = InterruptedFlow()
-                except Exception as failure:  # of the function that returns credentials
-                    error = failure
-                self._is_executing = self._is_interrupted = False
-                if error is not None:
-                    await self.close_response()
-        except StopIteration as end:
-            value: T = end.value
-            return value
-        finally:
-            flow.close()
-
-    def interrupt(self, task: "asyncio.Task[None]") -> None:
-        """End the present command of the task with `InterruptedFlow`."""
-        if self._is_executing and not self._is_interrupted:
-            self._is_interrupted = True
-            task.cancel()
-
-    async def close_response(self) -> None:
-        """Close the open stream, if there is one."""
-        if self._response is not None:
-            response, self._response = self._response, None
-            await response.aclose()
-
-    async def _execute(self, command: Command) -> Any:
-        match command:
-            case Open(_, _, timeout):
-                await self.close_response()
-                async with asyncio.timeout(timeout):
-                    response = await self._client._http.send(self._request(command), stream=True)
-                    if response.status_code != httpx.codes.OK:
-                        await response.aread()
-                        return Answer(response.status_code, response.headers, response.content)
-                self._response, self._chunks = response, response.aiter_bytes()
-                return Answer(response.status_code, response.headers)
-            case Send(_, _, timeout):
-                async with asyncio.timeout(timeout):
-                    response = await self._client._http.send(self._request(command))
-                return Answer(response.status_code, response.headers, response.content)
-            case Read(timeout):
-                async with asyncio.timeout(timeout):
-                    return await anext(self._chunks, b"")
-            case Authorize(rejected):
-                return await self._client._authorize(rejected)
-            case Sleep(seconds):
-                return await asyncio.sleep(seconds)
-
-    def _request(self, command: Send) -> httpx.Request:
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        http = self._client._http
-        return http.build_request("GET", command.path, headers=command.headers, timeout=timeout)

@@ -2,40 +2,24 @@
 
 import contextlib
 import random as random_module
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Self, overload
+from typing import Any, Self, overload
 from uuid import UUID
 
 import httpx
 
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
-from jobstatus_client.channel import SILENCE_SECONDS, Channel
+from jobstatus_client.channel import Channel
 from jobstatus_client.core import Core, Seconds, list_query, ssl_context
-from jobstatus_client.errors import SilenceError, UnavailableError
-from jobstatus_client.exchange import (
-    Answer,
-    Authorize,
-    Command,
-    Flow,
-    InterruptedFlow,
-    JobId,
-    Open,
-    Read,
-    Send,
-    Sleep,
-    T,
-    uuids_of,
-)
+from jobstatus_client.exchange import Flow, JobId, T, uuids_of
 from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
-
-CONNECT_SECONDS: Final = 5.0
+from jobstatus_client.thread_runner import ThreadRunner
 
 Credentials = str | Callable[[], str]
 
@@ -216,7 +200,7 @@ class Client:
         Raises:
             RequestError: The credentials or the filters are not accepted.
         """
-        feed, runner = ListFeed(self._core, states, name), _Runner(self, self._new_http())
+        feed, runner = ListFeed(self._core, states, name), self._runner(self._new_http())
         with runner.closing():
             while True:
                 yield from runner.run(feed.next())
@@ -235,14 +219,17 @@ class Client:
                 self._core.unwatch(jobs, changed.set)
 
     def _run(self, flow: Flow[T]) -> T:
-        return _Runner(self, self._http).run(flow)
+        return self._runner(self._http).run(flow)
+
+    def _runner(self, http: httpx.Client) -> ThreadRunner:
+        return ThreadRunner(http, self._lock, self._authorize)
 
     def _new_http(self) -> httpx.Client:
         verify = ssl_context(is_needed=self._core.needs_tls)
         return httpx.Client(base_url=self.url, transport=self._transport, verify=verify)
 
     def _start(self, channel: Channel) -> None:
-        runner = _Runner(self, self._new_http())
+        runner = self._runner(self._new_http())
         channel.interrupt = runner.interrupt
 
         def watch() -> None:
@@ -258,130 +245,3 @@ class Client:
             if core.ask is not None and core.credential in {None, rejected}:
                 core.credential = core.ask()
             return core.credential
-
-
-class _Runner:
-    """Carries out the commands of flows, in one thread."""
-
-    def __init__(self, client: Client, http: httpx.Client) -> None:
-        self._client = client
-        self._http = http
-        self._interrupted = threading.Event()
-        self._connection: Any = None  # while something is received
-        self._response: httpx.Response | None = None
-        self._chunks: Iterator[bytes] = iter(())
-
-    def run(self, flow: Flow[T]) -> T:
-        """Run a flow to its end, and return its value."""
-        reply: Any = None
-        error: Exception | None = None
-        while True:
-            with self._client._lock:  # flows change what all threads share
-                try:
-                    command = flow.send(reply) if error is None else flow.throw(error)
-                except StopIteration as end:
-                    value: T = end.value
-                    return value
-            reply, error = None, None
-            try:
-                reply = self._execute(command)
-            except SilenceError as failure:
-                error = failure
-            except httpx.TimeoutException:
-                error = SilenceError(f"{self._client.url} does not answer in time.")
-            except (httpx.TransportError, OSError) as failure:
-                error = UnavailableError(f"{self._client.url} can't be reached: {failure}")
-            except Exception as failure:  # of the function that returns credentials
-                error = failure
-            if self._interrupted.is_set():
-                self._interrupted.clear()
-                error = InterruptedFlow()
-            if error is not None:
-                self._close_response()
-
-    def interrupt(self) -> None:
-        """End the present command with `InterruptedFlow`; called by any thread."""
-        self._interrupted.set()
-        self._cut()
-
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[None]:
-        """Close the connections of the runner after the block."""
-        try:
-            yield
-        finally:
-            self._close_response()
-            self._http.close()
-
-    def _execute(self, command: Command) -> Any:
-        match command:
-            case Open():
-                self._close_response()
-                with self._limit(command.timeout):
-                    response = self._http.send(self._request(command, SILENCE_SECONDS), stream=True)
-                    if response.status_code != httpx.codes.OK:
-                        response.read()
-                        response.close()
-                        return Answer(response.status_code, response.headers, response.content)
-                self._response, self._chunks = response, response.iter_bytes()
-                return Answer(response.status_code, response.headers)
-            case Send():
-                response = self._http.send(self._request(command, command.timeout))
-                return Answer(response.status_code, response.headers, response.content)
-            case Read(timeout):
-                is_short = timeout < SILENCE_SECONDS  # longer silence is noticed by httpx
-                with self._limit(timeout) if is_short else contextlib.nullcontext():
-                    return next(self._chunks, b"")
-            case Authorize(rejected):
-                return self._client._authorize(rejected)
-            case Sleep(seconds):
-                return self._interrupted.wait(seconds)
-
-    def _request(self, command: Send, read_timeout: float) -> httpx.Request:
-        timeout = httpx.Timeout(read_timeout, connect=min(read_timeout, CONNECT_SECONDS))
-        return self._http.build_request(
-            "GET",
-            command.path,
-            headers=command.headers,
-            timeout=timeout,
-            extensions={"trace": self._on_http_event},
-        )
-
-    def _on_http_event(self, name: str, info: dict[str, Any]) -> None:
-        """Note the connection, to be able to cut it."""
-        if name in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
-            self._connection = info["return_value"]
-
-    @contextlib.contextmanager
-    def _limit(self, seconds: float) -> Iterator[None]:
-        """Raise `SilenceError` if the block takes longer."""
-        is_late = threading.Event()
-
-        def cut() -> None:
-            is_late.set()
-            self._cut()
-
-        timer = threading.Timer(seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except (httpx.TransportError, OSError):
-            if not is_late.is_set():
-                raise
-        finally:
-            timer.cancel()
-        if is_late.is_set():
-            raise SilenceError(f"{self._client.url} does not answer in time.")
-
-    def _cut(self) -> None:
-        """End what is being received; other threads may do that only to the socket itself."""
-        connection = self._connection
-        if connection is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                connection.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-    def _close_response(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None

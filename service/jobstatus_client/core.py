@@ -273,4 +273,6 @@ def _service_url(url: str | None) -> str:
         )
     if not found.startswith(("http://", "https://")):
         raise SettingsError(f"JOBSTATUS_URL must begin with http:// or https://, not {found!r}")
+    if httpx.URL(found).userinfo:
+        raise SettingsError("JOBSTATUS_URL must not contain a password: that is in JOBSTATUS_KEY")
     return found.rstrip("/")
