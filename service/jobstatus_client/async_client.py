@@ -7,15 +7,14 @@ import random as random_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, overload
-from uuid import UUID
 
 import httpx
 
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
-from jobstatus_client.core import Core, Seconds, list_query, ssl_context
-from jobstatus_client.exchange import Flow, JobId, T, uuids_of
+from jobstatus_client.core import Core, Seconds, checked, list_query, ssl_context
+from jobstatus_client.exchange import Flow, JobId, T, listed, uuids_of
 from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
@@ -60,6 +59,7 @@ class AsyncClient:
             verify=ssl_context(is_needed=self._core.needs_tls),
         )
         self._credential_lock = asyncio.Lock()
+        self._following: set[TaskRunner] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -74,6 +74,8 @@ class AsyncClient:
     async def aclose(self) -> None:
         """End all waits, loops and connections, for good."""
         self._core.close()
+        for runner in self._following:
+            runner.interrupt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.aclose()
 
@@ -91,7 +93,7 @@ class AsyncClient:
 
     async def list(
         self,
-        states: Iterable[JobState | str] = (),
+        states: str | Iterable[JobState | str] = (),
         name: str | None = None,
         *,
         limit: int | None = None,
@@ -137,7 +139,7 @@ class AsyncClient:
 
         Cancelling the wait ends it, and does not abort the job.
         """
-        ids = ids if isinstance(ids, str | UUID) else list(ids)
+        ids = listed(ids)
         with self._watched(ids) as (jobs, changed):
             wait = self._core.wait(jobs, ids, until, timeout, unknown, on_change)
             while not wait.is_over():
@@ -160,15 +162,17 @@ class AsyncClient:
                     await changed.wait()
 
     async def follow(
-        self, states: Iterable[JobState | str] = (), name: str | None = None
+        self, states: str | Iterable[JobState | str] = (), name: str | None = None
     ) -> AsyncIterator[ListEvent]:
         """Iterate over what happens to a list, as `Client.follow`."""
         feed, runner = ListFeed(self._core, states, name), TaskRunner(self._http, self._authorize)
+        self._following.add(runner)
         try:
             while True:
                 for event in await runner.run(feed.next()):
                     yield event
         finally:
+            self._following.discard(runner)
             await runner.close_response()
 
     @contextlib.contextmanager
@@ -195,7 +199,7 @@ class AsyncClient:
                 await runner.close_response()
 
         task = asyncio.create_task(watch(), name="jobstatus-client")
-        channel.interrupt = lambda: runner.interrupt(task)
+        channel.interrupt = runner.interrupt
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -205,5 +209,5 @@ class AsyncClient:
             core = self._core
             if core.ask is not None and core.credential in {None, rejected}:
                 found = core.ask()
-                core.credential = await found if inspect.isawaitable(found) else found
+                core.credential = checked(await found if inspect.isawaitable(found) else found)
             return core.credential

@@ -17,6 +17,7 @@ from jobstatus_client.errors import (
 )
 from jobstatus_client.exchange import (
     Answer,
+    Authorize,
     EventParser,
     Flow,
     InterruptedFlow,
@@ -44,8 +45,8 @@ SILENCE_SECONDS: Final = 35.0
 """The service sends a comment every 15 s, so a stream that is silent for so long is dead."""
 
 _LONG_POLL_SECONDS: Final = 25
-_SHORT_STREAM_SECONDS: Final = 5.0
-_GATHER_SECONDS: Final = 0.25
+SHORT_STREAM_SECONDS: Final = 5.0
+GATHER_SECONDS: Final = 0.25
 _LOG_AFTER_SECONDS: Final = 5.0
 
 _decode_details = decoder(JobDetails)
@@ -91,17 +92,18 @@ class Channel:
         self._backoff = Backoff(requests.clock, requests.random)
         self._jobs: dict[UUID, WatchedJob] = {}
         self._unseen: set[UUID] = set()  # jobs of the present request that were not reported yet
-        self._requested: frozenset[UUID] = frozenset()
+        self._requested: frozenset[WatchedJob] = frozenset()
         self._etag = ""
         self._began_at = -math.inf
         self._next_at = -math.inf
         self._reopen_at = math.inf
         self._is_logged = False
+        self._is_stream = False
 
     @property
     def has_room(self) -> bool:
         """Whether another job can be added."""
-        return len(self._unsettled()) < MAX_JOBS
+        return len(self._jobs) < MAX_JOBS or len(self._unsettled()) < MAX_JOBS
 
     def add(self, job: WatchedJob) -> None:
         """Watch another job.
@@ -113,29 +115,38 @@ class Channel:
         if not self._unseen:
             self.interrupt()
 
-    def remove(self, job: WatchedJob) -> None:
+    def remove(self, uuid: UUID) -> None:
         """Stop watching a job."""
-        self._jobs.pop(job.uuid, None)
+        self._jobs.pop(uuid, None)
         if not self._unsettled():
             self.interrupt()
 
     def run(self) -> Flow[None]:
         """Watch the jobs until all of them have finished, or were removed."""
+        try:
+            yield from self._watch()
+        finally:
+            self._on_end(self)
+            for job in self._unsettled():  # what carries out the commands has failed
+                job.fail(UnavailableError("The status can't be read any more."))
+
+    def _watch(self) -> Flow[None]:
         while self._unsettled():
             jobs: list[WatchedJob] = []
             try:
                 now = self._requests.clock()
-                times = (self._next_at, self._requests.not_before, self._began_at + _GATHER_SECONDS)
+                times = (self._next_at, self._requests.not_before, self._began_at + GATHER_SECONDS)
                 yield Sleep(max(0.0, max(times) - now))
+                yield Authorize()  # this may take longer than a stream may take to begin
                 jobs = self._unsettled()[:MAX_JOBS]
                 if jobs:
                     self._begin(jobs)
                     yield from self._exchange(jobs)
             except InterruptedFlow:
-                self._next_at = -math.inf
+                if not self._backoff.has_failed_for(0):
+                    self._next_at = -math.inf
             except Exception as error:  # also of the function that returns credentials
                 self._on_error(error, jobs)
-        self._on_end(self)
 
     def _unsettled(self) -> list[WatchedJob]:
         return [job for job in self._jobs.values() if not job.is_settled]
@@ -144,16 +155,17 @@ class Channel:
         self._began_at = self._requests.clock()
         self._next_at = -math.inf
         self._reopen_at = math.inf
-        uuids = frozenset(job.uuid for job in jobs)
-        if uuids != self._requested:
+        requested = frozenset(jobs)
+        if requested != self._requested:
             self._etag = ""
-        self._requested, self._unseen = uuids, set(uuids)
+        self._requested, self._unseen = requested, {job.uuid for job in jobs}
 
     def _exchange(self, jobs: Sequence[WatchedJob]) -> Flow[None]:
         query = "&".join(f"id={job.uuid}" for job in jobs) + "&details=1"
         kind = self._requests.fallback.kind
+        self._is_stream = kind is None
         try:
-            if kind is None:
+            if self._is_stream:
                 yield from self._stream(f"/api/jobs/events?{query}")
             else:
                 wait = _LONG_POLL_SECONDS if kind == "long poll" and self._etag else 0
@@ -162,6 +174,8 @@ class Channel:
             if error.status != 403 or len(jobs) == 1:  # noqa: PLR2004
                 raise
             yield from self._find_forbidden(jobs)
+            if not any(job.error for job in jobs):  # so it is not because of the credentials
+                self._on_failure(error, jobs)
 
     def _stream(self, path: str) -> Flow[None]:
         clock = self._requests.clock
@@ -187,7 +201,7 @@ class Channel:
                 self._requests.fallback.on_stream()
                 unsettled = self._unsettled()
                 if not unsettled or (
-                    not self._unseen and any(j.uuid not in self._requested for j in unsettled)
+                    not self._unseen and any(job not in self._requested for job in unsettled)
                 ):
                     return
         except SilenceError as error:
@@ -197,7 +211,7 @@ class Channel:
                 error if has_begun else BufferedStreamError("A proxy holds back the stream.")
             ) from None
         finally:
-            if has_begun and clock() - self._began_at > _SHORT_STREAM_SECONDS:
+            if has_begun and clock() - self._began_at > SHORT_STREAM_SECONDS:
                 self._on_success()
         self._on_failure(UnavailableError("The stream has ended."), ())
 
@@ -211,9 +225,11 @@ class Channel:
             self._etag = answer.headers.get("ETag", "")
             for status in _decode_list(answer.body).jobs:
                 self._accept(status)
-        else:
+        elif answer.status == 304 and headers:  # noqa: PLR2004
             for job in jobs:
                 job.reconnect()
+        else:
+            raise UnavailableError(f"A poll was answered with status {answer.status}.")
         self._on_success()
         now = requests.clock()
         if not (
@@ -260,16 +276,16 @@ class Channel:
         self._etag, self._unseen = "", set()
         if isinstance(error, msgspec.DecodeError):
             error = UnavailableError("Something else than the service has answered.")
-        if fallback.kind is not None:
+        if not self._is_stream:
             fallback.on_failed_poll()
         elif isinstance(error, RequestError):
             fallback.on_refused_stream()
         seconds = self._backoff.next(error)
         if self._backoff.has_failed_for(_LOG_AFTER_SECONDS) and not self._is_logged:
             self._is_logged = True
-            _log.warning("the status of %d jobs can't be read, trying again: %s", len(jobs), error)
+            _log.warning("the status of jobs can't be read, trying again: %s", error)
         self._next_at = clock() + seconds
         if isinstance(error, RequestError) and error.retry_after:
             self._requests.not_before = max(self._requests.not_before, self._next_at)
         for job in jobs:
-            job.disconnect()
+            job.disconnect(error)

@@ -6,15 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self, overload
-from uuid import UUID
 
 import httpx
 
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
-from jobstatus_client.core import Core, Seconds, list_query, ssl_context
-from jobstatus_client.exchange import Flow, JobId, T, uuids_of
+from jobstatus_client.core import Core, Seconds, checked, list_query, ssl_context
+from jobstatus_client.exchange import Flow, JobId, T, listed, uuids_of
 from jobstatus_client.jobs import OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
@@ -55,8 +54,9 @@ class Client:
         self.url = self._core.url
         self._core.start = self._start
         self._transport = transport
-        self._http = self._new_http()
+        self._http = self._new_http(transport)
         self._lock = threading.RLock()
+        self._following: set[ThreadRunner] = set()
         self._credential_lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -72,6 +72,8 @@ class Client:
         """End all waits, loops and connections, for good."""
         with self._lock:
             self._core.close()
+        for runner in list(self._following):
+            runner.interrupt()
         self._http.close()
 
     def get(self, job_id: JobId) -> JobStatus:
@@ -97,7 +99,7 @@ class Client:
 
     def list(
         self,
-        states: Iterable[JobState | str] = (),
+        states: str | Iterable[JobState | str] = (),
         name: str | None = None,
         *,
         limit: int | None = None,
@@ -106,7 +108,7 @@ class Client:
         """Return a page of the list of jobs, newest first. It needs an API key.
 
         Args:
-            states: The states to list; none for all.
+            states: The state to list, or several; none for all.
             name: The name of the jobs.
             limit: How many jobs the page has at most, 1 to 200 (50).
             cursor: `next` of the page before.
@@ -165,7 +167,7 @@ class Client:
             WaitTimeoutError: The time is up, or a job has been `unknown` for too long.
             RequestError: The credentials are not accepted.
         """
-        ids = ids if isinstance(ids, str | UUID) else list(ids)
+        ids = listed(ids)
         with self._watched(ids) as (jobs, changed):
             wait = self._core.wait(jobs, ids, until, timeout, unknown, on_change)
             while True:
@@ -193,7 +195,7 @@ class Client:
                     changed.wait()
 
     def follow(
-        self, states: Iterable[JobState | str] = (), name: str | None = None
+        self, states: str | Iterable[JobState | str] = (), name: str | None = None
     ) -> Iterator[ListEvent]:
         """Iterate over what happens to the newest 50 jobs of a list, without an end.
 
@@ -201,9 +203,13 @@ class Client:
             RequestError: The credentials or the filters are not accepted.
         """
         feed, runner = ListFeed(self._core, states, name), self._runner(self._new_http())
-        with runner.closing():
-            while True:
-                yield from runner.run(feed.next())
+        self._following.add(runner)
+        try:
+            with runner.closing():
+                while True:
+                    yield from runner.run(feed.next())
+        finally:
+            self._following.discard(runner)
 
     @contextlib.contextmanager
     def _watched(
@@ -224,9 +230,11 @@ class Client:
     def _runner(self, http: httpx.Client) -> ThreadRunner:
         return ThreadRunner(http, self._lock, self._authorize)
 
-    def _new_http(self) -> httpx.Client:
+    def _new_http(self, transport: httpx.BaseTransport | None = None) -> httpx.Client:
+        if transport is None and self._transport is not None:
+            transport = _SharedTransport(self._transport)
         verify = ssl_context(is_needed=self._core.needs_tls)
-        return httpx.Client(base_url=self.url, transport=self._transport, verify=verify)
+        return httpx.Client(base_url=self.url, transport=transport, verify=verify)
 
     def _start(self, channel: Channel) -> None:
         runner = self._runner(self._new_http())
@@ -243,5 +251,15 @@ class Client:
         with self._credential_lock:
             core = self._core
             if core.ask is not None and core.credential in {None, rejected}:
-                core.credential = core.ask()
+                core.credential = checked(core.ask())
             return core.credential
+
+
+class _SharedTransport(httpx.BaseTransport):
+    """A transport that stays open when one of those that share it is closed."""
+
+    def __init__(self, transport: httpx.BaseTransport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._transport.handle_request(request)

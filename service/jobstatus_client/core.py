@@ -1,8 +1,10 @@
 """What both clients share: requests with credentials, the watched jobs, and the operations."""
 
 import functools
+import inspect
 import math
 import os
+import re
 import ssl
 import urllib.request
 from collections import OrderedDict
@@ -18,7 +20,7 @@ import msgspec
 from jobstatus.details import JobDetails
 from jobstatus.errors import JobStatusError, SettingsError
 from jobstatus.settings import variable_text
-from jobstatus.status import JobState, JobStatus, job_uuid
+from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import ANSWER_SECONDS, Channel
 from jobstatus_client.errors import (
     ClientClosedError,
@@ -35,6 +37,7 @@ from jobstatus_client.exchange import (
     T,
     decoder,
     error_of,
+    uuid_of,
 )
 from jobstatus_client.jobs import Changes, OnChange, Until, Wait, WatchedJob
 from jobstatus_client.models import JobCounts, JobList
@@ -42,12 +45,16 @@ from jobstatus_client.pacing import Backoff, Clock, Fallback, Random
 
 Seconds = timedelta | float
 
+_is_visible_ascii: Final = re.compile(r"[!-~]*").fullmatch
+
 _ACCEPTED: Final = frozenset({200, 204, 304})
 _MAX_REMEMBERED: Final = 1_000
 
 
 def seconds_of(time: Seconds) -> float:
     """Return a time in seconds."""
+    if not isinstance(time, int | float | timedelta):
+        raise TypeError(f"a time must be seconds or a timedelta, not {type(time).__name__}")
     return time.total_seconds() if isinstance(time, timedelta) else float(time)
 
 
@@ -77,13 +84,15 @@ class Core:
         self.random = random
         self.fallback = Fallback(clock, random)
         self.not_before = -math.inf
-        credentials = credentials or variable_text(os.environ, "JOBSTATUS_KEY", in_file=True)
+        credentials = credentials or _key_of_environment()
         self.ask = credentials if callable(credentials) else None
-        self.credential = None if callable(credentials) else credentials or None
+        self.credential = None if callable(credentials) else checked(credentials)
+        self._pid = os.getpid()
         self.start: Callable[[Channel], None] = lambda _: None
         self._timeout = seconds_of(timeout)
         self._jobs: dict[UUID, WatchedJob] = {}
         self._channels: dict[UUID, Channel] = {}
+        self._newest_channel: Channel | None = None
         self._answers: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._is_closed = False
 
@@ -95,7 +104,7 @@ class Core:
         Raises:
             RequestError: The status is another one than 200, 204 or 304.
         """
-        rejected = None
+        rejected, has_refreshed = None, False
         while True:
             credential = yield Authorize(rejected)
             authorization = {"Authorization": f"Bearer {credential}"} if credential else {}
@@ -103,9 +112,9 @@ class Core:
             if answer.status in _ACCEPTED:
                 return answer
             is_expired = answer.status == 401 and self.ask  # noqa: PLR2004
-            if not is_expired or rejected is not None:
+            if not is_expired or has_refreshed:
                 raise error_of(answer)
-            rejected = credential
+            rejected, has_refreshed = credential, True
 
     def _fetch(self, path: str, decode: Callable[[bytes], T]) -> Flow[T]:
         """Get a resource; try again, for the timeout, while the service is unavailable."""
@@ -121,7 +130,7 @@ class Core:
                     body = answer.body
                     self._remember(path, answer)
                 return decode(body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 failure: JobStatusError = UnavailableError(
                     f"The answer is not from jobstatus: {error}"
                 )
@@ -138,15 +147,15 @@ class Core:
 
     def status(self, job_id: JobId) -> Flow[JobStatus]:
         """Get the status of a job."""
-        return self._fetch(f"/api/jobs/{job_uuid(job_id)}", decoder(JobStatus))
+        return self._fetch(f"/api/jobs/{uuid_of(job_id)}", decoder(JobStatus))
 
     def details(self, job_id: JobId) -> Flow[JobDetails]:
         """Get the details of a job."""
-        return self._fetch(f"/api/jobs/{job_uuid(job_id)}/details", decoder(JobDetails))
+        return self._fetch(f"/api/jobs/{uuid_of(job_id)}/details", decoder(JobDetails))
 
     def result(self, job_id: JobId) -> Flow[Any]:
         """Get the result of a job."""
-        return self._fetch(f"/api/jobs/{job_uuid(job_id)}/result", msgspec.json.decode)
+        return self._fetch(f"/api/jobs/{uuid_of(job_id)}/result", msgspec.json.decode)
 
     def page(self, query: str) -> Flow[JobList]:
         """Get a page of the list of jobs."""
@@ -160,24 +169,26 @@ class Core:
         """Begin to watch jobs; the listener is called after each change. End it with `unwatch`."""
         self.check_open()
         jobs = []
+        known: dict[UUID, WatchedJob] = {}
         for uuid in uuids:
-            job = self._jobs.setdefault(uuid, WatchedJob(uuid, self.clock))
-            if job.error is not None:
-                job.error = None
-                self._leave_channel(job)
+            job = known.get(uuid) or self._jobs.get(uuid)
+            if job is None or (job.is_settled and uuid not in known):
+                # What another caller knows of a job that has finished may be an earlier run of it.
+                self._leave_channel(uuid)
+                job = self._jobs[uuid] = WatchedJob(uuid, self.clock)
+                self._join_channel(job)
+            known[uuid] = job
             job.listeners.append(listener)
             jobs.append(job)
-            if uuid not in self._channels and not job.is_settled:
-                self._join_channel(job)
         return jobs
 
     def unwatch(self, jobs: Iterable[WatchedJob], listener: Callable[[], None]) -> None:
         """End what `watch` has begun."""
         for job in jobs:
             job.listeners.remove(listener)
-            if not job.listeners:
-                self._jobs.pop(job.uuid, None)
-                self._leave_channel(job)
+            if not job.listeners and self._jobs.get(job.uuid) is job:
+                del self._jobs[job.uuid]
+                self._leave_channel(job.uuid)
 
     def wait(
         self,
@@ -189,6 +200,8 @@ class Core:
         on_change: OnChange | None,
     ) -> Wait:
         """Return what decides when a wait for watched jobs is over."""
+        if inspect.iscoroutinefunction(on_change):
+            raise TypeError("on_change must be a plain function, not a coroutine function")
         if until not in {"done", "any-done"}:
             raise ValueError(f"until must be 'done' or 'any-done', not {until!r}")
         seconds = None if timeout is None else seconds_of(timeout)
@@ -203,7 +216,7 @@ class Core:
         self._is_closed = True
         for job in list(self._jobs.values()):
             job.fail(ClientClosedError("The client was closed."))
-            self._leave_channel(job)
+            self._leave_channel(job.uuid)
         self._jobs.clear()
 
     def check_open(self) -> None:
@@ -214,21 +227,29 @@ class Core:
         """
         if self._is_closed:
             raise ClientClosedError("The client was closed.")
+        if os.getpid() != self._pid:
+            raise ClientClosedError("The client was made before a fork: make one in each process.")
 
     def _join_channel(self, job: WatchedJob) -> None:
-        channel = next((each for each in set(self._channels.values()) if each.has_room), None)
+        channel = self._newest_channel
+        if channel is None or not channel.has_room:
+            channels = set(self._channels.values())
+            channel = next((each for each in channels if each.has_room), None)
         if channel is None:
             channel = Channel(self, self._on_end)
             self.start(channel)
+        self._newest_channel = channel
         self._channels[job.uuid] = channel
         channel.add(job)
 
-    def _leave_channel(self, job: WatchedJob) -> None:
-        channel = self._channels.pop(job.uuid, None)
+    def _leave_channel(self, uuid: UUID) -> None:
+        channel = self._channels.pop(uuid, None)
         if channel is not None:
-            channel.remove(job)
+            channel.remove(uuid)
 
     def _on_end(self, channel: Channel) -> None:
+        if self._newest_channel is channel:
+            self._newest_channel = None
         self._channels = {
             uuid: each for uuid, each in self._channels.items() if each is not channel
         }
@@ -243,12 +264,13 @@ class Core:
 
 
 def list_query(
-    states: Iterable[JobState | str],
+    states: str | Iterable[JobState | str],
     name: str | None,
     limit: int | None = None,
     cursor: str | None = None,
 ) -> str:
-    """Return the query of a list."""
+    """Return the query of a list; `states` is a state, or several."""
+    states = [states] if isinstance(states, str) else states
     parameters = [("state", str(state)) for state in states]
     parameters += [
         (key, str(value))
@@ -264,6 +286,25 @@ def ssl_context(*, is_needed: bool) -> ssl.SSLContext:
     return httpx.create_ssl_context() if is_needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+def checked(credential: str | None) -> str | None:
+    """Return a credential without white space around it; None if there is nothing.
+
+    Raises:
+        SettingsError: It can't be sent in a header. The message does not contain it.
+    """
+    credential = (credential or "").strip()
+    if not _is_visible_ascii(credential):
+        raise SettingsError("the API key or job token contains characters that a key can't have")
+    return credential or None
+
+
+def _key_of_environment() -> str:
+    key = variable_text(os.environ, "JOBSTATUS_KEY", in_file=True)
+    if not key and os.environ.get("JOBSTATUS_KEY_FILE"):
+        raise SettingsError("the file that JOBSTATUS_KEY_FILE names is empty")
+    return key
+
+
 def _service_url(url: str | None) -> str:
     found = url or os.environ.get("JOBSTATUS_URL", "")
     if not found:
@@ -271,8 +312,14 @@ def _service_url(url: str | None) -> str:
             "JOBSTATUS_URL is not set: it is the address of the service, "
             "such as http://127.0.0.1:8000"
         )
-    if not found.startswith(("http://", "https://")):
-        raise SettingsError(f"JOBSTATUS_URL must begin with http:// or https://, not {found!r}")
-    if httpx.URL(found).userinfo:
+    try:
+        parsed = httpx.URL(found)
+    except httpx.InvalidURL as error:
+        raise SettingsError(f"JOBSTATUS_URL is not valid: {error}") from None
+    if parsed.userinfo:
         raise SettingsError("JOBSTATUS_URL must not contain a password: that is in JOBSTATUS_KEY")
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise SettingsError(f"JOBSTATUS_URL must begin with http:// or https://, not {found!r}")
+    if parsed.query or parsed.fragment:
+        raise SettingsError(f"JOBSTATUS_URL must end with the host or a path, not {found!r}")
     return found.rstrip("/")

@@ -114,7 +114,31 @@ def error_of(answer: Answer) -> RequestError:
 
 def uuids_of(ids: JobId | Iterable[JobId]) -> list[UUID]:
     """Return the UUIDs of one job or several, under which the service knows them."""
-    return [job_uuid(each) for each in ([ids] if isinstance(ids, str | UUID) else ids)]
+    return [uuid_of(each) for each in ([ids] if isinstance(ids, str | UUID) else ids)]
+
+
+def listed(ids: JobId | Iterable[JobId]) -> JobId | list[JobId]:
+    """Return one id as it is, and several as a list.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(ids, str | UUID):
+        return ids
+    if not isinstance(ids, Iterable):
+        raise TypeError(f"a job id must be a str or a UUID, not {type(ids).__name__}")
+    return list(ids)
+
+
+def uuid_of(job_id: JobId) -> UUID:
+    """Return the UUID of a job.
+
+    Raises:
+        ValueError: The id is empty, as a variable that is not set.
+    """
+    if job_id == "":
+        raise ValueError("a job id must not be empty")
+    return job_uuid(job_id)
 
 
 def decoder(type_: type[T]) -> Callable[[bytes], T]:

@@ -1,5 +1,6 @@
 """Jobs that are watched, and what decides when a wait for them is over."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -14,6 +15,9 @@ from jobstatus_client.pacing import Clock
 STALE_SECONDS: Final = 5.0
 """Replicas of the service differ for at most 2 s: after this time the older status is true."""
 
+_LONG_SECONDS: Final = 86_400.0 * 365
+"""A wait for longer is one without a limit; more than `threading.TIMEOUT_MAX` is an error."""
+
 Until = Literal["done", "any-done"]
 OnChange = Callable[[JobDetails], object]
 
@@ -26,6 +30,7 @@ class WatchedJob:
         status: The newest status; None until the first answer.
         error: Why the job can't be watched; None while it can.
         is_connected: False from a lost connection until the next answer.
+        problem: Why the connection was lost; None while there is one.
         listeners: Called after each change of the other attributes.
     """
 
@@ -34,9 +39,11 @@ class WatchedJob:
         self.status: JobDetails | None = None
         self.error: Exception | None = None
         self.is_connected = True
+        self.problem: Exception | None = None
         self.listeners: list[Callable[[], None]] = []
         self._clock = clock
         self._accepted_at = 0.0
+        self._known: JobDetails | None = None  # the last status that was not `unknown`
 
     @property
     def is_finished(self) -> bool:
@@ -51,11 +58,13 @@ class WatchedJob:
     def accept(self, status: JobDetails) -> bool:
         """Take a status from the service; False: it is older than the last one, and ignored."""
         last, now = self.status, self._clock()
-        is_old = last is not None and _is_older(status, last)
+        is_old = self._known is not None and _is_older(status, self._known)
         if is_old and now - self._accepted_at < STALE_SECONDS:
             self._set(last, is_connected=True)
             return False
         self._accepted_at = now
+        if status.state is not JobState.UNKNOWN:
+            self._known = status
         self._set(last if status == last else status, is_connected=True)
         return True
 
@@ -69,9 +78,10 @@ class WatchedJob:
         epoch = datetime.fromtimestamp(0, UTC)
         return JobDetails(id=self.uuid, created_at=epoch, updated_at=epoch, state=JobState.UNKNOWN)
 
-    def disconnect(self) -> None:
+    def disconnect(self, problem: Exception) -> None:
         """Note that the connection is lost."""
         self._set(self.status, is_connected=False)
+        self.problem = problem
 
     def fail(self, error: Exception) -> None:
         """Note that the job can't be watched."""
@@ -80,7 +90,7 @@ class WatchedJob:
 
     def _set(self, status: JobDetails | None, *, is_connected: bool) -> None:
         is_changed = status is not self.status or is_connected != self.is_connected
-        self.status, self.is_connected = status, is_connected
+        self.status, self.is_connected, self.problem = status, is_connected, None
         if is_changed:
             self._notify()
 
@@ -94,13 +104,14 @@ def _is_older(status: JobDetails, last: JobDetails) -> bool:
 
     A new run of the job is newer than the outcome of the last run.
     """
-    if last.state.is_final:
-        return status.state is not last.state and status.created_at <= last.created_at
-    if last.state is JobState.UNKNOWN:
-        return False
     if status.state is JobState.UNKNOWN:
-        return status.unknown_cause is UnknownCause.NO_RECORD
-    return status.created_at <= last.created_at and status.updated_at < last.updated_at
+        is_absent = status.unknown_cause is UnknownCause.NO_RECORD
+        return is_absent or (last.state.is_final and status.created_at <= last.created_at)
+    if status.created_at != last.created_at:
+        return status.created_at < last.created_at
+    if last.state.is_final:
+        return status.state is not last.state
+    return status.updated_at < last.updated_at
 
 
 class Wait:
@@ -130,7 +141,8 @@ class Wait:
         self._is_single = isinstance(ids, str | UUID)
         self._ids = [ids] if isinstance(ids, str | UUID) else list(ids)
         self._changes = Changes(jobs)
-        self._enough = min(len(jobs), 1) if until == "any-done" else len(jobs)
+        number = len({job.uuid for job in jobs})
+        self._enough = min(number, 1) if until == "any-done" else number
         self._clock = clock
         self._unknown = unknown
         self._on_change = on_change
@@ -171,13 +183,17 @@ class Wait:
         """Return after how many seconds to call `is_over` without a change; None: never."""
         times = [since + self._unknown for since in self._unknown_since.values()]
         times += [] if self._deadline is None else [self._deadline]
-        return max(min(times) - self._clock(), 0.0) if times else None
+        left = max(min(times) - self._clock(), 0.0) if times else math.inf
+        return left if left < _LONG_SECONDS else None
 
     def _not_finished(self) -> str:
+        unfinished = {job.uuid: job for job in self._jobs if not job.is_finished}
+        problems = [str(job.problem) for job in unfinished.values() if job.problem is not None]
+        trouble = f" The last problem: {problems[-1]}" if problems else ""
         if len(self._jobs) == 1:
-            return f"The job {self._ids[0]} has not finished in time."
-        unfinished = sum(not job.is_finished for job in self._jobs)
-        return f"{unfinished} of {len(self._jobs)} jobs have not finished in time."
+            return f"The job {self._ids[0]} has not finished in time.{trouble}"
+        number = len({job.uuid for job in self._jobs})
+        return f"{len(unfinished)} of {number} jobs have not finished in time.{trouble}"
 
     def _timeout_error(self, message: str) -> WaitTimeoutError:
         return WaitTimeoutError(message, [self._changes.taken.get(job.uuid) for job in self._jobs])

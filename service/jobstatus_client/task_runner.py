@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from jobstatus_client.errors import SilenceError, UnavailableError
+from jobstatus_client.errors import ClientClosedError, SilenceError, UnavailableError
 from jobstatus_client.exchange import (
     Answer,
     Authorize,
@@ -40,39 +40,54 @@ class TaskRunner:
         self._authorize = authorize
         self._is_executing = False
         self._is_interrupted = False
+        self._task: asyncio.Task[Any] | None = None
         self._response: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes]
 
     async def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end, and return its value."""
+        self._task = asyncio.current_task()
         reply: Any = None
         error: Exception | None = None
-        while True:
-            try:
+        try:
+            while True:
                 command = flow.send(reply) if error is None else flow.throw(error)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            reply, error = None, None
-            self._is_executing = True
-            try:
-                reply = await self._reply_to(command)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not self._is_interrupted or task is None or task.uncancel() > 0:
-                    raise
-                error = InterruptedFlow()
-            except Exception as failure:
-                error = failure
-            self._is_executing = self._is_interrupted = False
-            if error is not None:
-                await self.close_response()
+                reply, error = None, None
+                self._is_executing = True
+                try:
+                    reply = await self._reply_to(command)
+                except asyncio.CancelledError as failure:
+                    error = self._meaning_of(failure)
+                except Exception as failure:
+                    error = failure
+                finally:
+                    self._is_executing = self._is_interrupted = False
+                if error is not None:
+                    await self.close_response()
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            flow.close()
 
-    def interrupt(self, task: "asyncio.Task[None]") -> None:
-        """End the present command of the task with `InterruptedFlow`."""
-        if self._is_executing and not self._is_interrupted:
+    def interrupt(self) -> None:
+        """End the present command with `InterruptedFlow`."""
+        if self._task is not None and self._is_executing and not self._is_interrupted:
             self._is_interrupted = True
-            task.cancel()
+            self._task.cancel()
+
+    def _meaning_of(self, error: asyncio.CancelledError) -> Exception:
+        """Return what a cancellation means, if it is not one of the task.
+
+        Raises:
+            asyncio.CancelledError: Somebody has cancelled the task.
+        """
+        if self._task is not None:
+            if self._is_interrupted and self._task.uncancel() == 0:
+                return InterruptedFlow()
+            if self._task.cancelling() == 0:  # the function for credentials has awaited another one
+                return UnavailableError("What the client has waited for was cancelled.")
+        raise error
 
     async def close_response(self) -> None:
         """Close the open stream, if there is one."""
@@ -98,6 +113,10 @@ class TaskRunner:
                         return Answer(response.status_code, response.headers, response.content)
         except (TimeoutError, httpx.TimeoutException):
             raise SilenceError(f"{self._url} does not answer in time.") from None
+        except RuntimeError as error:
+            if self._http.is_closed:
+                raise ClientClosedError("The client was closed.") from error
+            raise
         except (httpx.TransportError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be reached: {error}") from error
 

@@ -3,13 +3,14 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import httpx
 
 from jobstatus_client.channel import SILENCE_SECONDS
-from jobstatus_client.errors import SilenceError, UnavailableError
+from jobstatus_client.errors import ClientClosedError, SilenceError, UnavailableError
 from jobstatus_client.exchange import (
     Answer,
     Authorize,
@@ -54,23 +55,26 @@ class ThreadRunner:
         """Run a flow to its end, and return its value."""
         reply: Any = None
         error: Exception | None = None
-        while True:
-            with self._lock:
-                try:
+        try:
+            while True:
+                with self._lock:
                     command = flow.send(reply) if error is None else flow.throw(error)
-                except StopIteration as end:
-                    value: T = end.value
-                    return value
-            reply, error = None, None
-            try:
-                reply = self._reply_to(command)
-            except Exception as failure:
-                error = failure
-            if self._interrupted.is_set():
-                self._interrupted.clear()
-                error = InterruptedFlow()
-            if error is not None:
-                self._close_response()
+                reply, error = None, None
+                try:
+                    reply = self._reply_to(command)
+                except Exception as failure:
+                    error = failure
+                if self._interrupted.is_set():
+                    self._interrupted.clear()
+                    error = InterruptedFlow()
+                if error is not None:
+                    self._close_response()
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            with self._lock:
+                flow.close()
 
     def interrupt(self) -> None:
         """End the present command with `InterruptedFlow`; called by any thread."""
@@ -93,22 +97,28 @@ class ThreadRunner:
             case Authorize(rejected):
                 return self._authorize(rejected)
         try:
-            match command:
-                case Read(timeout):
-                    with self._limit(timeout):
-                        return next(self._chunks, b"")
-                case Open(timeout=timeout):
-                    with self._limit(timeout):
-                        return self._open(command)
-                case Send(timeout=timeout):
-                    response = self._http.send(self._request(command, timeout))
-                    return Answer(response.status_code, response.headers, response.content)
+            return self._exchange(command)
         except SilenceError:
             raise
         except httpx.TimeoutException:
             raise SilenceError(f"{self._url} does not answer in time.") from None
         except (httpx.TransportError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be reached: {error}") from error
+        except RuntimeError as error:
+            if self._http.is_closed:
+                raise ClientClosedError("The client was closed.") from error
+            raise
+
+    def _exchange(self, command: Send | Read) -> Answer | bytes:
+        match command:
+            case Read(timeout):
+                with self._limit(timeout):
+                    return next(self._chunks, b"")
+            case Open(timeout=timeout):
+                with self._limit(timeout):
+                    return self._open(command)
+            case Send(timeout=timeout):
+                return self._send(command, timeout)
 
     def _open(self, command: Open) -> Answer:
         self._close_response()
@@ -118,6 +128,17 @@ class ThreadRunner:
             response.read()
         body = response.content if response.is_closed else b""
         return Answer(response.status_code, response.headers, body)
+
+    def _send(self, command: Send, timeout: float) -> Answer:
+        end = time.monotonic() + timeout  # the timeout of httpx begins again with each byte
+        response = self._http.send(self._request(command, timeout), stream=True)
+        with contextlib.closing(response):
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > end:
+                    raise SilenceError(f"{self._url} does not answer in time.")
+        return Answer(response.status_code, response.headers, bytes(body))
 
     def _request(self, command: Send, read_timeout: float) -> httpx.Request:
         timeout = httpx.Timeout(read_timeout, connect=min(read_timeout, CONNECT_SECONDS))
@@ -130,14 +151,16 @@ class ThreadRunner:
         )
 
     def _on_http_event(self, name: str, info: dict[str, Any]) -> None:
-        """Note the connection, to be able to cut it."""
-        if name in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+        """Note the connection, to be able to cut it; that of a proxy has events of other names."""
+        if name.endswith(("connect_tcp.complete", "socket.complete", "start_tls.complete")):
             self._connection = info["return_value"]
+        if self._interrupted.is_set():  # before there was anything to cut
+            raise InterruptedFlow
 
     @contextlib.contextmanager
     def _limit(self, seconds: float) -> Iterator[None]:
-        """Raise `SilenceError` if the block takes longer; httpx notices a longer silence itself."""
-        if seconds >= SILENCE_SECONDS:
+        """Raise `SilenceError` if the block takes longer; httpx notices a long silence itself."""
+        if seconds > SILENCE_SECONDS - 1:
             yield
             return
         is_late = threading.Event()
@@ -160,10 +183,13 @@ class ThreadRunner:
             raise SilenceError(f"{self._url} does not answer in time.")
 
     def _cut(self) -> None:
-        """End what is being received: what another thread may do is to shut the socket down."""
+        """End what is being received: what another thread may do is to shut the socket down.
+
+        `SSLSocket.shutdown` would first make it a socket without TLS, for the other thread, too.
+        """
         if self._connection is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                self._connection.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError, TypeError):
+                socket.socket.shutdown(self._connection.get_extra_info("socket"), socket.SHUT_RDWR)
 
     def _close_response(self) -> None:
         if self._response is not None:

@@ -105,9 +105,13 @@ to give load balancers the time to notice.
 _COMPLETION_DESCRIPTION = """\
 Print a script that completes the commands and options of jobstatus. For all later shells:
 
-  bash  jobstatus completion bash > ~/.local/share/bash-completion/completions/jobstatus
-  zsh   jobstatus completion zsh > ~/.zfunc/_jobstatus     (~/.zfunc must be in fpath)
-  fish  jobstatus completion fish > ~/.config/fish/completions/jobstatus.fish
+  bash  mkdir -p ~/.local/share/bash-completion/completions
+        jobstatus completion bash > ~/.local/share/bash-completion/completions/jobstatus
+  zsh   mkdir -p ~/.zfunc
+        jobstatus completion zsh > ~/.zfunc/_jobstatus
+        and in ~/.zshrc, before compinit: fpath=(~/.zfunc $fpath)
+  fish  mkdir -p ~/.config/fish/completions
+        jobstatus completion fish > ~/.config/fish/completions/jobstatus.fish
 """
 
 _DEMO_DESCRIPTION = """\

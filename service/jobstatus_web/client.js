@@ -147,6 +147,7 @@ const UUID = /^[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12
  * @returns {Promise<string>}
  */
 export async function jobUuid(id) {
+  if (id === "") throw new JobStatusError("A job id must not be empty.");
   if (UUID.test(id)) return hyphenated(id.replaceAll("-", "").toLowerCase());
   if (!globalThis.crypto?.subtle) {
     throw new JobStatusError("Ids that are not UUIDs need a secure context: https, or localhost.");
@@ -783,6 +784,8 @@ class Job {
   /** @type {Set<{ listener: (snapshot: Snapshot) => void }>} */
   #subscriptions = new Set();
   #acceptedAt = -Infinity;
+  /** @type {JobDetails | null} the last status that was not `unknown` */
+  #known = null;
 
   /** @param {string} uuid */
   constructor(uuid) {
@@ -816,11 +819,12 @@ class Job {
    */
   accept(status) {
     const { status: last, isConnected } = this.snapshot;
-    if (last && isOlder(status, last) && performance.now() - this.#acceptedAt < STALE_MS) {
+    if (this.#known && isOlder(status, this.#known) && performance.now() - this.#acceptedAt < STALE_MS) {
       this.#set({ ...this.snapshot, isConnected: true, problem: null });
       return false;
     }
     this.#acceptedAt = performance.now();
+    if (status.state !== "unknown") this.#known = status;
     const isSame = last !== null && JSON.stringify(last) === JSON.stringify(status);
     if (isSame && isConnected) return true;
     this.#set({ status: isSame ? last : status, error: null, isConnected: true, problem: null });
@@ -865,10 +869,11 @@ class Job {
  * @param {JobDetails} last
  */
 function isOlder(status, last) {
-  if (isFinal(last)) return status.state !== last.state && !(status.created_at > last.created_at);
-  if (last.state === "unknown") return false;
-  if (status.state === "unknown") return status.unknown_cause === "no_record";
-  return status.created_at <= last.created_at && status.updated_at < last.updated_at;
+  if (status.state === "unknown") {
+    return status.unknown_cause === "no_record" || (isFinal(last) && status.created_at <= last.created_at);
+  }
+  if (status.created_at !== last.created_at) return status.created_at < last.created_at;
+  return isFinal(last) ? status.state !== last.state : status.updated_at < last.updated_at;
 }
 
 /**

@@ -2,6 +2,11 @@
 
 import asyncio
 import contextlib
+import json
+import math
+import socket
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +22,7 @@ from tests.processes import service
 from tests.service.conftest import Put, put, until
 from tests.waiting import eventually
 
-from jobstatus import JobState, SettingsError
+from jobstatus import JobState, JobStatusError, SettingsError
 from jobstatus_client import (
     AsyncClient,
     Client,
@@ -25,6 +30,8 @@ from jobstatus_client import (
     RequestError,
     WaitTimeoutError,
 )
+from jobstatus_client.channel import FIRST_EVENT_SECONDS
+from jobstatus_client.thread_runner import ThreadRunner
 
 __all__ = ["put"]
 
@@ -262,4 +269,203 @@ def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             client.wait(jobs.ids["A"], timeout=7)
     (record,) = caplog.records
     assert record.name == "jobstatus_client"
-    assert record.getMessage().startswith("the status of 1 jobs can't be read, trying again: ")
+    assert record.getMessage().startswith("the status of jobs can't be read, trying again: ")
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "sécret", "sec ret"])
+def test_key_that_cannot_be_sent(key: str) -> None:
+    """A key that a header can't hold is an error at once, which does not quote it."""
+    with pytest.raises(SettingsError) as caught:
+        Client(URL, key)
+    assert key not in str(caught.value)
+    with Client(URL, lambda: key) as client, pytest.raises(SettingsError):
+        client.counts()
+
+
+def test_white_space_around_a_key_is_ignored() -> None:
+    """A key that was read from a file or a secret may end with a newline."""
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["Authorization"])
+        return httpx.Response(200, json={})
+
+    with Client(URL, "sesame\n", transport=httpx.MockTransport(answer)) as client:
+        client.counts()
+    assert seen == ["Bearer sesame"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["jobs.test", "http://", "http://[::1", "http://user:pw@jobs.test", f"{URL}?x=1", f"{URL}#x"],
+)
+def test_invalid_url(url: str) -> None:
+    """An address that can't be that of a service is an error at once."""
+    with pytest.raises(SettingsError) as caught:
+        Client(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_invalid_arguments() -> None:
+    """An argument of a wrong type, or an empty id, is an error that says so."""
+
+    async def coroutine(_: Any) -> None:
+        pass
+
+    with Client(URL) as client:
+        with pytest.raises(ValueError, match="a job id must not be empty"):
+            client.wait("")
+        with pytest.raises(TypeError, match="a job id must be a str or a UUID, not int"):
+            client.wait(5)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="a time must be seconds or a timedelta, not str"):
+            client.wait("nightly", timeout="1h")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="on_change must be a plain function"):
+            client.wait("nightly", on_change=coroutine)
+
+
+def test_one_state_of_a_list() -> None:
+    """A list takes one state as well as several."""
+    urls: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        urls.append(request.url.query.decode())
+        return httpx.Response(200, json={"jobs": [], "next": None})
+
+    with Client(URL, transport=httpx.MockTransport(answer)) as client:
+        client.list("failed")
+        client.list(["failed", JobState.ABORTED])
+    assert urls == ["state=failed", "state=failed&state=aborted"]
+
+
+def test_transport_of_the_caller_stays_open() -> None:
+    """Only closing the client closes the transport that it was given."""
+    closed: list[bool] = []
+
+    class Transport(httpx.MockTransport):
+        def close(self) -> None:
+            closed.append(True)
+
+    jobs = Statuses(["A"])
+    body = f"event: status\ndata: {json.dumps(jobs.details('A succeeded'))}\n\n"
+    with Client(URL, transport=Transport(lambda _: httpx.Response(200, text=body))) as client:
+        assert client.wait(jobs.ids["A"], timeout=5).state == "succeeded"
+        assert closed == []
+    assert closed == [True]
+
+
+def test_wait_without_a_limit() -> None:
+    """An infinite timeout is no limit."""
+    with scripted(["A"], events=[{"stream": [{"pause": 0.2}, "A succeeded"]}]) as (server, jobs):
+        with Client(server.url) as client:
+            status = client.wait(jobs.ids["A"], timeout=math.inf, unknown=math.inf)
+    assert status.state == "succeeded"
+
+
+def test_wait_for_a_new_run() -> None:
+    """A new wait asks again, although somebody else knows how the last run has ended."""
+    script = [
+        {"stream": ["A succeeded @11", "B pending"], "end": "hold"},
+        {"stream": ["A failed @12 run=2", "B pending"], "end": "hold"},
+    ]
+    with scripted(["A", "B"], events=script) as (server, jobs), Client(server.url) as client:
+        watching = client.watch(list(jobs.ids.values()))
+        assert next(watching).state == "succeeded"
+        assert client.wait(jobs.ids["A"], timeout=10).state == "failed"
+
+
+def test_function_for_credentials_that_exits() -> None:
+    """If the function ends the thread that has called it, the waits end with an error."""
+
+    def credentials() -> str:
+        sys.exit("no")
+
+    with Client(URL, credentials) as client:
+        with pytest.raises(JobStatusError, match="can't be read any more"):
+            client.wait("nightly", timeout=10)
+        with pytest.raises(JobStatusError, match="can't be read any more"):
+            client.wait("nightly", timeout=10)
+
+
+async def test_function_for_credentials_that_awaits_what_is_cancelled() -> None:
+    """A cancellation inside the function is not one of the wait; it is tried again."""
+    calls = 0
+
+    async def credentials() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return "token"
+
+    with scripted(["A"], events=[{"stream": ["A succeeded"]}]) as (server, jobs):
+        async with AsyncClient(server.url, credentials) as client:
+            assert (await client.wait(jobs.ids["A"], timeout=10)).state == "succeeded"
+
+
+def test_slow_function_for_credentials() -> None:
+    """The time that the function takes does not count as silence of a stream."""
+
+    def credentials() -> str:
+        time.sleep(FIRST_EVENT_SECONDS + 0.3)
+        return "token"
+
+    with scripted(["A"], events=[{"stream": ["A succeeded"]}], poll=[{"status": 500}]) as (
+        server,
+        jobs,
+    ):
+        with Client(server.url, credentials) as client:
+            assert client.wait(jobs.ids["A"], timeout=20).state == "succeeded"
+    assert [request.kind for request in server.requests] == ["events"]
+
+
+def test_close_ends_a_list_that_is_followed() -> None:
+    """Closing a client ends the loop over a list."""
+    with scripted(["A"], events=[{"stream": [{"list": ["A pending"]}], "end": "hold"}]) as (
+        server,
+        _,
+    ):
+        client = Client(server.url)
+        events = client.follow()
+        assert next(events).kind == "list"
+        threading.Timer(0.3, client.close).start()
+        with pytest.raises(ClientClosedError):
+            list(events)
+        eventually(lambda: server.open_streams == 0)
+
+
+def test_client_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a fork, a client says that its threads and connections belong to the parent."""
+    with Client(URL) as client:
+        monkeypatch.setattr("jobstatus_client.core.os.getpid", lambda: 1)
+        with pytest.raises(ClientClosedError, match="make one in each process"):
+            client.wait("nightly")
+
+
+def test_many_jobs_join_quickly() -> None:
+    """The channels of thousands of jobs are found without looking at each of them."""
+    with Client(URL, transport=httpx.MockTransport(lambda _: httpx.Response(503))) as client:
+        started: list[Any] = []
+        client._core.start = started.append
+        with client._watched([uuid4() for _ in range(5_000)]):
+            assert len(started) == 50
+
+
+def test_cut_does_not_remove_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting a connection with TLS leaves TLS on: another thread may be about to send."""
+
+    class Connection:
+        def get_extra_info(self, _: str) -> ssl.SSLSocket:
+            return secure
+
+    left, right = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    secure = context.wrap_socket(left, do_handshake_on_connect=False)
+    secure_object = secure._sslobj  # type: ignore[attr-defined]
+    runner = ThreadRunner(httpx.Client(base_url=URL), threading.RLock(), lambda _: None)
+    runner._on_http_event("connection.start_tls.complete", {"return_value": Connection()})
+    runner.interrupt()
+    assert secure._sslobj is secure_object  # type: ignore[attr-defined]
+    assert right.recv(1) == b""
+    secure.close()
+    right.close()

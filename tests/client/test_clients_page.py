@@ -72,7 +72,7 @@ def test_shell(environ: dict[str, str], put: Put, state: JobState, words: str) -
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("with Client()", "failed ValueError: no"),
+        ("with Client()", "it has not: failed, ValueError: no"),
         ("AsyncClient", "failed 40 % ValueError: no"),
     ],
 )
@@ -102,3 +102,5 @@ def test_numbers_of_scenarios() -> None:
     assert f"a scripted server: {single} scenarios" in TEXT
     assert f"after each of their bytes: {cut} runs" in TEXT
     assert f"the real service: {len(REAL)} scenarios" in TEXT
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"the same {len(SCRIPTED) + len(REAL)} scenarios" in readme

@@ -71,6 +71,8 @@ def test_get(jobstatus: Jobstatus, put: Put) -> None:
     code, output = jobstatus("get", "nightly", "--json")
     assert code == 0
     assert json.loads(output)["progress"] == 12.5
+    assert json.loads(output)["key"] == "nightly"
+    assert "key" not in jobstatus("get", str(uuid("nightly")), "--json")[1]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*\.\d{3}Z", json.loads(output)["updated_at"])
     code, output = jobstatus("get", "nightly", "--details")
     assert "\nattempt       1\n" in output
@@ -171,9 +173,12 @@ def test_list_counts_and_result(jobstatus: Jobstatus, put: Put) -> None:
     ("environ", "code", "message"),
     [
         ({"JOBSTATUS_URL": ""}, 2, "JOBSTATUS_URL is not set: it is the address of the service, "),
+        ({"JOBSTATUS_KEY": "sé"}, 2, "the API key or job token contains characters"),
+        ({"JOBSTATUS_KEY": "", "JOBSTATUS_KEY_FILE": "/dev/null"}, 2, "the file that JOBSTATUS_K"),
+        ({"JOBSTATUS_URL": "http://[::1"}, 2, "JOBSTATUS_URL is not valid: "),
         ({"JOBSTATUS_URL": "host:80"}, 2, "JOBSTATUS_URL must begin with http:// or https://"),
         ({"JOBSTATUS_KEY": ""}, 3, "the service requires an API key: set JOBSTATUS_KEY to it, "),
-        ({"JOBSTATUS_KEY": "wrong"}, 3, "A valid API key or job token is required"),
+        ({"JOBSTATUS_KEY": "wrong"}, 3, "the service has rejected the key in JOBSTATUS_KEY: "),
         ({"JOBSTATUS_KEY_FILE": "/none"}, 2, "JOBSTATUS_KEY and JOBSTATUS_KEY_FILE are both set"),
         ({"JOBSTATUS_URL": "http://127.0.0.1:1"}, 3, "http://127.0.0.1:1 can't be reached: "),
     ],
@@ -194,6 +199,7 @@ def test_what_is_missing_is_explained(
         (("wait", "x", "--timeout", "soon"), "TIME must be a time such as 90s, 5m, 2h or 1d"),
         (("list", "--state", "done"), "invalid choice: 'done'"),
         (("list", "--limit", "0"), "LIMIT must be a whole number of at least 1, not '0'"),
+        (("wait", ""), "argument ID: an ID must not be empty"),
         (("wait",), "the following arguments are required: ID"),
         (("watch", "x", "--state", "failed"), "--state and --name are for a list, not for IDs"),
     ],
@@ -218,7 +224,31 @@ def test_closed_pipe(jobstatus: Jobstatus, put: Put) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
-def in_terminal(jobstatus: Jobstatus, *arguments: str, keys: str = "", after: str = "") -> str:
+def test_closed_pipe_is_no_success(jobstatus: Jobstatus, put: Put) -> None:
+    """`wait | head -1` does not end with 0 while the job runs."""
+    put(uuid("nightly"))
+    with stopping(jobstatus.start("wait", "nightly", "--json")) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        put(uuid("nightly"), progress=5.0)
+        assert process.wait(10) == 141
+
+
+def test_closed_output(jobstatus: Jobstatus, put: Put) -> None:
+    """Without an output, the exit status is still the right one."""
+    put(uuid("nightly"), state=JobState.FAILED)
+    command = f"{sys.executable} -c '{SCRIPTS['jobstatus']}' wait nightly >&-"
+    environ = environment(**jobstatus.environ)
+    result = subprocess.run(
+        command, shell=True, env=environ, check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+def in_terminal(
+    jobstatus: Jobstatus, *arguments: str, keys: str = "", after: str = "", **environ: str
+) -> str:
     """Run a command in a terminal; return what it has drawn.
 
     Args:
@@ -226,15 +256,20 @@ def in_terminal(jobstatus: Jobstatus, *arguments: str, keys: str = "", after: st
         *arguments: The command.
         keys: What is typed.
         after: The text after which it is typed.
+        **environ: Environment variables.
     """
     pid, terminal = pty.fork()
     if pid == 0:  # the new process
         code = (
             f"import signal; signal.signal(2, signal.default_int_handler); {SCRIPTS['jobstatus']}"
         )
-        environ = environment(**jobstatus.environ, TERM="xterm-256color", COLUMNS="100", LINES="20")
+        terminal_size = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "20"}
         os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-c", code, *arguments], environ)
+        os.execve(
+            sys.executable,
+            [sys.executable, "-c", code, *arguments],
+            environment(**jobstatus.environ | terminal_size | environ),
+        )
     drawn, deadline = b"", time.monotonic() + 20
     try:
         while time.monotonic() < deadline:
@@ -268,6 +303,35 @@ def test_display_of_a_terminal(jobstatus: Jobstatus, put: Put) -> None:
     assert "1 in_progress, 1 failed" in drawn
     assert "jobstatus wait: detached; the jobs go on" in drawn
     assert drawn.endswith("\n")
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "80"])
+def test_narrow_terminal(jobstatus: Jobstatus, put: Put, columns: str) -> None:
+    """A narrow terminal still shows the states and the progress, whatever the reasons are."""
+    for number in range(3):
+        put(UUID(int=number), state=JobState.FAILED, progress=40.0, reason="x" * 300)
+    ids = [str(UUID(int=number)) for number in range(3)]
+    drawn = in_terminal(jobstatus, "wait", *ids, COLUMNS=columns)
+    assert len(re.findall("failed.* 40 %", drawn)) >= 3
+    assert max(map(len, re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", drawn).splitlines())) <= int(
+        columns
+    )
+
+
+def test_more_jobs_than_lines(jobstatus: Jobstatus, put: Put) -> None:
+    """If not all jobs fit, the last line says how many are not shown."""
+    for number in range(30):
+        put(UUID(int=number), state=JobState.FAILED)
+    ids = [str(UUID(int=number)) for number in range(30)]
+    drawn = in_terminal(jobstatus, "wait", *ids)
+    assert "30 failed, 13 jobs are not shown" in drawn
+
+
+def test_terminal_without_cursor(jobstatus: Jobstatus, put: Put) -> None:
+    """A terminal that can't move its cursor gets lines."""
+    put(uuid("nightly"), **DONE)
+    drawn = in_terminal(jobstatus, "wait", "nightly", TERM="dumb")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  nightly  render  succeeded  100\.00 %\r\n", drawn)
 
 
 def test_list_in_a_terminal(jobstatus: Jobstatus, put: Put) -> None:

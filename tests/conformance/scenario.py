@@ -12,7 +12,7 @@ from tests.conformance.statuses import Statuses
 FOLDER: Final = Path(__file__).parent / "scenarios"
 
 _KEYS: Final = {
-    *("name", "do", "jobs", "options", "credentials", "client_timeout", "stop_after"),
+    *("name", "do", "jobs", "ids", "options", "credentials", "client_timeout", "stop_after"),
     *("cancel_after", "jump_clock", "server", "world", "expect"),
 }
 _EXPECTATIONS: Final = {
@@ -43,10 +43,11 @@ class Run:
 
     def task(self, url: str) -> dict[str, Any]:
         """Return what a driver is to do."""
-        ids = list(self.statuses.ids.values())
-        names = ("do", "options", "credentials", "client_timeout", "stop_after", "cancel_after")
+        names = self.scenario.get("ids") or list(self.statuses.ids)
+        ids = [self.statuses.ids[name] for name in names]
+        keys = ("do", "options", "credentials", "client_timeout", "stop_after", "cancel_after")
         given = {
-            name: self.scenario[name] for name in (*names, "jump_clock") if name in self.scenario
+            name: self.scenario[name] for name in (*keys, "jump_clock") if name in self.scenario
         }
         return {
             "url": url,

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def descendants(pid: int) -> set[int]:
     """Return the pids of a process's children, their children, and so on."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {int(c) for c in children} | {d for c in children for d in descendants(int(c))}
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    """A port that another program uses is an error of one line, before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        with running("jobstatus", "demo", str(tmp_path), "--once", "--port", port) as demo:
+            output, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    assert output == f"jobstatus: port {port} can't be used: Address already in use\n"
 
 
 def test_path_that_is_not_a_folder(tmp_path: Path) -> None:

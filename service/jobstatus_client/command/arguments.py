@@ -19,11 +19,12 @@ _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 EXIT_STATUSES: Final = """\
 exit status:
   0    success; of wait and watch: all jobs have succeeded
-  1    a job has failed or was aborted; of result: there is none
+  1    of wait and watch: a job has failed or was aborted; of result: there is none
   2    the command line or a setting is not valid
   3    the service has rejected the request, or can't be reached
   124  the time is up, or a job has been unknown for too long
   130  Ctrl-C: the command has ended, the jobs go on
+  141  what has read the output, such as head, has ended
 """
 
 _EPILOG: Final = f"""\
@@ -48,6 +49,17 @@ def duration(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def job_id(text: str) -> str:
+    """Return the id of a job.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, as a variable of the shell that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an ID must not be empty")
+    return text
+
+
 def add_commands(commands: Any) -> None:
     """Add the parsers of the commands to those of `jobstatus`.
 
@@ -55,7 +67,7 @@ def add_commands(commands: Any) -> None:
         commands: What `add_subparsers` has returned.
     """
     get = _add(commands, "get", "show the status of jobs")
-    get.add_argument("ids", nargs="+", metavar="ID", help="id of a job")
+    get.add_argument("ids", nargs="+", type=job_id, metavar="ID", help="id of a job")
     get.add_argument("--details", action="store_true", help="also times, attempt and worker")
 
     wait = _add(
@@ -65,7 +77,7 @@ def add_commands(commands: Any) -> None:
         "Wait until jobs have finished, and show their progress. Restarts of the service and "
         "outages of Redis do not end the wait.",
     )
-    wait.add_argument("ids", nargs="+", metavar="ID", help="id of a job")
+    wait.add_argument("ids", nargs="+", type=job_id, metavar="ID", help="id of a job")
     wait.add_argument(
         "--until",
         choices=("done", "any-done"),
@@ -74,7 +86,10 @@ def add_commands(commands: Any) -> None:
     )
     time = argument(duration, "TIME")
     wait.add_argument(
-        "--timeout", type=time, metavar="TIME", help="give up after this time (never)"
+        "--timeout",
+        type=time,
+        metavar="TIME",
+        help="give up after this time, such as 90s, 5m, 2h or 1d (never)",
     )
     wait.add_argument(
         "--unknown",
@@ -91,7 +106,7 @@ def add_commands(commands: Any) -> None:
         "follow jobs, or all jobs",
         "Follow jobs until they have finished. Without ID, follow the newest 50 jobs until Ctrl-C.",
     )
-    watch.add_argument("ids", nargs="*", metavar="ID", help="id of a job")
+    watch.add_argument("ids", nargs="*", type=job_id, metavar="ID", help="id of a job")
     _add_filters(watch)
 
     listing = _add(commands, "list", "list jobs, newest first")
@@ -106,12 +121,12 @@ def add_commands(commands: Any) -> None:
 
     _add(commands, "counts", "count the jobs in each state")
 
-    result = _add(commands, "result", "print the result of a job, as JSON", has_json=False)
-    result.add_argument("id", metavar="ID", help="id of a job")
+    result = _add(commands, "result", "print the result of a job, as JSON")
+    result.add_argument("id", type=job_id, metavar="ID", help="id of a job")
 
 
 def _add(
-    commands: Any, name: str, help_text: str, description: str = "", *, has_json: bool = True
+    commands: Any, name: str, help_text: str, description: str = ""
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -121,10 +136,7 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--url", help="address of the service")
-    if has_json:
-        parser.add_argument(
-            "--json", action="store_true", help="print JSON, one object in each line"
-        )
+    parser.add_argument("--json", action="store_true", help="print JSON, one object in each line")
     return parser
 
 

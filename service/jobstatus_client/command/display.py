@@ -29,8 +29,12 @@ _COLOURS: Final = {
 }
 _ROWS_OF_A_LIST: Final = 50
 _OTHER_LINES: Final = 3
-_FIXED_COLUMNS: Final = 6
-_WIDE_TERMINAL: Final = 110
+_GAP: Final = 2
+_BAR_WIDTH: Final = 20
+_REASON: Final = 6
+"""The number of the column that takes the rest of the width."""
+_LEAST_WIDTH: Final = 8
+"""A column that would be narrower is left out."""
 
 
 @contextlib.contextmanager
@@ -73,7 +77,9 @@ class Display:
         if event.kind == "list":
             self._jobs = {}
         self._counts = event.counts or self._counts
-        self._problem = "" if event.problem is None else f"trying again: {event.problem}"
+        self._problem = (
+            "" if event.problem is None else f"trying again: {one_line(event.problem, 200)}"
+        )
         for job in event.jobs:
             self.show(job)
         newest = sorted(self._jobs.values(), key=_time_of, reverse=True)
@@ -84,41 +90,48 @@ class Display:
         """Return the table of the jobs that fit, unfinished ones first, and a line below it."""
         jobs = list(self._jobs.values())
         if self._states is None:
-            jobs.sort(key=lambda job: job.state.is_final)
+            order = {uuid: number for number, uuid in enumerate(self._labels)}
+            jobs.sort(key=lambda job: (job.state.is_final, order.get(job.id, 0)))
         room = max(1, self.console.height - _OTHER_LINES)
-        cells = [self._cells(job) for job in jobs[:room]]
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for i in range(_FIXED_COLUMNS):  # the reason takes what is left
-            width = max((_width(row[i]) for row in cells), default=0)
-            table.add_column(no_wrap=True, overflow="ellipsis", min_width=width)
-        table.add_column(no_wrap=True, overflow="ellipsis")
-        for row in cells:
-            table.add_row(*row)
-        return Group(table, Text(self._footer(), style="bright_black"))
-
-    @property
-    def _bar_width(self) -> int:
-        return 20 if self.console.width >= _WIDE_TERMINAL else 8
+        rows = [self._cells(job) for job in jobs[:room]]
+        table = Table(box=None, padding=(0, _GAP, 0, 0), show_header=False)
+        for width in self._widths(rows):
+            table.add_column(no_wrap=True, overflow="ellipsis", width=width)
+        for row in rows:
+            table.add_row(*row[: len(table.columns)])
+        hidden = f", {len(jobs) - room} jobs are not shown" if len(jobs) > room else ""
+        return Group(table, Text(self._footer() + hidden, style="bright_black", no_wrap=True))
 
     def _cells(self, job: JobDetails) -> list[Text | ProgressBar]:
-        is_wide = self.console.width >= _WIDE_TERMINAL
+        """Return the columns of a job, in the order in which a narrow terminal drops the last."""
         label = self._labels.get(job.id, str(job.id))
-        progress: Text | ProgressBar = Text("")
-        if job.has_progress:
-            progress = ProgressBar(total=100, completed=job.progress, width=self._bar_width)
         seconds = job.eta_seconds
         left = "" if seconds is None else f"{seconds:.0f} s left"
-        time = age(job) if self._states is not None else left
+        bar: Text | ProgressBar = Text("")
+        if job.has_progress:
+            bar = ProgressBar(total=100, completed=job.progress, width=_BAR_WIDTH)
         # Text, so that nothing in the words of a job is taken for markup.
         return [
-            Text(one_line(label, 40)),
-            Text(one_line(job.name, 24 if is_wide else 12)),
-            progress,
-            Text(f"{job.progress:3.0f} %" if job.has_progress else ""),
             Text(str(job.state), style=_COLOURS[job.state]),
-            Text(time),
+            Text(f"{job.progress:3.0f} %" if job.has_progress else ""),
+            Text(one_line(label, 40)),
+            Text(one_line(job.name, 24)),
+            bar,
+            Text(age(job) if self._states is not None else left),
             Text(one_line(job.reason, 200)),
         ]
+
+    def _widths(self, rows: Sequence[list[Text | ProgressBar]]) -> list[int]:
+        """Return the widths of the columns that fit."""
+        widths: list[int] = []
+        free = self.console.width - _GAP
+        for cells in zip(*rows, strict=True):
+            wanted = max(map(_width, cells)) if len(widths) < _REASON else free
+            if free < min(wanted, _LEAST_WIDTH):
+                break
+            widths.append(min(wanted, free))
+            free -= widths[-1] + _GAP
+        return widths
 
     def _footer(self) -> str:
         if self._problem:
@@ -138,4 +151,4 @@ def _time_of(job: JobDetails) -> datetime:
 
 
 def _width(cell: Text | ProgressBar) -> int:
-    return cell.cell_len if isinstance(cell, Text) else cell.width or 0
+    return cell.cell_len if isinstance(cell, Text) else _BAR_WIDTH

@@ -1,11 +1,13 @@
 """What the commands do, and their exit statuses."""
 
 import argparse
-import json
+import io
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -14,40 +16,55 @@ from jobstatus.details import JobDetails
 from jobstatus.errors import JobStatusError, SettingsError
 from jobstatus.status import JobState, JobStatus, job_uuid, one_line
 from jobstatus_client.client import Client
-from jobstatus_client.command.output import json_line, output, row, rows
-from jobstatus_client.errors import RequestError, WaitTimeoutError
+from jobstatus_client.command.output import json_line, json_text, output, plain, row, rows
+from jobstatus_client.errors import RequestError, UnavailableError, WaitTimeoutError
 
 FAILED: Final = 1
 USAGE: Final = 2
 UNAVAILABLE: Final = 3
 TIMEOUT: Final = 124
 INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
 
 _NO_RESULT: Final = frozenset({404, 410})
 _PAGE: Final = 200
 _TIMEOUT_SECONDS: Final = 5.0
+_MESSAGE_LIMIT: Final = 1_000
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a command; return its exit status."""
     name = f"jobstatus {arguments.command}"
+    if sys.stdout is None:  # closed, as by >&-
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with Client(arguments.url, timeout=_TIMEOUT_SECONDS) as client:
-            return _OPERATIONS[arguments.command](client, arguments)
-    except JobStatusError as error:
-        return _fail(f"{name}: {_explained(error)}", _exit_status(error))
+            status = _OPERATIONS[arguments.command](client, arguments)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would interrupt the message
         is_watching = arguments.command in {"wait", "watch"}
         text = "detached; the jobs go on" if is_watching else "interrupted"
-        return _fail(f"\n{name}: {text}", INTERRUPTED)
+        return _fail(f"{name}: {text}", INTERRUPTED, before="\n")
     except BrokenPipeError:  # of `jobstatus list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return BROKEN_PIPE
+    except JobStatusError as error:
+        return _fail(f"{name}: {_explained(error)}", _exit_status(error))
+    except (ImportError, ValueError) as error:  # of httpx: about a proxy of the environment
+        return _fail(f"{name}: {error}", USAGE)
+    except OSError as error:  # a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(f"{name}: {error}", UNAVAILABLE)
 
 
-def _fail(message: str, status: int) -> int:
+def _fail(message: str, status: int, before: str = "") -> int:
+    """Print an error, whose text may come from elsewhere, in one line; return the exit status."""
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    print(before + one_line(message, _MESSAGE_LIMIT), file=sys.stderr)
     return status
 
 
@@ -58,23 +75,26 @@ def _exit_status(error: JobStatusError) -> int:
 
 
 def _explained(error: JobStatusError) -> str:
-    has_key = os.environ.get("JOBSTATUS_KEY") or os.environ.get("JOBSTATUS_KEY_FILE")
-    if isinstance(error, RequestError) and error.status == 401 and not has_key:  # noqa: PLR2004
+    if isinstance(error, RequestError) and error.status == 401:  # noqa: PLR2004
+        if os.environ.get("JOBSTATUS_KEY") or os.environ.get("JOBSTATUS_KEY_FILE"):
+            return f"the service has rejected the key in JOBSTATUS_KEY: {error}"
         return (
             "the service requires an API key: set JOBSTATUS_KEY to it, "
             "or JOBSTATUS_KEY_FILE to the name of a file that holds it"
         )
+    if isinstance(error, UnavailableError):
+        return f"{error} (tried for {_TIMEOUT_SECONDS:.0f} s)"
     return str(error)
 
 
 def _get(client: Client, arguments: argparse.Namespace) -> int:
     get = client.details if arguments.details else client.get
-    for job_id in arguments.ids:
+    for number, job_id in enumerate(arguments.ids):
         status = get(job_id)
         if arguments.json:
-            print(json_line(status))
+            print(json_line(status, job_id))
         elif isinstance(status, JobDetails):
-            print(_table_of(status))
+            print("\n" * (number > 0) + _table_of(status))
         else:
             print(row(status, job_id))
     return 0
@@ -82,10 +102,12 @@ def _get(client: Client, arguments: argparse.Namespace) -> int:
 
 def _table_of(details: JobDetails) -> str:
     """Return a line for each member of a job's details that applies."""
-    values = json.loads(json_line(details))
-    return "\n".join(
-        f"{name:<14}{one_line(value, 500)}" for name, value in values.items() if value is not None
-    )
+    texts = {
+        name: value if isinstance(value, str) else json_text(value)
+        for name, value in plain(details).items()
+        if value not in {None, ""}
+    }
+    return "\n".join(f"{name:<14}{one_line(text, 500)}" for name, text in texts.items())
 
 
 def _wait(client: Client, arguments: argparse.Namespace) -> int:
@@ -131,8 +153,11 @@ def _list(client: Client, arguments: argparse.Namespace) -> int:
         for job in jobs:
             print(json_line(job))
     else:
-        for line in rows(list(jobs)):
+        found = list(jobs)
+        for line in rows(found):
             print(line)
+        if not found:
+            print("no jobs", file=sys.stderr)
     return 0
 
 
@@ -150,7 +175,7 @@ def _pages(client: Client, arguments: argparse.Namespace) -> Iterator[JobDetails
 def _counts(client: Client, arguments: argparse.Namespace) -> int:
     counts = msgspec.structs.asdict(client.counts())
     if arguments.json:
-        print(json.dumps(counts))
+        print(json_text(counts))
     else:
         for state, number in counts.items():
             print(f"{state:<13}{number:>9}")
@@ -164,7 +189,7 @@ def _result(client: Client, arguments: argparse.Namespace) -> int:
         if error.status not in _NO_RESULT:
             raise
         return _fail(f"jobstatus result: {error}", FAILED)
-    print(json.dumps(result, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    print(json_text(result, is_indented=sys.stdout.isatty() and not arguments.json))
     return 0
 
 

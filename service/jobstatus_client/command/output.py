@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from jobstatus.details import JobDetails
-from jobstatus.status import JobStatus, one_line, rfc3339
+from jobstatus.status import JobStatus, one_line, parse_uuid, rfc3339
 from jobstatus_client.models import ListEvent
 
 Labels = Mapping[UUID, str]
@@ -54,12 +56,16 @@ def output(
     if is_quiet:
         yield _Nothing()
     elif as_json:
-        yield _JsonLines()
-    elif sys.stdout.isatty() and (display := _display()):
+        yield _JsonLines(labels)
+    elif _is_terminal() and (display := _display()):
         with display.running(labels, states) as live:
             yield live
     else:
         yield _Lines(labels)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
 
 
 def _display() -> Any:
@@ -80,8 +86,11 @@ class _Nothing:
 
 
 class _JsonLines:
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+
     def show(self, status: JobDetails) -> None:
-        print(json_line(status), flush=True)
+        print(json_line(status, self._labels.get(status.id)), flush=True)
 
     def show_event(self, event: ListEvent) -> None:
         for job in event.jobs:
@@ -109,21 +118,24 @@ class _Lines:
         for job in event.jobs:
             self.show(job)
         if event.problem is not None:
-            print(f"trying again: {event.problem}", file=sys.stderr, flush=True)
+            problem = one_line(event.problem, 500)
+            print(f"trying again: {problem}", file=sys.stderr, flush=True)
 
 
 def row(status: JobStatus, label: str) -> str:
     """Return a job in one line; text of jobs can't contain control characters."""
     progress = f"{status.progress:6.2f} %" if status.has_progress else ""
-    words = (label, one_line(status.name, 40), status.state, progress, one_line(status.reason, 500))
-    return "  ".join(word for word in words if word)
+    words = (one_line(label, 120), one_line(status.name, 40), status.state, progress)
+    return "  ".join(word for word in (*words, one_line(status.reason, 500)) if word)
 
 
 def rows(jobs: Sequence[JobDetails]) -> list[str]:
     """Return jobs as the lines of a table."""
     cells = [_COLUMNS, *map(_cells, jobs)]
     widths = [max(len(each[i]) for each in cells) for i in range(len(_COLUMNS))]
-    return ["  ".join(map(str.ljust, each, widths)).rstrip() for each in cells]
+    lines = ["  ".join(map(str.ljust, each, widths)).rstrip() for each in cells]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return [line[:width] for line in lines]
 
 
 def _cells(job: JobDetails) -> tuple[str, ...]:
@@ -142,10 +154,21 @@ def age(job: JobDetails) -> str:
     return f"{int(seconds)}s"
 
 
-def json_line(status: JobStatus) -> str:
-    """Return a status as the service's own JSON, in one line."""
-    values = {
+def json_line(status: JobStatus, label: str | None = None) -> str:
+    """Return a status as JSON in one line, and as `key` the id by which the user has named it."""
+    is_named = label is not None and parse_uuid(label) is None
+    return json_text(({"key": label} if is_named else {}) | plain(status))
+
+
+def plain(status: JobStatus) -> dict[str, Any]:
+    """Return the members of a status as the service sends them."""
+    return {
         name: rfc3339(value) if isinstance(value, datetime) else msgspec.to_builtins(value)
         for name, value in msgspec.structs.asdict(status).items()
     }
-    return json.dumps(values, ensure_ascii=False)
+
+
+def json_text(value: Any, *, is_indented: bool = False) -> str:
+    """Return JSON in which everything that a terminal could take for a command is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2 if is_indented else None)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import sysconfig
 import tempfile
@@ -51,6 +52,8 @@ def run(path: Path | None, *, once: bool, port: int) -> int:
     root = (path or Path(sysconfig.get_paths()["stdlib"])).resolve()
     if not root.is_dir():
         raise DemoError(f"{root} is not a folder")
+    if port:
+        _check_free(port)
     results: Path | None = None
     is_kept = False
     _raise_on_stop_signals()
@@ -76,6 +79,15 @@ def run(path: Path | None, *, once: bool, port: int) -> int:
     print("Everything is stopped; the manifest was kept. Check it against the files:")
     print(f"  sha256sum -c --quiet {manifest}", flush=True)
     return 0
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DemoError(f"port {port} can't be used: {error.strerror}") from None
 
 
 def _raise_on_stop_signals() -> None:
