@@ -30,7 +30,6 @@ from jobstatus_client import (
     RequestError,
     WaitTimeoutError,
 )
-from jobstatus_client.channel import FIRST_EVENT_SECONDS
 from jobstatus_client.thread_runner import ThreadRunner
 
 __all__ = ["put"]
@@ -262,11 +261,14 @@ def test_exception_of_the_function_for_credentials() -> None:
                 client.get(jobs.ids["A"])
 
 
-def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If nothing works for some time, one warning says why."""
+    monkeypatch.setattr("jobstatus_client.channel._LOG_AFTER_SECONDS", 0.2)
     with scripted(["A"], events=[{"status": 404, "body": "nothing here"}]) as (server, jobs):
         with Client(server.url) as client, pytest.raises(WaitTimeoutError):
-            client.wait(jobs.ids["A"], timeout=7)
+            client.wait(jobs.ids["A"], timeout=2)
     (record,) = caplog.records
     assert record.name == "jobstatus_client"
     assert record.getMessage().startswith("the status of jobs can't be read, trying again: ")
@@ -373,6 +375,7 @@ def test_wait_for_a_new_run() -> None:
         assert client.wait(jobs.ids["A"], timeout=10).state == "failed"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_function_for_credentials_that_exits() -> None:
     """If the function ends the thread that has called it, the waits end with an error."""
 
@@ -384,6 +387,8 @@ def test_function_for_credentials_that_exits() -> None:
             client.wait("nightly", timeout=10)
         with pytest.raises(JobStatusError, match="can't be read any more"):
             client.wait("nightly", timeout=10)
+    # pytest reports the exception of a thread with the test that runs when the thread ends.
+    eventually(lambda: threading.active_count() == threads_before())
 
 
 async def test_function_for_credentials_that_awaits_what_is_cancelled() -> None:
@@ -402,11 +407,12 @@ async def test_function_for_credentials_that_awaits_what_is_cancelled() -> None:
             assert (await client.wait(jobs.ids["A"], timeout=10)).state == "succeeded"
 
 
-def test_slow_function_for_credentials() -> None:
+def test_slow_function_for_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time that the function takes does not count as silence of a stream."""
+    monkeypatch.setattr("jobstatus_client.channel.FIRST_EVENT_SECONDS", 1.0)
 
     def credentials() -> str:
-        time.sleep(FIRST_EVENT_SECONDS + 0.3)
+        time.sleep(1.3)
         return "token"
 
     with scripted(["A"], events=[{"stream": ["A succeeded"]}], poll=[{"status": 500}]) as (

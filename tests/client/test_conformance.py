@@ -1,6 +1,7 @@
 """Both Python clients behave as the scenarios of `tests/conformance` demand."""
 
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from tests.conformance.python_drivers import async_driver, sync_driver
@@ -11,25 +12,27 @@ from tests.service.conftest import Put, put
 __all__ = ["put"]
 
 
-@pytest.fixture(scope="module", params=[async_driver, sync_driver], ids=["async", "sync"])
-def driver(request: pytest.FixtureRequest) -> Any:
-    """Return what carries out scenarios with one of the clients."""
-    return request.param
+DRIVERS = {"async": async_driver, "sync": sync_driver}
+
+Faults = dict[str, list[str]]
 
 
 @pytest.fixture(scope="module")
-def faults(driver: Driver, pytestconfig: pytest.Config) -> dict[str, list[str]]:
-    """Return the faults of the client towards the scripted server, by scenario."""
-    return run_scripted(driver, pytestconfig.getoption("--cut-step"))
+def faults_of(pytestconfig: pytest.Config) -> Iterator[dict[str, Future[Faults]]]:
+    """Run the scenarios with both clients at the same time, since they wait most of the time."""
+    step = pytestconfig.getoption("--cut-step")
+    with ThreadPoolExecutor() as pool:
+        yield {name: pool.submit(run_scripted, each, step) for name, each in DRIVERS.items()}
 
 
+@pytest.mark.parametrize("client", DRIVERS)
 @pytest.mark.parametrize("name", names_of(SCRIPTED))
-def test_scripted_server(name: str, faults: dict[str, list[str]]) -> None:
+def test_scripted_server(client: str, name: str, faults_of: dict[str, Future[Faults]]) -> None:
     """The client behaves towards the scripted server as the scenario demands."""
-    assert faults[name] == []
+    assert faults_of[client].result()[name] == []
 
 
-@pytest.mark.parametrize("client", [async_driver, sync_driver], ids=["async", "sync"])
+@pytest.mark.parametrize("client", DRIVERS.values(), ids=DRIVERS)
 def test_real_service(client: Driver, service_url: str, put: Put) -> None:
     """The client behaves towards the real service as each scenario demands."""
     with service(service_url) as http:
