@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -15,14 +15,11 @@ from jobstatus_client.errors import (
     SilenceError,
     UnavailableError,
 )
+from jobstatus_client.event_stream import EventStream, Requests
 from jobstatus_client.exchange import (
-    Answer,
     Authorize,
-    EventParser,
     Flow,
     InterruptedFlow,
-    Open,
-    Read,
     Send,
     Sleep,
     decoder,
@@ -30,7 +27,7 @@ from jobstatus_client.exchange import (
 )
 from jobstatus_client.jobs import STALE_SECONDS, WatchedJob
 from jobstatus_client.models import JobList
-from jobstatus_client.pacing import Backoff, Clock, Fallback, Random
+from jobstatus_client.pacing import Backoff
 
 MAX_JOBS: Final = 100
 """The limit of the API for one request."""
@@ -38,41 +35,13 @@ MAX_JOBS: Final = 100
 ANSWER_SECONDS: Final = 15.0
 """A poll without an answer for so long is lost."""
 
-FIRST_EVENT_SECONDS: Final = 5.0
-"""A stream that says nothing for so long is held back by a proxy."""
-
-SILENCE_SECONDS: Final = 35.0
-"""The service sends a comment every 15 s, so a stream that is silent for so long is dead."""
-
 _LONG_POLL_SECONDS: Final = 25
-SHORT_STREAM_SECONDS: Final = 5.0
 GATHER_SECONDS: Final = 0.25
 _LOG_AFTER_SECONDS: Final = 5.0
 
 _decode_details = decoder(JobDetails)
 _decode_list = decoder(JobList)
 _log = logging.getLogger("jobstatus_client")
-
-
-class Requests(Protocol):
-    """What a channel needs of the core: requests with credentials, and what all channels share.
-
-    Attributes:
-        clock: Tells the time.
-        random: Makes jitter.
-        fallback: What to send instead of opening a stream.
-        not_before: When the service allows the next request, by the clock.
-    """
-
-    clock: Clock
-    random: Random
-    fallback: Fallback
-    not_before: float
-
-    def request(
-        self, kind: type[Send], path: str, headers: dict[str, str], timeout: float
-    ) -> Flow[Answer]:
-        """Send a request with the credential."""
 
 
 class Channel:
@@ -178,42 +147,30 @@ class Channel:
                 self._on_failure(error, jobs)
 
     def _stream(self, path: str) -> Flow[None]:
-        clock = self._requests.clock
-        parser, has_begun = EventParser(), False
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        requests, stream = self._requests, EventStream(self._requests)
         try:
-            yield from self._requests.request(Open, path, headers, FIRST_EVENT_SECONDS)
-            while True:
-                end = (
-                    clock() + SILENCE_SECONDS if has_begun else self._began_at + FIRST_EVENT_SECONDS
-                )
-                chunk = yield Read(max(0.0, min(end, self._reopen_at) - clock()))
-                if not chunk:
-                    break
-                for kind, data in parser.feed(chunk):
-                    has_begun = True
+            yield from stream.open(path)
+            while self._is_wanted():
+                for kind, data in (yield from stream.read(self._reopen_at)):
                     if kind == "retry":
-                        seconds = self._requests.fallback.on_retry(int(data) / 1000)
-                        self._next_at = clock() + seconds
+                        seconds = requests.fallback.on_retry(int(data) / 1000)
+                        self._next_at = requests.clock() + seconds
                         return self._on_success()
                     if kind == "status":
                         self._accept(_decode_details(data))
-                self._requests.fallback.on_stream()
-                unsettled = self._unsettled()
-                if not unsettled or (
-                    not self._unseen and any(job not in self._requested for job in unsettled)
-                ):
-                    return
-        except SilenceError as error:
-            if clock() >= self._reopen_at:
-                return
-            raise (
-                error if has_begun else BufferedStreamError("A proxy holds back the stream.")
-            ) from None
+                requests.fallback.on_stream()
+        except SilenceError:
+            if requests.clock() < self._reopen_at:
+                raise
         finally:
-            if has_begun and clock() - self._began_at > SHORT_STREAM_SECONDS:
+            if stream.has_worked:
                 self._on_success()
-        self._on_failure(UnavailableError("The stream has ended."), ())
+
+    def _is_wanted(self) -> bool:
+        """Return whether the open stream is for the right jobs, or has not reported all of them."""
+        unsettled = self._unsettled()
+        is_complete = all(job in self._requested for job in unsettled)
+        return bool(unsettled) and (is_complete or bool(self._unseen))
 
     def _poll(self, path: str, jobs: Sequence[WatchedJob], wait: int) -> Flow[None]:
         requests = self._requests

@@ -6,9 +6,8 @@ clients carry the commands out. An error of a command is raised where it was yie
 interrupted meanwhile. To add a command: a class here, and a case in both clients.
 """
 
-import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -144,34 +143,3 @@ def uuid_of(job_id: JobId) -> UUID:
 def decoder(type_: type[T]) -> Callable[[bytes], T]:
     """Return a function that decodes the JSON of a response."""
     return msgspec.json.Decoder(type_).decode
-
-
-class EventParser:
-    """Parses server-sent events (https://html.spec.whatwg.org/#parsing-an-event-stream).
-
-    An event that the end of the stream cuts off is left out. A field `retry` is an event, too.
-    """
-
-    _LINE_END: Final = re.compile(rb"\r\n|\n|\r(?!\Z)")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._kind = b""
-        self._data: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> Iterator[tuple[str, bytes]]:
-        """Yield the kind and the data of each event that is complete."""
-        *lines, self._rest = self._LINE_END.split(self._rest + chunk)
-        for line in lines:
-            field, _, content = line.partition(b":")
-            content = content.removeprefix(b" ")
-            if field == b"event":
-                self._kind = content
-            elif field == b"data":
-                self._data.append(content)
-            elif field == b"retry" and content.isdigit():
-                yield "retry", content
-            elif not line:
-                if self._data:
-                    yield self._kind.decode() or "message", b"\n".join(self._data)
-                self._kind, self._data = b"", []

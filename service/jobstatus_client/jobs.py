@@ -167,9 +167,11 @@ class Wait:
             raise self._timeout_error(self._not_finished())
         for job, job_id in zip(self._jobs, self._ids, strict=True):
             last = statuses.get(job.uuid)
-            if last is None or last.state is not JobState.UNKNOWN or not job.is_connected:
+            if last is None or last.state is not JobState.UNKNOWN:
                 self._unknown_since.pop(job.uuid, None)
-            elif now - self._unknown_since.setdefault(job.uuid, now) >= self._unknown:
+                continue
+            since = self._unknown_since.setdefault(job.uuid, now)
+            if now - since >= self._unknown and job.is_connected:
                 raise self._timeout_error(f"The job {job_id} has been unknown for too long.")
         return False
 
@@ -181,7 +183,11 @@ class Wait:
 
     def seconds_left(self) -> float | None:
         """Return after how many seconds to call `is_over` without a change; None: never."""
-        times = [since + self._unknown for since in self._unknown_since.values()]
+        times = [
+            self._unknown_since[job.uuid] + self._unknown
+            for job in self._jobs
+            if job.uuid in self._unknown_since and job.is_connected
+        ]
         times += [] if self._deadline is None else [self._deadline]
         left = max(min(times) - self._clock(), 0.0) if times else math.inf
         return left if left < _LONG_SECONDS else None

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import httpx
 
-from jobstatus_client.channel import SILENCE_SECONDS
 from jobstatus_client.errors import ClientClosedError, SilenceError, UnavailableError
+from jobstatus_client.event_stream import SILENCE_SECONDS
 from jobstatus_client.exchange import (
     Answer,
     Authorize,

@@ -282,6 +282,8 @@ export class JobStatusClient {
     const names = typeof ids === "string" ? [ids] : [...ids];
     if (names.length === 0) return /** @type {any} */ ([]);
     const clock = new Deadline(signal);
+    /** @type {Map<number, number>} */
+    const unknownSince = new Map();
     try {
       clock.start("timeout", timeout, "The jobs have not finished in time.");
       for await (const snapshots of this.#snapshots(names, clock.signal)) {
@@ -290,8 +292,12 @@ export class JobStatusClient {
         if (until === "any-done" ? finished > 0 : finished === names.length) break;
         for (const [i, { status, isConnected }] of snapshots.entries()) {
           const timer = `unknown ${names[i]}`;
-          if (status?.state !== "unknown" || !isConnected) clock.stop(timer);
-          else clock.start(timer, unknown, `The job ${names[i]} has been unknown for too long.`);
+          const now = performance.now();
+          if (status?.state !== "unknown") unknownSince.delete(i);
+          else if (!unknownSince.has(i)) unknownSince.set(i, now);
+          const since = unknownSince.get(i);
+          if (since === undefined || !isConnected) clock.stop(timer);
+          else clock.start(timer, unknown - (now - since), `The job ${names[i]} has been unknown for too long.`);
         }
       }
       return /** @type {any} */ (typeof ids === "string" ? statuses[0] : statuses);

@@ -409,7 +409,7 @@ async def test_function_for_credentials_that_awaits_what_is_cancelled() -> None:
 
 def test_slow_function_for_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time that the function takes does not count as silence of a stream."""
-    monkeypatch.setattr("jobstatus_client.channel.FIRST_EVENT_SECONDS", 1.0)
+    monkeypatch.setattr("jobstatus_client.event_stream.FIRST_EVENT_SECONDS", 1.0)
 
     def credentials() -> str:
         time.sleep(1.3)

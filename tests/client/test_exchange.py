@@ -3,7 +3,8 @@
 import pytest
 
 from jobstatus_client.errors import RequestError
-from jobstatus_client.exchange import Answer, EventParser, error_of, retry_after, uuids_of
+from jobstatus_client.event_stream import EventParser
+from jobstatus_client.exchange import Answer, error_of, retry_after, uuids_of
 
 STREAM = (
     "retry: 1000\n\n:\n\nevent: status\nid: x\ndata: {}\n\n"
