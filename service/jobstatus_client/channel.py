@@ -68,6 +68,7 @@ class Channel:
         self._reopen_at = math.inf
         self._is_logged = False
         self._is_stream = False
+        self._is_authorizing = False
 
     @property
     def has_room(self) -> bool:
@@ -81,7 +82,7 @@ class Channel:
         if others are added all the time.
         """
         self._jobs[job.uuid] = job
-        if not self._unseen:
+        if not self._unseen and not self._is_authorizing:
             self.interrupt()
 
     def remove(self, uuid: UUID) -> None:
@@ -102,11 +103,14 @@ class Channel:
     def _watch(self) -> Flow[None]:
         while self._unsettled():
             jobs: list[WatchedJob] = []
+            self._is_authorizing = False
             try:
                 now = self._requests.clock()
                 times = (self._next_at, self._requests.not_before, self._began_at + GATHER_SECONDS)
                 yield Sleep(max(0.0, max(times) - now))
+                self._is_authorizing = True
                 yield Authorize()  # this may take longer than a stream may take to begin
+                self._is_authorizing = False
                 jobs = self._unsettled()[:MAX_JOBS]
                 if jobs:
                     self._begin(jobs)
@@ -115,7 +119,7 @@ class Channel:
                 if not self._backoff.has_failed_for(0):
                     self._next_at = -math.inf
             except Exception as error:  # also of the function that returns credentials
-                self._on_error(error, jobs)
+                self._on_error(error, jobs or self._unsettled())
 
     def _unsettled(self) -> list[WatchedJob]:
         return [job for job in self._jobs.values() if not job.is_settled]

@@ -49,6 +49,7 @@ _is_visible_ascii: Final = re.compile(r"[!-~]*").fullmatch
 
 _ACCEPTED: Final = frozenset({200, 204, 304})
 _MAX_REMEMBERED: Final = 1_000
+_MAX_REMEMBERED_BYTES: Final = 16_384
 
 
 def seconds_of(time: Seconds) -> float:
@@ -79,7 +80,7 @@ class Core:
     ) -> None:
         self.url = _service_url(url)
         proxies = urllib.request.getproxies().values()
-        self.needs_tls = any(each.startswith("https:") for each in (self.url, *proxies))
+        self.needs_tls = any(each.lower().startswith("https:") for each in (self.url, *proxies))
         self.clock = clock
         self.random = random
         self.fallback = Fallback(clock, random)
@@ -168,18 +169,22 @@ class Core:
     def watch(self, uuids: Iterable[UUID], listener: Callable[[], None]) -> list[WatchedJob]:
         """Begin to watch jobs; the listener is called after each change. End it with `unwatch`."""
         self.check_open()
-        jobs = []
-        known: dict[UUID, WatchedJob] = {}
-        for uuid in uuids:
-            job = known.get(uuid) or self._jobs.get(uuid)
-            if job is None or (job.is_settled and uuid not in known):
-                # What another caller knows of a job that has finished may be an earlier run of it.
-                self._leave_channel(uuid)
-                job = self._jobs[uuid] = WatchedJob(uuid, self.clock)
-                self._join_channel(job)
-            known[uuid] = job
-            job.listeners.append(listener)
-            jobs.append(job)
+        jobs: list[WatchedJob] = []
+        try:
+            for uuid in uuids:
+                job = self._jobs.get(uuid)
+                is_new = job is None or (job.is_settled and job not in jobs)
+                if job is None or is_new:
+                    # What is known of a job that has finished may be an earlier run of it.
+                    self._leave_channel(uuid)
+                    job = self._jobs[uuid] = WatchedJob(uuid, self.clock)
+                job.listeners.append(listener)
+                jobs.append(job)
+                if is_new:
+                    self._join_channel(job)
+        except BaseException:  # such as of a thread that can't be started
+            self.unwatch(jobs, listener)
+            raise
         return jobs
 
     def unwatch(self, jobs: Iterable[WatchedJob], listener: Callable[[], None]) -> None:
@@ -256,7 +261,7 @@ class Core:
 
     def _remember(self, path: str, answer: Answer) -> None:
         etag = answer.headers.get("ETag", "")
-        if etag:
+        if etag and len(answer.body) <= _MAX_REMEMBERED_BYTES:
             self._answers[path] = (etag, answer.body)
             self._answers.move_to_end(path)
             if len(self._answers) > _MAX_REMEMBERED:
@@ -314,12 +319,13 @@ def _service_url(url: str | None) -> str:
         )
     try:
         parsed = httpx.URL(found)
-    except httpx.InvalidURL as error:
+        parsed.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise SettingsError(f"JOBSTATUS_URL is not valid: {error}") from None
     if parsed.userinfo:
         raise SettingsError("JOBSTATUS_URL must not contain a password: that is in JOBSTATUS_KEY")
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise SettingsError(f"JOBSTATUS_URL must begin with http:// or https://, not {found!r}")
-    if parsed.query or parsed.fragment:
+    if "?" in found or "#" in found:
         raise SettingsError(f"JOBSTATUS_URL must end with the host or a path, not {found!r}")
     return found.rstrip("/")

@@ -56,7 +56,10 @@ class ListFeed:
             if isinstance(error, RequestError):
                 if error.is_refusal:
                     raise
-                self._core.fallback.on_refused_stream()
+                if self._stream is None:
+                    self._core.fallback.on_failed_poll()
+                else:
+                    self._core.fallback.on_refused_stream()
             elif isinstance(error, BufferedStreamError):
                 self._core.fallback.on_buffered_stream()
             return self._lost(error)

@@ -27,8 +27,8 @@ class Backoff:
     """The time before the next try, after failures.
 
     It grows with the outage, but is at most a thirtieth of it: what has happened during an outage
-    of 30 s is noticed within a second after it. It begins again when answers become lost
-    connections, or the other way: something has changed.
+    of 30 s is noticed within a second after it. It begins again when, after several answers, a
+    connection is lost, or the other way: something has changed.
     """
 
     def __init__(self, clock: Clock, random: Random) -> None:
@@ -37,6 +37,7 @@ class Backoff:
         self._failures = 0
         self._failing_since = 0.0
         self._exponent = 0
+        self._alike = 0  # how many of the last failures were of the same kind
         self._was_answered = False
 
     def reset(self) -> None:
@@ -51,16 +52,19 @@ class Backoff:
         """Count a failure; return after how many seconds to try again."""
         now = self._clock()
         is_answered = isinstance(error, RequestError)
+        if is_answered != self._was_answered:
+            self._exponent = 0 if self._alike > 1 else self._exponent
+            self._alike = 0
         if self._failures == 0:
             self._failing_since = now
-        if self._failures == 0 or is_answered != self._was_answered:
-            self._exponent = 0
+            self._exponent = self._alike = 0
         grown = max(_SHORT_RETRY_SECONDS, _RETRY_SHARE * (now - self._failing_since))
         ceiling = min(
             _FIRST_RETRY_SECONDS * 2.0 ** min(self._exponent, 9), grown, _MAX_RETRY_SECONDS
         )
         self._failures += 1
         self._exponent += 1
+        self._alike += 1
         self._was_answered = is_answered
         asked = error.retry_after if isinstance(error, RequestError) else 0.0
         random = self._random()

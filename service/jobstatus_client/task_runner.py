@@ -117,7 +117,7 @@ class TaskRunner:
             if self._http.is_closed:
                 raise ClientClosedError("The client was closed.") from error
             raise
-        except (httpx.TransportError, OSError) as error:
+        except (httpx.RequestError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be reached: {error}") from error
 
     async def _open(self, command: Open) -> Answer:

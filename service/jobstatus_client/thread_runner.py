@@ -26,6 +26,9 @@ from jobstatus_client.exchange import (
 
 CONNECT_SECONDS: Final = 5.0
 
+_BEGINNINGS: Final = ("connect_tcp.started", "start_tls.started", "request_headers.started")
+"""Ends of the names of httpcore's events before which a request can still be prevented."""
+
 
 class ThreadRunner:
     """Carries out the commands of flows, one flow after the other.
@@ -102,7 +105,7 @@ class ThreadRunner:
             raise
         except httpx.TimeoutException:
             raise SilenceError(f"{self._url} does not answer in time.") from None
-        except (httpx.TransportError, OSError) as error:
+        except (httpx.RequestError, OSError) as error:
             raise UnavailableError(f"{self._url} can't be reached: {error}") from error
         except RuntimeError as error:
             if self._http.is_closed:
@@ -154,7 +157,8 @@ class ThreadRunner:
         """Note the connection, to be able to cut it; that of a proxy has events of other names."""
         if name.endswith(("connect_tcp.complete", "socket.complete", "start_tls.complete")):
             self._connection = info["return_value"]
-        if self._interrupted.is_set():  # before there was anything to cut
+        # Before there was anything to cut: what only cleans up must not be prevented.
+        if self._interrupted.is_set() and name.endswith(_BEGINNINGS):
             raise InterruptedFlow
 
     @contextlib.contextmanager
@@ -193,5 +197,5 @@ class ThreadRunner:
 
     def _close_response(self) -> None:
         if self._response is not None:
-            self._response.close()
-            self._response = None
+            response, self._response = self._response, None
+            response.close()

@@ -137,6 +137,7 @@ const ASLEEP_MS = 10_000; // two ticks so far apart mean that the computer has s
 const MAX_TIMER_MS = 2 ** 31 - 1;
 const MAX_CREDENTIALS = 10;
 const MAX_REMEMBERED = 100;
+const MAX_REMEMBERED_LENGTH = 16_384;
 
 const NAMESPACE = "5a0cdcd99d3e4c678f0b6d8f3b6f1f27";
 const UUID = /^[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}$/i;
@@ -527,7 +528,7 @@ export class JobStatusClient {
    */
   #remember(path, etag, text) {
     this.#answers.delete(path);
-    if (etag) this.#answers.set(path, { etag, text });
+    if (etag && text.length <= MAX_REMEMBERED_LENGTH) this.#answers.set(path, { etag, text });
     if (this.#answers.size > MAX_REMEMBERED) for (const oldest of this.#answers.keys()) return void this.#answers.delete(oldest);
   }
 
@@ -615,7 +616,9 @@ export class JobStatusClient {
             return;
           }
           this.fallback.onStream();
+          silence.stop("silence"); // a slow loop is not a silent service
           yield { type: event.type, data: JSON.parse(event.data) };
+          onBytes();
         }
       }
       if (hasWorked()) pacer.succeeded();
@@ -742,13 +745,14 @@ class Fallback {
 
 /**
  * The time before the next try, after failures. It grows with the outage, but is at most a thirtieth of it: what
- * has happened during an outage of 30 s is noticed within a second after it. It begins again when answers become lost
- * connections, or the other way: something has changed.
+ * has happened during an outage of 30 s is noticed within a second after it. It begins again when, after several
+ * answers, a connection is lost, or the other way: something has changed.
  */
 class Backoff {
   #failures = 0;
   #failingSince = 0;
   #exponent = 0;
+  #alike = 0; // how many of the last failures were of the same kind
   #wasAnswered = false;
   #random;
 
@@ -769,12 +773,19 @@ class Backoff {
   next(error) {
     const now = performance.now();
     const isAnswered = error instanceof RequestError;
-    if (this.#failures === 0) this.#failingSince = now;
-    if (this.#failures === 0 || isAnswered !== this.#wasAnswered) this.#exponent = 0;
+    if (isAnswered !== this.#wasAnswered) {
+      if (this.#alike > 1) this.#exponent = 0;
+      this.#alike = 0;
+    }
+    if (this.#failures === 0) {
+      this.#failingSince = now;
+      this.#exponent = this.#alike = 0;
+    }
     const grown = Math.max(SHORT_RETRY_MS, RETRY_SHARE * (now - this.#failingSince));
     const ceiling = Math.min(FIRST_RETRY_MS * 2 ** this.#exponent, grown, MAX_RETRY_MS);
     this.#failures += 1;
     this.#exponent += 1;
+    this.#alike += 1;
     this.#wasAnswered = isAnswered;
     const random = this.#random();
     const asked = isAnswered ? 1_000 * error.retryAfter : 0;
@@ -927,6 +938,8 @@ class Channel {
   /** @param {Job} job */
   remove(job) {
     this.#jobs.delete(job.uuid);
+    this.#requested.delete(job.uuid); // so that it is asked for again if it is watched again
+    this.#etag = "";
     job.channel = null;
     if (this.#unsettled().length > 0) return;
     clearTimeout(this.#gathering);

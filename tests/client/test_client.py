@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,6 +29,7 @@ from jobstatus_client import (
     Client,
     ClientClosedError,
     RequestError,
+    UnavailableError,
     WaitTimeoutError,
 )
 from jobstatus_client.thread_runner import ThreadRunner
@@ -170,6 +172,72 @@ def test_job_that_is_added_while_a_stream_is_open(service_url: str, put: Put) ->
         eventually(lambda: threading.active_count() == threads_before(), 5)
 
 
+def test_jobs_that_are_added_leave_no_connections() -> None:
+    """Each job that is added opens the stream again; the old connection is closed."""
+    others = [f"J{number}" for number in range(12)]
+    streams = [
+        {"stream": ["A in_progress 1", *(f"{name} succeeded" for name in others)], "end": "hold"}
+    ]
+    with scripted(["A", *others], events=streams) as (server, jobs), Client(server.url) as client:
+        watching = client.watch(jobs.ids["A"])
+        next(watching)
+        before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        for name in others:
+            assert client.wait(jobs.ids[name], timeout=10).state == "succeeded"
+        eventually(lambda: server.open_streams == 1)
+        assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before + 4
+        watching.close()  # type: ignore[attr-defined]
+
+
+def test_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose thread could not be started can be waited for later."""
+    with scripted(["A"], events=[{"stream": ["A succeeded"]}]) as (server, jobs):
+        with Client(server.url) as client:
+            with monkeypatch.context() as patched:
+
+                def start(_: Any) -> None:
+                    raise RuntimeError("can't start new thread")
+
+                patched.setattr(threading.Thread, "start", start)
+                with pytest.raises(RuntimeError):
+                    client.wait(jobs.ids["A"])
+            assert client.wait(jobs.ids["A"], timeout=10).state == "succeeded"
+
+
+async def test_jobs_that_are_added_while_the_credential_is_asked_for() -> None:
+    """A slow function for credentials is not called again because jobs are added."""
+    calls = 0
+
+    async def credentials() -> str:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(1)
+        return "token"
+
+    names = ["A", "B", "C"]
+    streams = [{"stream": [f"{name} succeeded" for name in names]}]
+    with scripted(names, events=streams) as (server, jobs):
+        async with AsyncClient(server.url, credentials) as client:
+            waits = []
+            for name in names:
+                waits.append(asyncio.create_task(client.wait(jobs.ids[name], timeout=10)))
+                await asyncio.sleep(0.2)
+            await asyncio.gather(*waits)
+    assert calls == 1
+
+
+def test_answer_that_cannot_be_decompressed() -> None:
+    """Garbage of a proxy is an error of the client's own."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        stream = httpx.ByteStream(b"nonsense")
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=stream)
+
+    client = Client(URL, transport=httpx.MockTransport(answer), timeout=0)
+    with client, pytest.raises(UnavailableError):
+        client.counts()
+
+
 def threads_before() -> int:
     """Return how many threads there are without those of clients."""
     return sum(thread.name != "jobstatus-client" for thread in threading.enumerate())
@@ -299,7 +367,15 @@ def test_white_space_around_a_key_is_ignored() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["jobs.test", "http://", "http://[::1", "http://user:pw@jobs.test", f"{URL}?x=1", f"{URL}#x"],
+    [
+        "jobs.test",
+        "http://",
+        "http://[::1",
+        "http://user:pw@jobs.test",
+        f"{URL}?",
+        f"{URL}#x",
+        "http://a..b",
+    ],
 )
 def test_invalid_url(url: str) -> None:
     """An address that can't be that of a service is an error at once."""

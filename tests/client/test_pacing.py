@@ -45,6 +45,16 @@ def test_change_of_the_kind_of_failure() -> None:
     assert backoff.next(LOST) == 0.5
 
 
+def test_failures_of_changing_kinds() -> None:
+    """The time grows although answers and lost connections alternate."""
+    backoff = Backoff((clock := Clock()).monotonic, lambda: 1.0)
+    for _ in range(20):
+        backoff.next(LOST)
+        backoff.next(answered(0))
+    clock.now += 3_600
+    assert backoff.next(LOST) == 30
+
+
 @pytest.mark.parametrize(("random", "seconds"), [(0.0, 4.0), (1.0, 5.0)])
 def test_retry_after_is_the_least(random: float, seconds: float) -> None:
     """The time that the service asks for is not cut short; jitter is added."""

@@ -446,6 +446,19 @@ describe("many jobs", () => {
     server.push(statusEvent(DONE));
     await until(() => server.openStreams === 0);
   });
+  test("are asked for again when they are watched again", async () => {
+    server.answer = ({ path }) => stream([...path.matchAll(/id=([^&]+)/g)].map(([, id]) => job({ id })), { hold: true });
+    const watching = client();
+    const other = watching.watch(OTHER_JOB);
+    assert.equal((await other.next()).value?.id, OTHER_JOB);
+    for (const _ of [1, 2, 3]) {
+      const statuses = watching.watch(JOB);
+      assert.equal((await statuses.next()).value?.id, JOB);
+      await statuses.return();
+      await sleep(50);
+    }
+    await other.return();
+  });
   test("of which one fails can be watched again", async () => {
     server.answer = (_, number) => (number === 1 ? { status: 403, body: "{}" } : stream([DONE]));
     const watching = client();
