@@ -234,7 +234,7 @@ class Channel:
     def _on_failure(self, error: Exception, jobs: Sequence[WatchedJob]) -> None:
         """Plan the next request after one that has failed, and may succeed later."""
         fallback, clock = self._requests.fallback, self._requests.clock
-        self._etag, self._unseen = "", set()
+        self._unseen = set()
         if isinstance(error, msgspec.DecodeError):
             error = UnavailableError("Something else than the service has answered.")
         if not self._is_stream:

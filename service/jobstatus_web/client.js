@@ -1074,7 +1074,6 @@ class Channel {
    * @param {Job[]} jobs
    */
   async #onError(error, jobs) {
-    this.#etag = "";
     this.#pacer.failed(error);
     if (!isRefusal(error)) {
       this.#client.fallback.learn(error, this.#isStreaming);
