@@ -107,11 +107,10 @@ def _is_older(status: JobDetails, last: JobDetails) -> bool:
     if status.state is JobState.UNKNOWN:
         is_absent = status.unknown_cause is UnknownCause.NO_RECORD
         return is_absent or (last.state.is_final and status.created_at <= last.created_at)
-    if status.created_at != last.created_at:
-        return status.created_at < last.created_at
-    if last.state.is_final:
-        return status.state is not last.state
-    return status.updated_at < last.updated_at
+    if status.created_at > last.created_at:
+        return False
+    is_reopened = last.state.is_final and status.state is not last.state
+    return is_reopened or status.updated_at < last.updated_at
 
 
 class Wait:

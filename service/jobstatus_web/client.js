@@ -889,8 +889,9 @@ function isOlder(status, last) {
   if (status.state === "unknown") {
     return status.unknown_cause === "no_record" || (isFinal(last) && status.created_at <= last.created_at);
   }
-  if (status.created_at !== last.created_at) return status.created_at < last.created_at;
-  return isFinal(last) ? status.state !== last.state : status.updated_at < last.updated_at;
+  if (status.created_at > last.created_at) return false;
+  const isReopened = isFinal(last) && status.state !== last.state;
+  return isReopened || status.updated_at < last.updated_at;
 }
 
 /**
