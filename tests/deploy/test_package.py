@@ -337,7 +337,10 @@ def test_client(environments: Environments, extra: str) -> None:
 
 
 GET = ("jobstatus", "get", "nightly", "--url", "http://127.0.0.1:1")
-REFUSED = "jobstatus get: http://127.0.0.1:1 can't be reached: [Errno 111] Connection refused\n"
+REFUSED = (
+    "jobstatus get: http://127.0.0.1:1 can't be reached: "
+    "[Errno 111] Connection refused (tried for 5 s)\n"
+)
 CLIENTS = "from jobstatus_client import *; print(Client(), AsyncClient())"
 
 WORKER = ("jobstatus-worker", "tests.deploy.app.WorkerSettings", "--burst")
