@@ -109,6 +109,7 @@ class Fallback:
 
     def on_failed_poll(self) -> None:
         """A poll has failed as well, so it is not because of streams."""
+        self._refusals = 0
         if self._kind == "poll":
             self._until = -math.inf
 

@@ -275,6 +275,9 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _run_client(arguments: argparse.Namespace) -> int:
+    # httpx would import click, rich and pygments for a command line of its own, in 50 ms. None
+    # means that there is no such module, which httpx is prepared for.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     try:
         from jobstatus_client.command.operations import run  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:

@@ -701,6 +701,7 @@ class Fallback {
       this.#kind = "long poll";
       this.#until = performance.now() + NO_STREAM_AFTER_BUFFERING_MS;
     } else if (!wasStream) {
+      this.#refusals = 0;
       if (this.#kind === "poll") this.#until = -Infinity; // so it is not because of streams
     } else if (error instanceof RequestError) {
       this.#pause(Math.min(1_000 * 2 ** this.#refusals, MAX_NO_STREAM_MS));

@@ -79,9 +79,12 @@ def test_refused_streams() -> None:
 def test_poll_that_fails_as_well() -> None:
     """If polls fail, too, streams are not the cause, and are tried again."""
     fallback = Fallback(Clock().monotonic, lambda: 0.0)
+    for _ in range(5):
+        fallback.on_refused_stream()
+        fallback.on_failed_poll()
+        assert fallback.kind is None
     fallback.on_refused_stream()
-    fallback.on_failed_poll()
-    assert fallback.kind is None
+    assert fallback.poll_interval(30) == 1, "an outage is not a reason for a long pause"
 
 
 def test_restarting_service() -> None:
