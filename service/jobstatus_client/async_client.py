@@ -13,9 +13,10 @@ import httpx
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
-from jobstatus_client.core import Core, Seconds, checked, list_query, ssl_context
+from jobstatus_client.connection import checked, ssl_context
+from jobstatus_client.core import Core, Seconds, list_query
 from jobstatus_client.exchange import Flow, JobId, T, listed, uuids_of
-from jobstatus_client.jobs import OnChange, Until, WatchedJob
+from jobstatus_client.jobs import Changes, OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
@@ -56,7 +57,7 @@ class AsyncClient:
             base_url=self.url,
             transport=transport,
             limits=httpx.Limits(max_connections=None),
-            verify=ssl_context(is_needed=self._core.needs_tls),
+            verify=ssl_context(self.url),
         )
         self._credential_lock = asyncio.Lock()
         self._following: set[TaskRunner] = set()
@@ -152,7 +153,7 @@ class AsyncClient:
     async def watch(self, ids: JobId | Iterable[JobId]) -> AsyncIterator[JobDetails]:
         """Iterate over the statuses of jobs, as `Client.watch`."""
         with self._watched(ids) as (jobs, changed):
-            changes = self._core.changes(jobs)
+            changes = Changes(jobs)
             while not changes.is_over:
                 changed.clear()
                 statuses = changes.take()

@@ -12,9 +12,10 @@ import httpx
 from jobstatus.details import JobDetails
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import Channel
-from jobstatus_client.core import Core, Seconds, checked, list_query, ssl_context
+from jobstatus_client.connection import checked, ssl_context
+from jobstatus_client.core import Core, Seconds, list_query
 from jobstatus_client.exchange import Flow, JobId, T, listed, uuids_of
-from jobstatus_client.jobs import OnChange, Until, WatchedJob
+from jobstatus_client.jobs import Changes, OnChange, Until, WatchedJob
 from jobstatus_client.list_feed import ListFeed
 from jobstatus_client.models import JobCounts, JobList, ListEvent
 from jobstatus_client.pacing import Clock, Random
@@ -186,7 +187,7 @@ class Client:
             RequestError: The credentials are not accepted.
         """
         with self._watched(ids) as (jobs, changed):
-            changes = self._core.changes(jobs)
+            changes = Changes(jobs)
             while not changes.is_over:
                 changed.clear()
                 statuses = changes.take()
@@ -233,7 +234,7 @@ class Client:
     def _new_http(self, transport: httpx.BaseTransport | None = None) -> httpx.Client:
         if transport is None and self._transport is not None:
             transport = _SharedTransport(self._transport)
-        verify = ssl_context(is_needed=self._core.needs_tls)
+        verify = ssl_context(self.url)
         return httpx.Client(base_url=self.url, transport=transport, verify=verify)
 
     def _start(self, channel: Channel) -> None:

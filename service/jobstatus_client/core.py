@@ -1,12 +1,8 @@
 """What both clients share: requests with credentials, the watched jobs, and the operations."""
 
-import functools
 import inspect
 import math
 import os
-import re
-import ssl
-import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -14,14 +10,13 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-import httpx
 import msgspec
 
 from jobstatus.details import JobDetails
-from jobstatus.errors import JobStatusError, SettingsError
-from jobstatus.settings import variable_text
+from jobstatus.errors import JobStatusError
 from jobstatus.status import JobState, JobStatus
 from jobstatus_client.channel import ANSWER_SECONDS, Channel
+from jobstatus_client.connection import checked, key_of_environment, service_url
 from jobstatus_client.errors import (
     ClientClosedError,
     RequestError,
@@ -39,13 +34,11 @@ from jobstatus_client.exchange import (
     error_of,
     uuid_of,
 )
-from jobstatus_client.jobs import Changes, OnChange, Until, Wait, WatchedJob
+from jobstatus_client.jobs import OnChange, Until, Wait, WatchedJob
 from jobstatus_client.models import JobCounts, JobList
 from jobstatus_client.pacing import Backoff, Clock, Fallback, Random
 
 Seconds = timedelta | float
-
-_is_visible_ascii: Final = re.compile(r"[!-~]*").fullmatch
 
 _ACCEPTED: Final = frozenset({200, 204, 304})
 _MAX_REMEMBERED: Final = 1_000
@@ -64,7 +57,6 @@ class Core:
 
     Attributes:
         url: The address of the service.
-        needs_tls: Whether the service, or a proxy of the environment, is reached with TLS.
         credential: What is sent in `Authorization`; None for nothing, or before it is known.
         ask: The function that returns the credential, also after a 401; None if there is none.
         start: Runs a channel; set by the shell.
@@ -78,14 +70,12 @@ class Core:
         clock: Clock,
         random: Random,
     ) -> None:
-        self.url = _service_url(url)
-        proxies = urllib.request.getproxies().values()
-        self.needs_tls = any(each.lower().startswith("https:") for each in (self.url, *proxies))
+        self.url = service_url(url)
         self.clock = clock
         self.random = random
         self.fallback = Fallback(clock, random)
         self.not_before = -math.inf
-        credentials = credentials or _key_of_environment()
+        credentials = credentials or key_of_environment()
         self.ask = credentials if callable(credentials) else None
         self.credential = None if callable(credentials) else checked(credentials)
         self._pid = os.getpid()
@@ -169,27 +159,27 @@ class Core:
     def watch(self, uuids: Iterable[UUID], listener: Callable[[], None]) -> list[WatchedJob]:
         """Begin to watch jobs; the listener is called after each change. End it with `unwatch`."""
         self.check_open()
-        jobs: list[WatchedJob] = []
+        uuids = list(uuids)
+        jobs: dict[UUID, WatchedJob] = {}
         try:
-            for uuid in uuids:
+            for uuid in dict.fromkeys(uuids):
                 job = self._jobs.get(uuid)
-                is_new = job is None or (job.is_settled and job not in jobs)
-                if job is None or is_new:
+                if job is None or job.is_settled:
                     # What is known of a job that has finished may be an earlier run of it.
                     self._leave_channel(uuid)
                     job = self._jobs[uuid] = WatchedJob(uuid, self.clock)
                 job.listeners.append(listener)
-                jobs.append(job)
-                if is_new:
+                jobs[uuid] = job
+                if uuid not in self._channels:
                     self._join_channel(job)
         except BaseException:  # such as of a thread that can't be started
-            self.unwatch(jobs, listener)
+            self.unwatch(jobs.values(), listener)
             raise
-        return jobs
+        return [jobs[uuid] for uuid in uuids]
 
     def unwatch(self, jobs: Iterable[WatchedJob], listener: Callable[[], None]) -> None:
         """End what `watch` has begun."""
-        for job in jobs:
+        for job in set(jobs):
             job.listeners.remove(listener)
             if not job.listeners and self._jobs.get(job.uuid) is job:
                 del self._jobs[job.uuid]
@@ -211,10 +201,6 @@ class Core:
             raise ValueError(f"until must be 'done' or 'any-done', not {until!r}")
         seconds = None if timeout is None else seconds_of(timeout)
         return Wait(jobs, ids, until, seconds, seconds_of(unknown), on_change, self.clock)
-
-    def changes(self, jobs: Sequence[WatchedJob]) -> Changes:
-        """Return what collects the changes of watched jobs."""
-        return Changes(jobs)
 
     def close(self) -> None:
         """End everything that is watched."""
@@ -283,49 +269,3 @@ def list_query(
         if value
     ]
     return urlencode(parameters)
-
-
-@functools.cache
-def ssl_context(*, is_needed: bool) -> ssl.SSLContext:
-    """Return the context for TLS, which takes 20 ms to make; a cheap one if it is not needed."""
-    return httpx.create_ssl_context() if is_needed else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def checked(credential: str | None) -> str | None:
-    """Return a credential without white space around it; None if there is nothing.
-
-    Raises:
-        SettingsError: It can't be sent in a header. The message does not contain it.
-    """
-    credential = (credential or "").strip()
-    if not _is_visible_ascii(credential):
-        raise SettingsError("the API key or job token contains characters that a key can't have")
-    return credential or None
-
-
-def _key_of_environment() -> str:
-    key = variable_text(os.environ, "JOBSTATUS_KEY", in_file=True)
-    if not key and os.environ.get("JOBSTATUS_KEY_FILE"):
-        raise SettingsError("the file that JOBSTATUS_KEY_FILE names is empty")
-    return key
-
-
-def _service_url(url: str | None) -> str:
-    found = url or os.environ.get("JOBSTATUS_URL", "")
-    if not found:
-        raise SettingsError(
-            "JOBSTATUS_URL is not set: it is the address of the service, "
-            "such as http://127.0.0.1:8000"
-        )
-    try:
-        parsed = httpx.URL(found)
-        parsed.host.encode("idna")
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise SettingsError(f"JOBSTATUS_URL is not valid: {error}") from None
-    if parsed.userinfo:
-        raise SettingsError("JOBSTATUS_URL must not contain a password: that is in JOBSTATUS_KEY")
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise SettingsError(f"JOBSTATUS_URL must begin with http:// or https://, not {found!r}")
-    if "?" in found or "#" in found:
-        raise SettingsError(f"JOBSTATUS_URL must end with the host or a path, not {found!r}")
-    return found.rstrip("/")

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from tests.conformance.scripted_server import Loop
 
 
 class DroppingProxy:
@@ -35,17 +36,12 @@ class DroppingProxy:
     @contextlib.contextmanager
     def running(self) -> Iterator["DroppingProxy"]:
         """Forward during the block."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), loop).result(10)
-        try:
-            yield self
-        finally:
-            asyncio.run_coroutine_threadsafe(self._stop(), loop).result(10)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+        with Loop().running() as loop:
+            loop.call(self._start)
+            try:
+                yield self
+            finally:
+                loop.call(self._stop)
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)

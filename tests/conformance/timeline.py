@@ -20,7 +20,7 @@ def play(runs: list[Run], put: Put) -> Iterator[None]:
     """Write what the scenarios' jobs do, while the block runs."""
     changes: list[tuple[float, UUID, dict[str, Any]]] = []
     for run in runs:
-        for number, (at, text) in enumerate(run.scenario["world"].items()):
+        for at, text in run.scenario["world"].items():
             name, state, *progress = text.split()
             fields = {
                 "state": JobState(state),
@@ -28,7 +28,6 @@ def play(runs: list[Run], put: Put) -> Iterator[None]:
             }
             fields |= {"created": _START_MS, "attempt": 0 if state == "pending" else 1}
             changes.append((float(at), UUID(run.statuses.ids[name]), fields))
-            del number
     changes.sort(key=lambda change: change[0])
     began = time.monotonic()
 
